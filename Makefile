@@ -1,0 +1,52 @@
+# Two commands do everything on a machine with Python 3.11+ and make: `make run` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help install run demo test check faults bench lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Muniment needs Python 3.11 or later (PYTHON=python3.12 make ...)")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: $(BIN)/python requirements/run.txt pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/run.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@touch $@
+
+install: $(VENV)/installed ## make .venv with everything that the platform needs
+
+run: install ## start the platform on http://127.0.0.1:8080
+	@exec $(BIN)/muniment up
+
+demo: install ## fill a small company into the running platform
+	@$(BIN)/muniment demo
+
+test: $(VENV)/installed-dev ## run the tests, on a real PostgreSQL and a real Valkey
+	$(BIN)/python -m pytest -m "not faults and not kafka"
+
+check: $(VENV)/installed-dev ## lint, types and import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+faults: $(VENV)/installed-dev ## the long fault drills
+	$(BIN)/python -m pytest -m faults --timeout=3600
+
+bench: $(VENV)/installed-dev ## peer and ours side by side, as ratios
+	$(BIN)/python -m benchmarks
+
+lock: $(VENV)/installed-dev ## pin the dependencies anew, with hashes
+	$(BIN)/python -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links --group build pyproject.toml -o requirements/run.txt
+	$(BIN)/python -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links -c requirements/run.txt --group build --group dev pyproject.toml -o requirements/dev.txt
+
+clean: ## remove what was installed and built (not your data)
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .hypothesis
