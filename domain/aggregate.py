@@ -39,4 +39,3 @@ class Aggregate(BaseAggregate[UUID]):
 
 class First(Aggregate.Event, AggregateCreated):
     """Base of the event that starts a stream."""
-

@@ -1,0 +1,41 @@
+"""Identity: who users are, how they prove it, and how long that lasts."""
+
+from domain.identity.attempts import LoginAttempts, TooManyAttempts
+from domain.identity.keyring import KeyRecord, Keyring, KeyUnknown
+from domain.identity.session import InvalidRefreshToken, RefreshTokenReused, Session, SessionNotFound
+from domain.identity.user import (
+    EmailAddress,
+    EmailClaim,
+    EmailTaken,
+    InvalidCredentials,
+    PersonName,
+    User,
+    UserNotFound,
+    UserSuspended,
+    WeakPassword,
+    WrongPassword,
+    check_password,
+)
+
+__all__ = [
+    "EmailAddress",
+    "EmailClaim",
+    "EmailTaken",
+    "InvalidCredentials",
+    "InvalidRefreshToken",
+    "KeyRecord",
+    "KeyUnknown",
+    "Keyring",
+    "LoginAttempts",
+    "PersonName",
+    "RefreshTokenReused",
+    "Session",
+    "SessionNotFound",
+    "TooManyAttempts",
+    "User",
+    "UserNotFound",
+    "UserSuspended",
+    "WeakPassword",
+    "WrongPassword",
+    "check_password",
+]
