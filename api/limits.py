@@ -1,0 +1,41 @@
+"""The explicit limits of the HTTP frame. `infra/settings.py` gives them names in the environment."""
+
+from dataclasses import dataclass
+
+PAGE_SIZE = 50
+"""Items of a page whose size isn't asked for."""
+
+MAX_PAGE_SIZE = 200
+"""The largest page that can be asked for."""
+
+MAX_NAMED_ERRORS = 50
+"""Invalid fields that one problem names at most."""
+
+MAX_PATH_VALUE_CHARS = 255
+"""The longest value of a path parameter."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """What a request may be, and how much is worked on at once.
+
+    `body_bytes`: of a request; `header_bytes`, `headers`: of all its headers together; `url_bytes`: path and query;
+    `json_depth`: nested arrays and objects; `threads`, `queue`: commands and queries that run and that wait;
+    `at_least_seconds`: how long a query waits for a position; `trusted_proxies`: networks whose `Forwarded` and
+    `X-Forwarded-For` are believed; `allowed_origins`: for CORS, none by default; `behind_tls`: send HSTS;
+    `slow_seconds`: requests that took longer are logged; `access_log`: log every request.
+    """
+
+    body_bytes: int = 1_048_576
+    header_bytes: int = 16_384
+    headers: int = 64
+    url_bytes: int = 8_192
+    json_depth: int = 32
+    threads: int = 16
+    queue: int = 256
+    at_least_seconds: float = 2.0
+    trusted_proxies: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
+    behind_tls: bool = False
+    slow_seconds: float = 1.0
+    access_log: bool = False

@@ -1,0 +1,251 @@
+"""Routes are data: a module's table of commands, queries and endpoints, which validates, runs and documents.
+
+Path parameters are `{name}`: a UUID if called `id` or `…_id`, else text; or as said by `{name:uuid}`, `{name:int}`,
+`{name:str}`. Body, parameter and answer types are msgspec Structs; derive what clients send from `Body`, so that
+unknown fields are refused.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar
+from uuid import UUID
+
+import msgspec
+
+from api.limits import MAX_PAGE_SIZE, PAGE_SIZE
+from api.ports import Caller, Outcome, Services
+from domain.context import Context
+from domain.errors import DomainError
+
+T = TypeVar("T")
+
+
+class Open:
+    """The permission of a route that needs no token."""
+
+    def __repr__(self) -> str:
+        return "open"
+
+
+class Self:
+    """The permission of a route that any valid token opens, because it concerns the caller only."""
+
+    def __repr__(self) -> str:
+        return "self"
+
+
+OPEN: Final = Open()
+SELF: Final = Self()
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """The caller's own things are open to them; those of others need the permission.
+
+    `parameter` is the path parameter that holds the owner's user id.
+    """
+
+    parameter: str
+    permission: str
+
+    def __repr__(self) -> str:
+        return f"self or {self.permission}"
+
+
+Permission = str | Open | Self | Own
+
+
+class Body(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Base of what clients send: unknown fields are refused."""
+
+
+class View(msgspec.Struct, kw_only=True):
+    """Base of what is answered."""
+
+
+class Created(View):
+    """The id of what was created."""
+
+    id: UUID
+
+
+class Paging(Body):
+    """The query parameters of every list."""
+
+    limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_PAGE_SIZE, description="Items per page.")] = PAGE_SIZE
+    cursor: Annotated[str, msgspec.Meta(max_length=1024, description="`next` of the page before.")] | None = None
+
+
+class Page(View, Generic[T]):
+    """A page of a list; `next` is the cursor of the following one, null on the last."""
+
+    items: list[T]
+    next: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Keyset:
+    """How a list is paged: the key of a row, and its parts' types (`str`, `int`, `UUID`, `datetime`).
+
+    The query is given `after` (the last key of the page before, or None) and `limit`, and returns the rows behind
+    `after` in the key's order, as many as it is asked for.
+    """
+
+    key: Callable[[Any], Sequence[Any]]
+    types: tuple[type, ...]
+
+
+@dataclass(slots=True)
+class Answer:
+    """What an endpoint answers with: a Struct (or anything msgspec encodes), bytes, or a stream of bytes.
+
+    `position` is the log position that it reflects; without one, the process's own is named.
+    """
+
+    body: Any = None
+    status: int = 200
+    headers: Sequence[tuple[bytes, bytes]] = ()
+    position: int | None = None
+    media_type: bytes = b"application/json"
+    stream: AsyncIterator[bytes] | None = None
+
+
+class Asked:
+    """A request that has passed the guard: typed values, the caller, and the services."""
+
+    __slots__ = (
+        "_context", "_make_context", "body", "caller", "headers", "in_thread", "ip", "method", "params", "path",
+        "raw", "request_id", "services", "url_path",
+    )  # fmt: skip
+
+    method: str
+    url_path: str
+    headers: Mapping[bytes, bytes]
+    """By lower-case name."""
+    path: Mapping[str, Any]
+    """The typed path parameters."""
+    params: Any
+    """The query string, as the route's `params` type."""
+    body: Any
+    """The body, as the route's `body` type."""
+    raw: bytes
+    """The body's bytes."""
+    caller: Caller
+    """Unset on open routes."""
+    ip: str
+    """The client's address: the peer's, or what a trusted proxy says."""
+    request_id: str
+    services: Services
+    in_thread: Callable[..., Awaitable[Any]]
+    """`await asked.in_thread(function, *args)`: runs it in the bounded pool. Raises Overloaded."""
+
+    @property
+    def context(self) -> Context:
+        """The circumstances, as they go into the metadata of events."""
+        if self._context is None:
+            self._context = self._make_context(self)
+        return self._context
+
+    _context: Context | None
+    _make_context: Callable[["Asked"], Context]
+
+    @property
+    def ports(self) -> Any:
+        """The modules' own ports."""
+        return self.services.ports
+
+
+Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+Scope = Callable[[Asked], str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Documented:
+    """What every route may say about itself. `raises` are the errors of its own, each with its code and status.
+
+    `scope` is where the permission is needed, `/` if not said. `name` is the operation's id, the function's name if
+    not said; `tag` groups it in the documentation.
+    """
+
+    raises: tuple[type[DomainError], ...] = ()
+    scope: Scope | None = None
+    name: str = ""
+    tag: str = ""
+    summary: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Headers of its own that it answers with, and what they say."""
+
+
+@dataclass(frozen=True)
+class Command(Documented):
+    """A route that runs a command handler in a unit of work.
+
+    `handler(work, command) -> result`. The command is what the annotation of the handler's second parameter says,
+    its fields filled by name from path, body and params; or made by `command(asked)`; or, if it takes what is slow
+    or outside, by `await prepare(ports, it)`, whose second parameter's annotation then says what is filled (`Asked`:
+    the request itself).
+
+    `result` is the answer's type. The handler's result becomes it by `answer(asked, outcome)`; without, it is
+    converted, or is the value of a Struct's only field. `answers` is the status: 204 without a `result`, else 200.
+    `stream(asked)` is the id of the aggregate whose version `If-Match` and `ETag` mean; of what is created, the result
+    itself. `location` is a template filled from path and answer (`/api/v1/users/{id}`).
+    """
+
+    method: Method
+    path: str
+    body: Any
+    handler: Callable[..., Any]
+    permission: Permission = field(kw_only=True)
+    prepare: Callable[[Any, Any], Awaitable[Any]] | None = field(default=None, kw_only=True)
+    command: Callable[[Asked], Any] | None = field(default=None, kw_only=True)
+    params: Any = field(default=None, kw_only=True)
+    answers: int = field(default=0, kw_only=True)
+    result: Any = field(default=None, kw_only=True)
+    answer: Callable[[Asked, Outcome], Any] | None = field(default=None, kw_only=True)
+    stream: Callable[[Asked], UUID] | None = field(default=None, kw_only=True)
+    location: str = field(default="", kw_only=True)
+    idempotent: bool = field(default=True, kw_only=True)
+    """Whether it honours `Idempotency-Key`."""
+
+
+@dataclass(frozen=True)
+class Query(Documented):
+    """A route that answers from the views.
+
+    `query(read, ...)` runs in a thread; its other parameters are filled by name from path and params; one called
+    `asked` gets the request. What it returns is converted to `view`, for which a dataclass or mapping with the same
+    names will do. `projections` are those that it reads: `Muniment-At-Least` waits for them. With `page`, it returns
+    a list of rows, see `Keyset`. `etag(view)` is the version that `If-Match` on the command routes means.
+    """
+
+    method: Method
+    path: str
+    view: Any
+    query: Callable[..., Any]
+    permission: Permission = field(kw_only=True)
+    projections: tuple[str, ...] = field(default=(), kw_only=True)
+    params: Any = field(default=None, kw_only=True)
+    page: Keyset | None = field(default=None, kw_only=True)
+    etag: Callable[[Any], int | str] | None = field(default=None, kw_only=True)
+
+
+@dataclass(frozen=True)
+class Endpoint(Documented):
+    """The way out for what is neither: login, a check answered from memory, server-sent events.
+
+    `await endpoint(asked)` returns an `Answer`, or the body of a 200. `result` is the answer's type, for validation
+    of nothing but the documentation. `media_type` is what it answers with, if not JSON.
+    """
+
+    method: Method
+    path: str
+    endpoint: Callable[[Asked], Awaitable[Any]]
+    permission: Permission = field(kw_only=True)
+    body: Any = field(default=None, kw_only=True)
+    params: Any = field(default=None, kw_only=True)
+    result: Any = field(default=None, kw_only=True)
+    answers: int = field(default=200, kw_only=True)
+    media_type: str = field(default="application/json", kw_only=True)
+
+
+Route = Command | Query | Endpoint
