@@ -1,0 +1,129 @@
+"""Programs that run beside us: launching, waiting until they answer, stopping, and finding what a crash left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Protocol
+
+import psutil
+
+from infra.embedded.errors import StartError
+
+LAUNCHER = Path(__file__).with_name("launch.py")
+READY_TIMEOUT_SECONDS = 60.0
+"""How long a service may take until it answers; a PostgreSQL that replays its log after a crash needs the most."""
+STOP_TIMEOUT_SECONDS = 4.0
+"""How long a service may take to stop when asked, before it is killed."""
+READY_POLL_SECONDS = 0.01
+
+
+class Service(Protocol):
+    """A program that we run for ourselves. `prepare` may be slow, and is called before each start."""
+
+    name: str
+    stop_signal: signal.Signals
+
+    def prepare(self) -> None:
+        """Makes everything ready for a start, whatever happened before. Raises StartError."""
+        ...
+
+    def argv(self) -> list[str]:
+        """The program and its arguments, to be run as a child of this very process."""
+        ...
+
+    def environment(self) -> dict[str, str]:
+        """The program's whole environment."""
+        ...
+
+    def is_ready(self) -> bool:
+        """Whether it answers."""
+        ...
+
+
+def launched(argv: Sequence[str], *, death_signal: signal.Signals, identity: str = "self") -> list[str]:
+    """The command that runs `argv` as `identity` (see launch.py), to die by `death_signal` if this process dies.
+
+    The kernel looks at the *thread* that starts it: start it from one that lives as long as the program should.
+    """
+    launcher = [sys.executable, "-I", "-S", str(LAUNCHER)]
+    return [*launcher, str(os.getpid()), str(int(death_signal)), identity, *argv]
+
+
+def leftovers(program: str, folder: Path) -> list[psutil.Process]:
+    """The processes of `program` that work in `folder`: those of a former run, since only one run holds the folder.
+
+    Program and working folder together are the proof; a number in a pid file may long belong to a stranger.
+    """
+    return [process for process in psutil.process_iter(["name"]) if _is_leftover(process, program, folder)]
+
+
+def _is_leftover(process: psutil.Process, program: str, folder: Path) -> bool:
+    if process.info["name"] != program:
+        return False
+    with suppress(psutil.Error):
+        return Path(process.cwd()) == folder and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def stop_leftovers(program: str, folder: Path, stop_signal: signal.Signals) -> None:
+    """Stops what a former run left behind: asks first, kills then. Raises StartError if something still lives."""
+    found = leftovers(program, folder)
+    if not found:
+        return
+    ours = {process.pid for process in found}
+    for process in found:
+        with suppress(psutil.Error):
+            if process.ppid() not in ours:  # the first of the family passes it on
+                process.send_signal(stop_signal)
+    _, alive = psutil.wait_procs(found, timeout=STOP_TIMEOUT_SECONDS)
+    for process in [*alive, *leftovers(program, folder)]:
+        with suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(alive, timeout=STOP_TIMEOUT_SECONDS)
+    if remaining := leftovers(program, folder):
+        raise StartError(f"a {program} of a former run (process {remaining[0].pid}) works in {folder} and won't stop")
+
+
+def wait_until_ready(service: Service, process: subprocess.Popen[bytes], timeout_seconds: float) -> None:
+    """Returns when the service answers. Raises StartError if it ended or if the time is over."""
+    deadline = time.monotonic() + timeout_seconds
+    while not service.is_ready():
+        if process.poll() is not None:
+            raise StartError(f"{service.name} ended with status {process.returncode} while starting")
+        if time.monotonic() > deadline:
+            raise StartError(f"{service.name} didn't answer within {timeout_seconds:g} s")
+        time.sleep(READY_POLL_SECONDS)
+
+
+def stop(process: subprocess.Popen[bytes], stop_signal: signal.Signals) -> None:
+    """Asks the process to stop, and kills it when it takes too long."""
+    if process.poll() is None:
+        process.send_signal(stop_signal)
+    try:
+        process.wait(STOP_TIMEOUT_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def running(service: Service, output: IO[bytes] | int = subprocess.DEVNULL) -> Iterator[None]:
+    """Runs the service for as long as the block lasts, for tests and one-off commands; `up` has the supervisor.
+
+    Raises StartError if it can't be started.
+    """
+    service.prepare()
+    environment: Mapping[str, str] = service.environment()
+    with subprocess.Popen(
+        service.argv(), env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+    ) as process:
+        try:
+            wait_until_ready(service, process, READY_TIMEOUT_SECONDS)
+            yield
+        finally:
+            stop(process, service.stop_signal)
