@@ -1,0 +1,140 @@
+"""Every setting and every limit of the platform, with its default and its unit, read from the environment."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any, Self
+
+
+class SettingsError(Exception):
+    """A setting is wrong. The message is one line that names it."""
+
+
+DATA = Path(".muniment")
+
+
+def _setting(default: Any, help: str, **extra: Any) -> Any:  # noqa: A002
+    return field(default=default, metadata={"help": help, **extra})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of one process. Each field `x_y` is read from `MUNIMENT_X_Y`."""
+
+    # where
+    host: str = _setting("127.0.0.1", "address that the API listens on")
+    port: int = _setting(8080, "port that the API listens on", least=0, most=65535)
+    data: Path = _setting(DATA, "data folder")  # noqa: RUF009
+    postgres_url: str = _setting("", "PostgreSQL to use in place of the embedded one")
+    redis_url: str = _setting("", "Valkey or Redis to use in place of the embedded one")
+    kafka: str = _setting("", "Kafka brokers, host:port,...")
+    modules: str = _setting("", "modules of one's own, package:module,...")
+    trusted_proxies: str = _setting("", "addresses or networks whose X-Forwarded-For is believed, a,b/16,...")
+    https_only: bool = _setting(False, "answer with Strict-Transport-Security (set behind TLS)")
+    allowed_origins: str = _setting("", "origins that browsers may call from (CORS), https://a,https://b")
+    log_level: str = _setting("info", "debug, info, warning or error")
+
+    # first start
+    admin_email: str = _setting("", "e-mail address of the first administrator")
+    admin_password: str = _setting("", "password of the first administrator", secret=True)
+    master_key: str = _setting("", "32 bytes as base64; else <data>/secrets/master_key", secret=True)
+    pepper: str = _setting("", "32 bytes as base64; else <data>/secrets/pepper", secret=True)
+    claim_key: str = _setting("", "32 bytes as base64; else <data>/secrets/claim_key", secret=True)
+
+    # the API
+    api_workers: int = _setting(1, "API processes", least=1, most=64)
+    threads: int = _setting(16, "threads that run commands and queries, per API process", least=1, most=256)
+    queue_limit: int = _setting(512, "requests that wait for a thread before `overloaded`", least=1)
+    body_limit_bytes: int = _setting(1_048_576, "size of a request body", least=1024)
+    page_limit: int = _setting(200, "items of a page at most", least=1, most=10_000)
+    page_size: int = _setting(50, "items of a page unless asked", least=1, most=10_000)
+    at_least_timeout_seconds: float = _setting(5.0, "how long a query waits for Muniment-At-Least", least=0)
+    receipt_hours: int = _setting(24, "how long an Idempotency-Key is remembered", least=1)
+
+    # the log
+    commit_queue_limit: int = _setting(2048, "saves that wait for the committer before `overloaded`", least=1)
+    commit_group_limit: int = _setting(256, "saves in one commit", least=1)
+    dispatch_attempts: int = _setting(25, "runs of a handler before `write-conflict`", least=1)
+    pool_size: int = _setting(16, "PostgreSQL connections for reading, per process", least=1, most=200)
+
+    # identity
+    bcrypt_cost: int = _setting(12, "bcrypt cost of new hashes (log2 of rounds)", least=4, most=16)
+    hashing_threads: int = _setting(0, "threads that hash passwords; 0 = one per core", least=0, most=128)
+    hashing_queue_limit: int = _setting(256, "hashings that wait before `overloaded`", least=1)
+    access_token_seconds: int = _setting(600, "lifetime of an access token", least=30, most=86_400)
+    refresh_token_seconds: int = _setting(30 * 86_400, "lifetime of a refresh token since its rotation", least=60)
+    refresh_grace_seconds: int = _setting(10, "how long the predecessor gets the same successor", least=0, most=60)
+    key_overlap_seconds: int = _setting(600, "how long a new signing key is published before it signs", least=0)
+    issuer: str = _setting("muniment", "`iss` of access tokens")
+    audience: str = _setting("muniment", "`aud` of access tokens")
+    login_account_limit: str = _setting("20/minute", "login attempts per e-mail address")
+    login_address_limit: str = _setting("60/minute", "login attempts per client address")
+
+    # caches
+    session_cache_size: int = _setting(50_000, "sessions that an API process remembers", least=1)
+    token_cache_size: int = _setting(10_000, "verified access tokens that an API process remembers", least=1)
+    access_cache_size: int = _setting(10_000, "users whose grants an API process remembers", least=1)
+    user_cache_size: int = _setting(10_000, "users that an API process remembers", least=1)
+    listener_fresh_seconds: float = _setting(2.0, "age of the newest heartbeat up to which caches are trusted", least=0)
+    access_lag_seconds: float = _setting(5.0, "lag of the access view from which checks ask the store", least=0)
+
+    # migrations
+    migration_lock_seconds: float = _setting(60.0, "how long to wait for another migration", least=0)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
+        """The settings that the environment says. Raises SettingsError naming the variable."""
+        values: dict[str, Any] = {}
+        for f in fields(cls):
+            text = environ.get(f"MUNIMENT_{f.name.upper()}", "").strip()
+            if text:
+                values[f.name] = _parse(f"MUNIMENT_{f.name.upper()}", f.default, text, f.metadata)
+        settings = cls(**values)
+        settings._check_proxies()
+        return settings
+
+    def _check_proxies(self) -> None:
+        for proxy in listed(self.trusted_proxies):
+            try:
+                ip_network(proxy, strict=False)
+            except ValueError as error:
+                raise SettingsError(f"MUNIMENT_TRUSTED_PROXIES: {error}") from None
+
+    def to_env(self) -> dict[str, str]:
+        """The variables that give these settings to a child process."""
+        return {
+            f"MUNIMENT_{f.name.upper()}": str(value)
+            for f in fields(self)
+            if (value := getattr(self, f.name)) != f.default
+        }
+
+
+def listed(text: str) -> list[str]:
+    """The parts of a comma-separated setting."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _parse(name: str, default: object, text: str, metadata: Mapping[str, Any]) -> object:
+    if isinstance(default, bool):
+        if text.lower() not in {"true", "false", "yes", "no", "1", "0"}:
+            raise SettingsError(f"{name}: true or false, not {text!r}")
+        return text.lower() in {"true", "yes", "1"}
+    if isinstance(default, Path):
+        return Path(text)
+    if isinstance(default, int | float):
+        return _number(name, type(default), text, metadata)
+    return text
+
+
+def _number(name: str, kind: type[int] | type[float], text: str, metadata: Mapping[str, Any]) -> int | float:
+    try:
+        value = kind(text)
+    except ValueError:
+        raise SettingsError(f"{name}: a number is needed, not {text!r}") from None
+    least, most = metadata.get("least"), metadata.get("most")
+    if (least is not None and value < least) or (most is not None and value > most):
+        bounds = f"at least {least}" if most is None else f"{least} to {most}"
+        raise SettingsError(f"{name}: {bounds}, not {text}")
+    return value
