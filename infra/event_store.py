@@ -1,0 +1,199 @@
+"""The log: aggregates are saved to it and everything else is read from it."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any, Self
+from uuid import UUID
+
+import orjson
+from eventsourcing.application import Application
+from eventsourcing.persistence import EventStore, InfrastructureFactory, Mapper, StoredEvent, Transcoder
+from eventsourcing.utils import Environment, EnvType
+
+from domain.aggregate import Aggregate
+from domain.context import Context
+from infra.inline import Inline, InlineTables, Statement, own_fields
+from infra.recorder import Committed, Limits, LogDatastore, LogFactory, LogRecorder, Save
+from infra.transcoding import EventMapper, OrjsonTranscoder, RecordedEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """Who, why and from where: on every event, as JSON. Fields as in `domain.context.Context`."""
+
+    actor: str
+    correlation_id: str
+    causation_id: str | None = None
+    traceparent: str | None = None
+    ip: str | None = None
+    user_agent: str | None = None
+    session_id: str | None = None
+    config_version: int = 0
+
+    @classmethod
+    def from_context(cls, context: Context) -> Self:
+        """The metadata of whatever is decided in this context."""
+        return cls(
+            actor=str(context.actor),
+            correlation_id=context.correlation_id,
+            causation_id=context.causation_id,
+            traceparent=context.traceparent,
+            ip=context.ip,
+            user_agent=context.user_agent,
+            session_id=str(context.session_id) if context.session_id else None,
+            config_version=context.config_version,
+        )
+
+    def to_bytes(self) -> bytes:
+        """JSON, without what is None."""
+        return orjson.dumps({name: value for name, value in asdict(self).items() if value is not None})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Reads what `to_bytes` wrote; fields that this release doesn't know are left out."""
+        known = {name: value for name, value in orjson.loads(data).items() if name in cls.__dataclass_fields__}
+        return cls(**{"actor": "", "correlation_id": "", **known})
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """One recorded event, as projections, the API and audit read it."""
+
+    position: int
+    stream: UUID
+    version: int
+    topic: str
+    recorded_at: datetime
+    metadata: Metadata
+    event: Aggregate.Event
+
+    @property
+    def id(self) -> str:
+        """The event's id: `stream:version`."""
+        return f"{self.stream}:{self.version}"
+
+    def fields(self) -> dict[str, Any]:
+        """What the event itself says, by name."""
+        return own_fields(self.event)
+
+
+class Log(Application[UUID]):
+    """The one log of the platform, on PostgreSQL. Creates no tables: that is a migration.
+
+    `conninfo` is a libpq connection string or URL. `inline` are the tables written in each commit. Opens connections
+    when first used; `close()` ends them and refuses what still waits.
+    """
+
+    name = "log"
+
+    def __init__(self, conninfo: str, *, inline: Sequence[Inline] = (), limits: Limits | None = None) -> None:
+        self._conninfo = conninfo
+        self._limits = limits or Limits()
+        self._inline = InlineTables(inline)
+        super().__init__()
+
+    def construct_env(self, name: str, env: EnvType | None = None) -> Environment:
+        """Nothing comes from the process's environment."""
+        return Environment(name, env or {})
+
+    def construct_factory(self, env: Environment) -> InfrastructureFactory[Any]:
+        """The library's parts, with our datastore and recorder."""
+        return LogFactory(env, LogDatastore(self._conninfo, self._limits), self._limits)
+
+    def construct_transcoder(self) -> Transcoder:
+        """orjson."""
+        return OrjsonTranscoder()
+
+    def construct_mapper(self) -> Mapper[UUID]:
+        """Ours: no stored timestamp, types coerced by annotation."""
+        return EventMapper(self.construct_transcoder())
+
+    def construct_event_store(self) -> EventStore[UUID]:
+        """The library's."""
+        return EventStore(mapper=self.mapper, recorder=self.recorder)
+
+    @property
+    def _recorder(self) -> LogRecorder:
+        assert isinstance(self.recorder, LogRecorder)  # noqa: S101 - tells the type checker
+        return self.recorder
+
+    def save_work(
+        self,
+        aggregates: Sequence[Aggregate],
+        *,
+        guards: Sequence[tuple[UUID, int]] = (),
+        metadata: bytes,
+        riders: Sequence[Statement] = (),
+    ) -> Committed:
+        """Saves the new events of all aggregates, or none; returns when they are durable.
+
+        `guards` are (stream, version) pairs that must still be the newest. `riders` are further statements for the
+        same transaction, such as a receipt, with `%(position)s` and `%(recorded_at)s` of the last event (of the head,
+        if there is none). Without events nothing but the riders is written, and the answer is the head.
+
+        Raises IntegrityError (the library's: somebody else was faster), InlineRefused, Overloaded, OutcomeUnknown,
+        Unavailable.
+        """
+        events = [event for aggregate in aggregates for event in aggregate.collect_events()]
+        return self.save_events(events, guards=guards, metadata=metadata, riders=riders)  # type: ignore[arg-type]
+
+    def save_events(
+        self,
+        events: Sequence[Aggregate.Event],
+        *,
+        guards: Sequence[tuple[UUID, int]] = (),
+        metadata: bytes,
+        riders: Sequence[Statement] = (),
+    ) -> Committed:
+        """As `save_work`, for events already collected."""
+        to_stored = self.mapper.to_stored_event
+        return self._recorder.save(
+            Save(
+                events=[to_stored(event) for event in events],
+                metadata=metadata,
+                guards=guards,
+                inline=self._inline.statements(events, metadata),
+                riders=riders,
+                announcements=self._inline.announcements(events),
+            )
+        )
+
+    def read(self, after: int, limit: int, topics: Sequence[str] = ()) -> list[Recorded]:
+        """At most `limit` events with a position above `after`, in position order; all topics if none is given."""
+        return [self._recorded(row) for row in self._recorder.read(after, limit, topics)]
+
+    def read_stream(self, stream: UUID, after_version: int = 0, up_to_position: int | None = None) -> list[Recorded]:
+        """The events of one stream above a version and at or below a position, in order."""
+        return [self._recorded(row) for row in self._recorder.read_stream(stream, after_version, up_to_position)]
+
+    def head(self) -> int:
+        """The position of the newest event; 0 for an empty log."""
+        return self._recorder.head().position
+
+    def now(self) -> datetime:
+        """The time by the database's clock, never before the newest event's `recorded_at`."""
+        return self._recorder.now()
+
+    def recorded(self, row: StoredEvent) -> Recorded:
+        """A row with its event decoded. Raises NewerSoftware for an unknown topic."""
+        assert isinstance(row, RecordedEvent)  # noqa: S101 - tells the type checker
+        return self._recorded(row)
+
+    def _recorded(self, row: RecordedEvent) -> Recorded:
+        event: Any = self.mapper.to_domain_event(row)
+        return Recorded(
+            position=row.position,
+            stream=event.originator_id,
+            version=row.originator_version,
+            topic=row.topic,
+            recorded_at=row.recorded_at,
+            metadata=Metadata.from_bytes(row.metadata),
+            event=event,
+        )
+
+    def close(self) -> None:
+        """Ends all connections. Saves that still wait get an Unavailable."""
+        if "recorder" in vars(self):
+            self._recorder.close()
+        super().close()

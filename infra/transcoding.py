@@ -1,0 +1,154 @@
+"""Events to bytes and back: orjson, explicit topics, upcasts, and `recorded_at` as the only time."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from typing import Any, cast, get_type_hints
+from uuid import UUID
+
+import msgspec
+import orjson
+from eventsourcing.domain import DomainEventProtocol
+from eventsourcing.persistence import Mapper, MapperDeserialisationError, StoredEvent, Transcoder
+from eventsourcing.utils import get_topic
+
+from domain.aggregate import Aggregate
+from domain.errors import Unavailable
+
+_AS_THEY_ARE = (str, int, float, bool, type(None), dict, list, Any, object)
+"""Types that JSON gives back as they were."""
+
+
+class NewerSoftware(Unavailable):
+    """The log holds an event that only a newer release of this software understands."""
+
+    code = "newer-software"
+
+
+class OrjsonTranscoder(Transcoder):
+    """JSON by orjson: ids and times as strings, sets sorted, bytes as base64, tuples as lists."""
+
+    def encode(self, obj: Any) -> bytes:
+        """The JSON document. Raises TypeError for what has no JSON form."""
+        return orjson.dumps(obj, default=_to_builtin)
+
+    def decode(self, data: bytes) -> Any:
+        """The JSON document's plain values; the mapper turns them into the types that an event declares."""
+        return orjson.loads(data)
+
+
+def _to_builtin(value: Any) -> Any:
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    try:
+        builtin = msgspec.to_builtins(value)
+    except (TypeError, NotImplementedError) as error:
+        raise TypeError(f"{type(value).__qualname__} has no JSON form") from error
+    if builtin is value:
+        raise TypeError(f"{type(value).__qualname__} has no JSON form")
+    return builtin
+
+
+@dataclass(frozen=True)
+class RecordedEvent(StoredEvent):
+    """A stored event with its place and time in the log."""
+
+    position: int
+    recorded_at: datetime
+    metadata: bytes
+
+
+class EventMapper(Mapper[UUID]):
+    """Between events and rows.
+
+    An event's `timestamp` isn't stored: when it is read, it is `recorded_at`, the only time that is ever compared.
+    """
+
+    def to_stored_event(self, domain_event: DomainEventProtocol[UUID]) -> StoredEvent:
+        """The row of one event."""
+        kind = type(domain_event)
+        state = dict(vars(domain_event))
+        stream, version = state.pop("originator_id"), state.pop("originator_version")
+        state.pop("timestamp", None)
+        class_version = getattr(kind, "class_version", 1)
+        if class_version > 1:
+            state["class_version"] = class_version
+        return StoredEvent(stream, version, get_topic(kind), self.transcoder.encode(state))
+
+    def to_domain_event(self, stored_event: StoredEvent) -> DomainEventProtocol[UUID]:
+        """The event of one row, upcast to its class's version. Raises NewerSoftware, MapperDeserialisationError."""
+        kind = event_type(stored_event.topic)
+        try:
+            state = self._upcast(kind, self.transcoder.decode(stored_event.state))
+            for name, coerce in coercions(kind):  # type: ignore[arg-type]  # a class is hashable
+                if name in state:
+                    state[name] = coerce(state[name])
+        except (ValueError, TypeError, KeyError) as error:
+            where = f"{stored_event.originator_id}:{stored_event.originator_version} ({stored_event.topic})"
+            raise MapperDeserialisationError(f"event {where} can't be read: {error}") from error
+        state["originator_id"] = stored_event.originator_id
+        state["originator_version"] = stored_event.originator_version
+        if isinstance(stored_event, RecordedEvent):
+            state["timestamp"] = stored_event.recorded_at
+        event = object.__new__(kind)
+        object.__setattr__(event, "__dict__", state)
+        return cast("DomainEventProtocol[UUID]", event)
+
+    @staticmethod
+    def _upcast(kind: type[Any], state: dict[str, Any]) -> dict[str, Any]:
+        version, newest = state.pop("class_version", 1), getattr(kind, "class_version", 1)
+        if version > newest:
+            raise NewerSoftware(f"{get_topic(kind)} is stored in version {version}; this release knows {newest}")
+        while version < newest:
+            getattr(kind, f"upcast_v{version}_v{version + 1}")(state)
+            version += 1
+        return state
+
+
+@cache
+def coercions(kind: type[Any]) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
+    """For each field of an event whose type JSON doesn't give back as it was: what brings it back."""
+    hints = get_type_hints(kind)
+    names = [name for name in kind.__dataclass_fields__ if not name.startswith("originator_") and name != "timestamp"]
+    return tuple((name, _coercion(hints[name])) for name in names if hints.get(name, Any) not in _AS_THEY_ARE)
+
+
+def _coercion(declared: Any) -> Callable[[Any], Any]:
+    if declared is UUID:
+        return UUID
+    if declared is datetime:
+        return datetime.fromisoformat
+    return lambda value: msgspec.convert(value, type=declared)
+
+
+_event_types: dict[str, type[Any]] = {}
+
+
+def event_types() -> dict[str, type[Any]]:
+    """Every type of event that this process knows, by topic: those of all aggregates imported so far."""
+    return {cast("Any", kind).TOPIC: kind for aggregate in _subclasses(Aggregate) for kind in _events_of(aggregate)}
+
+
+def event_type(topic: str) -> type[Any]:
+    """The event's type. Raises NewerSoftware for a topic that this process doesn't know."""
+    try:
+        return _event_types[topic]
+    except KeyError:
+        _event_types.update(event_types())
+    try:
+        return _event_types[topic]
+    except KeyError:
+        raise NewerSoftware(f"no event type has the topic {topic}: a newer release wrote it") from None
+
+
+def _subclasses(kind: type[Any]) -> Iterator[type[Any]]:
+    for subclass in kind.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)
+
+
+def _events_of(aggregate: type[Any]) -> Iterator[type[Any]]:
+    for value in vars(aggregate).values():
+        if isinstance(value, type) and issubclass(value, Aggregate.Event) and getattr(value, "TOPIC", None):
+            yield value
