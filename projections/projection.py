@@ -1,0 +1,195 @@
+"""What a projection is: tables, and what each event does to their rows.
+
+    SHIPS = Projection(
+        name="harbour",
+        version=1,
+        tables="ships (id uuid primary key, name text not null, berth text); index on ships (berth)",
+        on={
+            Ship.Launched: "insert into {ships} (id, name) values (%(stream)s, %(name)s)",
+            Ship.Moored: "update {ships} set berth = %(berth)s where id = %(stream)s",
+        },
+    )
+
+`{ships}` is the table of the build that is being written (`harbour_ships_v1_b2`). Parameters are the event's own
+fields and `RESERVED`. A list goes in as an array, or as JSON where it is written `%(tags)s::jsonb`; a dict is always
+JSON. A statement writes only rows owned by the event's own stream, so that streams may be applied in any order among
+each other. A projection that contradicts itself raises `WrongProjection` where it is declared: it must not start.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeAlias
+
+from psycopg import Cursor
+
+from domain.aggregate import Aggregate
+from infra.event_store import Recorded
+
+RESERVED = frozenset(
+    {
+        "stream",
+        "version",
+        "position",
+        "recorded_at",
+        "event_id",
+        "topic",
+        "actor",
+        "correlation_id",
+        "causation_id",
+        "session_id",
+        "ip",
+        "user_agent",
+    }
+)
+"""Parameters that every event has, beside its own fields."""
+
+IDENTIFIER_LIMIT = 63
+"""The longest name of a table in PostgreSQL, in bytes; a longer one would be cut and might meet another."""
+
+Statements: TypeAlias = Sequence[tuple[str, Mapping[str, Any]]]
+Action: TypeAlias = str | Sequence[str] | Callable[[Recorded], Statements]
+Invalidation: TypeAlias = Callable[[Recorded], Iterable[str]]
+Notice: TypeAlias = Callable[[Cursor[Any], Sequence[Recorded]], Mapping[str, Any] | None]
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
+_TABLE = re.compile(r"\{([a-z][a-z0-9_]*)\}")
+_PARAMETER = re.compile(r"%\(([A-Za-z_][A-Za-z0-9_]*)\)s(::jsonb?\b)?")
+_HEAD = re.compile(r"\s*([a-z][a-z0-9_]*)\s*\(", re.IGNORECASE)
+_INDEX = re.compile(r"\s*(unique\s+)?index\s+on\s+([a-z][a-z0-9_]*)\b", re.IGNORECASE)
+_OTHER = re.compile(r"\s*(create|alter|comment)\b", re.IGNORECASE)
+
+
+class WrongProjection(Exception):
+    """A projection was declared that can't work."""
+
+
+@dataclass(frozen=True)
+class Projection:
+    """One read model.
+
+    `tables` is DDL, separated by semicolons: `name (columns)` makes a table, `index on name (...)` or
+    `unique index on name (...)` an index, and anything else runs as it stands with `{name}` filled in (a trigger).
+    `on` says what an event does: SQL, several, or a function of the recorded event to (SQL, parameters).
+    `invalidates` gives the cache keys that an event makes old (user ids as text). `notice` runs once per batch inside
+    the view's own transaction; what it returns is added to the notification of progress.
+
+    Raises WrongProjection if it names a table that it doesn't declare or a field that the event hasn't.
+    """
+
+    name: str
+    version: int
+    tables: str
+    on: Mapping[type[Aggregate.Event], Action]
+    invalidates: Mapping[type[Aggregate.Event], Invalidation] = field(default_factory=dict)
+    notice: Notice | None = None
+
+    def __post_init__(self) -> None:
+        self._check_names()
+        for event, action in self.on.items():
+            for sql in statements_of(action):
+                self._check_statement(event, sql)
+
+    @property
+    def table_names(self) -> tuple[str, ...]:
+        """The declared tables, in order."""
+        return tuple(head.group(1) for part in self._parts() if (head := _table_head(part)))
+
+    def table(self, name: str, build: int) -> str:
+        """The table of one build, as PostgreSQL knows it. Raises WrongProjection for one that isn't declared."""
+        if name not in self.table_names:
+            raise WrongProjection(f"{self.label}: there is no table {{{name}}}")
+        return f"{self.name}_{name}_v{self.version}_b{build}"
+
+    def bind(self, sql: str, build: int) -> str:
+        """The statement with every `{table}` replaced by that of one build."""
+        return _TABLE.sub(lambda found: self.table(found.group(1), build), sql)
+
+    def ddl(self, build: int) -> list[str]:
+        """The statements that create one build's tables."""
+        return [self._create(part, build) for part in self._parts()]
+
+    @property
+    def label(self) -> str:
+        """Name and version, for messages."""
+        return f"projection {self.name} v{self.version}"
+
+    def _parts(self) -> list[str]:
+        return split_statements(self.tables)
+
+    def _create(self, part: str, build: int) -> str:
+        if head := _table_head(part):
+            return self.bind(f"create table {{{head.group(1)}}} {part[head.end() - 1 :]}", build)
+        if index := _INDEX.match(part):
+            unique = index.group(1) or ""
+            return self.bind(f"create {unique}index on {{{index.group(2)}}} {part[index.end() :]}", build)
+        if not _OTHER.match(part):
+            raise WrongProjection(f"{self.label}: neither a table, an index nor a statement of its own: {part}")
+        return self.bind(part, build)
+
+    def _check_names(self) -> None:
+        if not _NAME.match(self.name) or self.version < 1:
+            raise WrongProjection(f"{self.label}: a name is lower-case letters, digits and _; a version is 1 or more")
+        names = self.table_names
+        if not names or len(set(names)) != len(names):
+            raise WrongProjection(f"{self.label}: declare at least one table, and each only once")
+        if re.search(r"\binitially\s+deferred\b", self.tables, re.IGNORECASE):
+            # Its violation would show at the commit, where nobody can tell which event it was.
+            raise WrongProjection(f"{self.label}: constraints must be checked at once, not deferred")
+        for name in names:
+            if len(self.table(name, 9999)) > IDENTIFIER_LIMIT:
+                raise WrongProjection(f"{self.label}: the name of table {name} is too long")
+        self.ddl(1)
+        for event in self.invalidates:
+            if event not in self.on:
+                raise WrongProjection(f"{self.label}: {event.__qualname__} invalidates, but does nothing here")
+
+    def _check_statement(self, event: type[Aggregate.Event], sql: str) -> None:
+        self.bind(sql, 1)
+        known = RESERVED | own_fields(event)
+        for name in parameters_of(sql):
+            if name not in known:
+                raise WrongProjection(f"{self.label}: {event.__qualname__} has no field {name}, used in: {sql}")
+            if name in RESERVED and name in own_fields(event):
+                raise WrongProjection(f"{self.label}: {event.__qualname__}.{name} hides the reserved %({name})s")
+        if "%" in _PARAMETER.sub("", sql).replace("%%", ""):
+            raise WrongProjection(f"{self.label}: write %(field)s for a parameter and %% for a percent sign: {sql}")
+
+
+def own_fields(event: type[Aggregate.Event]) -> frozenset[str]:
+    """The names of the fields that an event type itself declares."""
+    library = {"originator_id", "originator_version", "originator_topic", "timestamp"}
+    return frozenset(f.name for f in fields(event)) - library  # type: ignore[arg-type]
+
+
+def statements_of(action: Action) -> Sequence[str]:
+    """The SQL of an action; empty where it is a function, whose SQL is known only once it runs."""
+    if callable(action):
+        return ()
+    return (action,) if isinstance(action, str) else tuple(action)
+
+
+def parameters_of(sql: str) -> dict[str, bool]:
+    """The named parameters of a statement, and whether each goes in as JSON."""
+    found: dict[str, bool] = {}
+    for name, json in _PARAMETER.findall(sql):
+        found[name] = found.get(name, False) or bool(json)
+    return found
+
+
+def split_statements(sql: str) -> list[str]:
+    """Statements separated by semicolons, outside of quotes and dollar quotes."""
+    pieces = re.split(r"('(?:[^']|'')*'|\"[^\"]*\"|(\$[A-Za-z_]*\$).*?\2|;)", sql, flags=re.DOTALL)
+    # re.split hands out both groups: the token, and the tag of a dollar quote, which is part of the token already.
+    tokens = [piece for index, piece in enumerate(pieces) if index % 3 != 2 and piece]
+    parts = [""]
+    for token in tokens:
+        if token == ";":
+            parts.append("")
+        else:
+            parts[-1] += token
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _table_head(part: str) -> re.Match[str] | None:
+    return None if _INDEX.match(part) else _HEAD.match(part)
