@@ -1,0 +1,310 @@
+"""What a caller can intend with users, sessions and keys, and how it is decided.
+
+What is slow or needs a key happens in a `prepare_…` before the unit of work; the handler decides.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+from domain.aggregate import Aggregate
+from domain.errors import Invalid
+from domain.identity import (
+    EmailAddress,
+    EmailClaim,
+    EmailTaken,
+    InvalidCredentials,
+    InvalidRefreshToken,
+    Keyring,
+    LoginAttempts,
+    PersonName,
+    RefreshTokenReused,
+    Session,
+    SessionNotFound,
+    TooManyAttempts,
+    User,
+    UserSuspended,
+    WrongPassword,
+    check_password,
+)
+from domain.ports import Identity, PresentedToken, Work
+
+
+@dataclass(frozen=True)
+class NewUser:
+    """What somebody who registers says, in clear."""
+
+    email: str
+    name: str
+    password: str
+
+
+@dataclass(frozen=True)
+class RegisterUser:
+    """`password` is the hash."""
+
+    email: EmailAddress
+    claim_id: UUID
+    name: PersonName
+    password: str
+
+
+async def prepare_registration(ports: Identity, new: NewUser) -> RegisterUser:
+    """Raises Invalid, WeakPassword, Overloaded."""
+    email, name = EmailAddress(new.email), PersonName(new.name)
+    check_password(new.password, email=email, name=name)
+    return RegisterUser(email, ports.claims.claim_id(email), name, await ports.passwords.hash(new.password))
+
+
+def register_user(work: Work, command: RegisterUser) -> UUID:
+    """Raises EmailTaken. The claim and the user are saved together, so two registrations can't both win."""
+    if work.find(EmailClaim, command.claim_id):
+        raise EmailTaken
+    user = work.add(User(command.email, command.name, command.password))
+    work.add(EmailClaim(user_id=user.id, id=command.claim_id))
+    return user.id
+
+
+@dataclass(frozen=True)
+class RenameUser:
+    """A new name for a user."""
+
+    id: UUID
+    name: str
+
+
+def rename_user(work: Work, command: RenameUser) -> None:
+    """Raises UserNotFound, Invalid."""
+    work.get(User, command.id).rename(PersonName(command.name))
+
+
+@dataclass(frozen=True)
+class SuspendUser:
+    """Ends a user's sessions and refuses new ones."""
+
+    id: UUID
+    reason: str = ""
+
+
+def suspend_user(work: Work, command: SuspendUser) -> None:
+    """Raises UserNotFound."""
+    work.get(User, command.id).suspend(command.reason)
+
+
+@dataclass(frozen=True)
+class ReactivateUser:
+    """Lets a suspended user log in again."""
+
+    id: UUID
+
+
+def reactivate_user(work: Work, command: ReactivateUser) -> None:
+    """Raises UserNotFound."""
+    work.get(User, command.id).reactivate()
+
+
+@dataclass(frozen=True)
+class NewPassword:
+    """What somebody who changes a password says, in clear. `current` is needed for one's own."""
+
+    id: UUID
+    new: str
+    current: str | None = None
+
+
+@dataclass(frozen=True)
+class ChangePassword:
+    """`password` is the new hash; `verified` the stored one that the current password was checked against."""
+
+    id: UUID
+    password: str
+    verified: str | None
+
+
+async def prepare_password_change(ports: Identity, new: NewPassword) -> ChangePassword:
+    """Raises UserNotFound, WrongPassword, WeakPassword, Overloaded."""
+    check_password(new.new, field="new_password")
+    stored = await ports.accounts.password_of(new.id)
+    if new.current is None:
+        return ChangePassword(new.id, await ports.passwords.hash(new.new), None)
+    if not await ports.passwords.verify(new.current, stored):
+        raise WrongPassword
+    return ChangePassword(new.id, await ports.passwords.hash(new.new), stored)
+
+
+def change_password(work: Work, command: ChangePassword) -> None:
+    """Ends every session of the user. Raises WrongPassword where the verified one was replaced meanwhile."""
+    user = work.get(User, command.id)
+    if command.verified is not None and command.verified != user.password:
+        raise WrongPassword
+    user.change_password(command.password)
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What somebody who logs in says, in clear, and from where."""
+
+    email: str
+    password: str
+    ip: str | None = None
+
+
+@dataclass(frozen=True)
+class LogIn:
+    """A login whose password has been verified against the hash `verified`, or hasn't matched.
+
+    `rehashed` is the same password's hash at today's cost, where that has changed. `token` is the session's first
+    refresh token.
+    """
+
+    claim_id: UUID
+    attempts_id: UUID
+    user_id: UUID | None
+    verified: str | None
+    matches: bool
+    rehashed: str | None
+    token: PresentedToken
+
+
+async def prepare_login(ports: Identity, given: Credentials) -> LogIn:
+    """Takes the same time whether or not anybody has this address. Raises InvalidCredentials, TooManyAttempts."""
+    try:
+        email = EmailAddress(given.email)
+    except Invalid:
+        raise InvalidCredentials from None
+    claim_id = ports.claims.claim_id(email)
+    await ports.throttle.login(claim_id, given.ip)
+    account = await ports.accounts.look_up(claim_id)
+    if account.pause_seconds:
+        raise TooManyAttempts(retry_after_seconds=account.pause_seconds)
+    matches = await ports.passwords.verify(given.password, account.password)
+    rehash = matches and account.password is not None and ports.passwords.needs_rehash(account.password)
+    return LogIn(
+        claim_id,
+        ports.claims.attempts_id(claim_id),
+        account.user_id,
+        account.password,
+        matches,
+        await ports.passwords.hash(given.password) if rehash else None,
+        ports.tokens.first_refresh_token(Aggregate.create_id()),
+    )
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A session that goes on: whose it is, and how its newest refresh token is derived."""
+
+    session_id: UUID
+    user_id: UUID
+    key_id: str = ""
+
+
+def log_in(work: Work, command: LogIn) -> Opened:
+    """Raises InvalidCredentials, UserSuspended, TooManyAttempts. A failure is recorded before it is answered."""
+    attempts = work.find(LoginAttempts, command.attempts_id)
+    if attempts and (seconds := attempts.remaining_pause_seconds(work.now())):
+        raise TooManyAttempts(retry_after_seconds=seconds)
+    user = _verified_user(work, command)
+    if user is None or user.suspended:
+        attempts = attempts or work.add(LoginAttempts(id=command.attempts_id))
+        attempts.fail("wrong-credentials" if user is None else "suspended", command.user_id, work.now())
+        work.refuse(InvalidCredentials() if user is None else UserSuspended())
+    if attempts:
+        attempts.clear()
+    if command.rehashed:
+        user.rehash_password(command.rehashed)
+    work.guard(user)  # a suspension at the same moment wins
+    work.add(Session(user_id=user.id, token_hash=command.token.hash, id=command.token.session_id))
+    return Opened(command.token.session_id, user.id)
+
+
+def _verified_user(work: Work, command: LogIn) -> User | None:
+    claim = work.find(EmailClaim, command.claim_id)
+    if claim is None or claim.user_id != command.user_id or not command.matches:
+        return None
+    user = work.get(User, claim.user_id)
+    return user if user.password == command.verified else None
+
+
+@dataclass(frozen=True)
+class RefreshSession:
+    """`successor` is what follows the presented token under the key `key_id`, `grace` and `lifetime` the limits."""
+
+    token: PresentedToken
+    successor: PresentedToken
+    key_id: str
+    grace: timedelta
+    lifetime: timedelta
+
+
+def refresh_session(work: Work, command: RefreshSession) -> Opened:
+    """Rotates the refresh token; the immediate predecessor within the grace gets the same successor again.
+
+    Raises InvalidRefreshToken; RefreshTokenReused for an older one, which ends the session (RFC 9700, 4.14.2).
+    """
+    token, now = command.token, work.now()
+    session = work.find(Session, token.session_id)
+    if session is None or session.ended or not session.is_authentic(token.generation, token.hash):
+        raise InvalidRefreshToken
+    user = work.get(User, session.user_id)
+    if user.suspended or user.has_ended(session.created_on) or now >= session.expires_on(command.lifetime):
+        raise InvalidRefreshToken
+    if token.generation == session.generation:
+        session.rotate(command.successor.hash, command.key_id)
+        work.guard(user)
+    elif not session.within_grace(token.generation, now, command.grace):
+        session.report_reuse(token.generation)
+        work.refuse(RefreshTokenReused())
+    return Opened(session.id, user.id, session.key_id)
+
+
+@dataclass(frozen=True)
+class EndSession:
+    """Ends a session's tokens at once. `owner` is whose it must be, where only one's own may be ended."""
+
+    id: UUID
+    reason: str = "revoked"
+    owner: UUID | None = None
+
+
+def end_session(work: Work, command: EndSession) -> None:
+    """Raises SessionNotFound."""
+    session = work.get(Session, command.id)
+    if command.owner is not None and session.user_id != command.owner:
+        raise SessionNotFound
+    session.end(command.reason)
+
+
+@dataclass(frozen=True)
+class AddKey:
+    """A key for the keyring, its private part encrypted. It counts from `delay_seconds` on."""
+
+    master_key_id: str
+    key_id: str
+    purpose: str
+    algorithm: str
+    public: str
+    private: str
+    delay_seconds: int = 0
+    only_if_none: bool = False
+
+
+def add_key(work: Work, command: AddKey) -> None:
+    """Starts the keyring where there is none. With `only_if_none`, a purpose that has a key keeps it."""
+    ring = work.find(Keyring, Keyring.ID) or work.add(Keyring(command.master_key_id, id=Keyring.ID))
+    if command.only_if_none and any(key.purpose == command.purpose for key in ring.keys.values()):
+        return
+    ring.add(command.key_id, command.purpose, command.algorithm, command.public, command.private, command.delay_seconds)
+
+
+@dataclass(frozen=True)
+class RevokeKey:
+    """Nothing that this key made is believed any more."""
+
+    key_id: str
+    reason: str
+
+
+def revoke_key(work: Work, command: RevokeKey) -> None:
+    """Raises KeyUnknown."""
+    work.get(Keyring, Keyring.ID).revoke(command.key_id, command.reason)
