@@ -1,0 +1,116 @@
+"""Dispatch: gives a handler its unit of work, saves what it decided, and runs it again when somebody was faster."""
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+from uuid import UUID
+
+from eventsourcing.persistence import IntegrityError
+from prometheus_client import Counter
+
+from domain.context import Context
+from domain.errors import Conflict
+from domain.ports import Work
+from infra.event_store import Log, Metadata
+from infra.inline import Statement
+from infra.recorder import InlineRefused
+from infra.work import Refused, UnitOfWork
+
+C = TypeVar("C")
+R = TypeVar("R")
+
+RERUNS = Counter("muniment_dispatch_reruns_total", "Runs of a handler that a faster writer made void")
+LONGEST_PAUSE_SECONDS = 0.02
+
+
+class WriteConflict(Conflict):
+    """Others kept changing the same things; try again."""
+
+    code = "write-conflict"
+
+
+class AlreadyDone(Conflict):
+    """Another request with this Idempotency-Key was faster; repeat this one to get its answer."""
+
+    code = "idempotency-key-in-flight"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[R]):
+    """What a handler returned, the position of its last event (or the head it saw), and the streams' versions."""
+
+    result: R
+    position: int
+    versions: Mapping[UUID, int]
+
+
+class Rider(Protocol):
+    """Something that is written in the commit of a command, such as its receipt."""
+
+    def statement(self, result: Any, versions: Mapping[UUID, int]) -> Statement:
+        """The SQL, which may name `%(position)s` and `%(recorded_at)s` of the command's last event."""
+        ...
+
+
+class Dispatcher:
+    """Runs handlers. `attempts` bounds how often one runs; `pause` (seconds) is slept between the runs."""
+
+    def __init__(
+        self,
+        log: Log,
+        *,
+        attempts: int = 25,
+        pause: Callable[[float], None] = time.sleep,
+        random_: random.Random | None = None,
+    ) -> None:
+        self._log = log
+        self._attempts = attempts
+        self._pause = pause
+        self._random = random_ or random.Random()  # noqa: S311 - jitter, not a secret
+
+    def dispatch(
+        self,
+        handler: Callable[[Work, C], R],
+        command: C,
+        context: Context,
+        *,
+        if_match: tuple[UUID, int] | None = None,
+        rider: Rider | None = None,
+    ) -> Outcome[R]:
+        """Returns when all that the handler decided is durable.
+
+        Raises what the handler raises; WriteConflict when others were faster every time; Stale for `if_match`;
+        AlreadyDone when the rider's receipt exists by now; Overloaded, OutcomeUnknown, Unavailable.
+        """
+        metadata = Metadata.from_context(context).to_bytes()
+        for attempt in range(self._attempts):
+            if attempt:
+                RERUNS.inc()
+                self._pause(self._random.uniform(0, min(LONGEST_PAUSE_SECONDS, 0.001 * 2**attempt)))
+            try:
+                return self._run(handler, command, UnitOfWork(self._log, context, if_match), metadata, rider)
+            except IntegrityError:
+                continue
+            except InlineRefused as refused:
+                if refused.unique_violation and refused.table == "receipts":
+                    raise AlreadyDone from None
+                raise
+        raise WriteConflict
+
+    def _run(
+        self, handler: Callable[[Work, C], R], command: C, work: UnitOfWork, metadata: bytes, rider: Rider | None
+    ) -> Outcome[R]:
+        try:
+            result = handler(work, command)
+        except Refused as refused:
+            self._log.save_work(work.changed(), guards=work.guards(), metadata=metadata)
+            raise refused.error from None
+        versions = work.versions()
+        riders = [rider.statement(result, versions)] if rider else []
+        changed = work.changed()
+        if not changed and not riders:
+            return Outcome(result, self._log.head(), versions)
+        committed = self._log.save_work(changed, guards=work.guards(), metadata=metadata, riders=riders)
+        return Outcome(result, committed.position, versions)

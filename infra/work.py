@@ -1,0 +1,89 @@
+"""The unit of work: what one run of a handler touches, saved together or not at all."""
+
+from datetime import datetime
+from typing import NoReturn, TypeVar
+from uuid import UUID
+
+from eventsourcing.application import AggregateNotFoundError
+
+from domain.aggregate import Aggregate
+from domain.context import Context
+from domain.errors import DomainError, NotFound, Stale
+from infra.event_store import Log
+
+A = TypeVar("A", bound=Aggregate)
+
+
+class Refused(Exception):
+    """Carries a refusal out of a handler, past the save of what was decided."""
+
+    def __init__(self, error: DomainError) -> None:
+        self.error = error
+        super().__init__(str(error))
+
+
+class UnitOfWork:
+    """Implements `domain.ports.Work` over the log. `if_match` is a stream and the version that the caller has seen."""
+
+    def __init__(self, log: Log, context: Context, if_match: tuple[UUID, int] | None = None) -> None:
+        self.context = context
+        self._log = log
+        self._if_match = if_match
+        self._touched: dict[UUID, Aggregate] = {}
+        self._loaded: dict[UUID, int] = {}
+        self._guarded: set[UUID] = set()
+
+    def get(self, kind: type[A], id: UUID) -> A:  # noqa: A002
+        """The aggregate, folded from its stream. Raises its kind's NOT_FOUND, and Stale for `if_match`."""
+        found = self.find(kind, id)
+        if found is None:
+            missing: type[DomainError] = getattr(kind, "NOT_FOUND", NotFound)
+            raise missing
+        return found
+
+    def find(self, kind: type[A], id: UUID) -> A | None:  # noqa: A002
+        """The aggregate, or None where its stream is empty or of another kind."""
+        found = self._touched.get(id) or self._load(id)
+        return found if isinstance(found, kind) else None
+
+    def add(self, aggregate: A) -> A:
+        """Takes a new aggregate into this unit."""
+        self._touched[aggregate.id] = aggregate
+        return aggregate
+
+    def guard(self, aggregate: Aggregate) -> None:
+        """Refuses the save if this aggregate, which was only read, has changed meanwhile."""
+        self._guarded.add(aggregate.id)
+
+    def refuse(self, error: DomainError) -> NoReturn:
+        """Saves what was decided so far and then raises."""
+        raise Refused(error)
+
+    def now(self) -> datetime:
+        """The time by the database's clock."""
+        return self._log.now()
+
+    def changed(self) -> list[Aggregate]:
+        """The aggregates that have something to save."""
+        return [aggregate for aggregate in self._touched.values() if aggregate.pending_events]
+
+    def guards(self) -> list[tuple[UUID, int]]:
+        """Streams that must still be at the version at which they were read, and that this unit doesn't write."""
+        written = {aggregate.id for aggregate in self.changed()}
+        return [(id_, self._loaded[id_]) for id_ in self._guarded - written if id_ in self._loaded]
+
+    def versions(self) -> dict[UUID, int]:
+        """The version of each aggregate that was touched, as it is after the save."""
+        return {id_: aggregate.version for id_, aggregate in self._touched.items()}
+
+    def _load(self, id_: UUID) -> Aggregate | None:
+        try:
+            aggregate: Aggregate | None = self._log.repository.get(id_)
+        except AggregateNotFoundError:
+            aggregate = None
+        self._loaded[id_] = aggregate.version if aggregate else 0
+        if self._if_match and self._if_match[0] == id_ and self._if_match[1] != self._loaded[id_]:
+            raise Stale
+        if aggregate:
+            self._touched[id_] = aggregate
+        return aggregate
