@@ -1,0 +1,67 @@
+"""Audit: facts that exist only to be remembered, namely refused requests and what customers' services record."""
+
+import re
+from typing import Any, Self
+
+from eventsourcing.domain import event
+
+from domain.aggregate import Aggregate, First, Personal
+from domain.errors import NotFound, invalid_field
+
+ACTION = re.compile(r"[a-z][a-z0-9_-]*([.:][a-z0-9_*-]+)*")
+TEXT_LIMIT = 200
+DETAIL_LIMIT_BYTES = 8192
+OUTCOMES = ("success", "failure")
+
+
+class ActionName(str):
+    """What was done, as in `invoice.approved`: lower-case words joined by `.` or `:`. Raises Invalid."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str) -> Self:
+        """Raises Invalid."""
+        if len(text) > TEXT_LIMIT or not ACTION.fullmatch(text):
+            raise invalid_field("action", "lower-case words joined by `.` or `:`, at most 200 characters")
+        return super().__new__(cls, text)
+
+
+class Entry(Aggregate):
+    """What a customer's service has recorded. A stream of one event."""
+
+    TOPIC = "audit.Entry"
+    NOT_FOUND = NotFound
+
+    class Recorded(First):
+        """`on_behalf_of` is the actor that the service names; who recorded it is in the metadata."""
+
+        TOPIC = "audit.EntryRecorded"
+        action: str
+        target: str
+        outcome: str
+        detail: dict[str, Any]
+        on_behalf_of: Personal[str | None]
+
+    @event(Recorded)
+    def __init__(
+        self, action: str, target: str, outcome: str, detail: dict[str, Any], on_behalf_of: str | None
+    ) -> None: ...
+
+
+class Refusal(Aggregate):
+    """A refused request, or the count of those that followed within the minute. A stream of one event."""
+
+    TOPIC = "audit.Refusal"
+    NOT_FOUND = NotFound
+
+    class Refused(First):
+        """`count` requests for `action` were refused with `code`; `permission` is the one that was missing, if any."""
+
+        TOPIC = "audit.RequestRefused"
+        action: str
+        code: str
+        permission: str | None
+        count: int
+
+    @event(Refused)
+    def __init__(self, action: str, code: str, permission: str | None, count: int) -> None: ...
