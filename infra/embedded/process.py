@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Protocol
@@ -13,6 +13,7 @@ from typing import IO, Protocol
 import psutil
 
 from infra.embedded.errors import StartError
+from infra.embedded.identity import Identity
 
 LAUNCHER = Path(__file__).with_name("launch.py")
 READY_TIMEOUT_SECONDS = 60.0
@@ -23,17 +24,24 @@ READY_POLL_SECONDS = 0.01
 
 
 class Service(Protocol):
-    """A program that we run for ourselves. `prepare` may be slow, and is called before each start."""
+    """A program that we run for ourselves in a folder of its own."""
 
     name: str
     stop_signal: signal.Signals
+    """Stop in good order."""
+    abort_signal: signal.Signals
+    """Stop at once."""
 
     def prepare(self) -> None:
-        """Makes everything ready for a start, whatever happened before. Raises StartError."""
+        """Makes everything ready for a start, whatever happened before; called before each. Raises StartError."""
         ...
 
     def argv(self) -> list[str]:
-        """The program and its arguments, to be run as a child of this very process."""
+        """The program and its arguments."""
+        ...
+
+    def identity(self) -> Identity:
+        """As whom it runs."""
         ...
 
     def environment(self) -> dict[str, str]:
@@ -42,6 +50,10 @@ class Service(Protocol):
 
     def is_ready(self) -> bool:
         """Whether it answers."""
+        ...
+
+    def sweep(self) -> None:
+        """Ends every process of it that is left. Raises StartError if one won't end."""
         ...
 
 
@@ -65,8 +77,10 @@ def leftovers(program: str, folder: Path) -> list[psutil.Process]:
 def _is_leftover(process: psutil.Process, program: str, folder: Path) -> bool:
     if process.info["name"] != program:
         return False
-    with suppress(psutil.Error):
-        return Path(process.cwd()) == folder and process.status() != psutil.STATUS_ZOMBIE
+    with suppress(psutil.Error, OSError):
+        # The folder itself is compared, not its name: a process in a container may call another folder the same.
+        works_in = f"/proc/{process.pid}/cwd" if sys.platform == "linux" else process.cwd()
+        return Path(works_in).samefile(folder) and process.status() != psutil.STATUS_ZOMBIE
     return False
 
 
@@ -80,50 +94,55 @@ def stop_leftovers(program: str, folder: Path, stop_signal: signal.Signals) -> N
         with suppress(psutil.Error):
             if process.ppid() not in ours:  # the first of the family passes it on
                 process.send_signal(stop_signal)
-    _, alive = psutil.wait_procs(found, timeout=STOP_TIMEOUT_SECONDS)
-    for process in [*alive, *leftovers(program, folder)]:
+    psutil.wait_procs(found, timeout=STOP_TIMEOUT_SECONDS)
+    remaining = leftovers(program, folder)
+    for process in remaining:
         with suppress(psutil.Error):
             process.kill()
-    psutil.wait_procs(alive, timeout=STOP_TIMEOUT_SECONDS)
+    psutil.wait_procs(remaining, timeout=STOP_TIMEOUT_SECONDS)
     if remaining := leftovers(program, folder):
         raise StartError(f"a {program} of a former run (process {remaining[0].pid}) works in {folder} and won't stop")
 
 
-def wait_until_ready(service: Service, process: subprocess.Popen[bytes], timeout_seconds: float) -> None:
-    """Returns when the service answers. Raises StartError if it ended or if the time is over."""
-    deadline = time.monotonic() + timeout_seconds
+def _wait_until_ready(service: Service, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + READY_TIMEOUT_SECONDS
     while not service.is_ready():
         if process.poll() is not None:
             raise StartError(f"{service.name} ended with status {process.returncode} while starting")
         if time.monotonic() > deadline:
-            raise StartError(f"{service.name} didn't answer within {timeout_seconds:g} s")
+            raise StartError(f"{service.name} didn't answer within {READY_TIMEOUT_SECONDS:g} s")
         time.sleep(READY_POLL_SECONDS)
 
 
-def stop(process: subprocess.Popen[bytes], stop_signal: signal.Signals) -> None:
-    """Asks the process to stop, and kills it when it takes too long."""
+def _stop(service: Service, process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
-        process.send_signal(stop_signal)
+        process.send_signal(service.stop_signal)
     try:
         process.wait(STOP_TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    service.sweep()
 
 
 @contextmanager
-def running(service: Service, output: IO[bytes] | int = subprocess.DEVNULL) -> Iterator[None]:
+def running(service: Service, output: IO[bytes] | int = subprocess.DEVNULL) -> Iterator[subprocess.Popen[bytes]]:
     """Runs the service for as long as the block lasts, for tests and one-off commands; `up` has the supervisor.
 
     Raises StartError if it can't be started.
     """
     service.prepare()
-    environment: Mapping[str, str] = service.environment()
-    with subprocess.Popen(
-        service.argv(), env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+    command = launched(service.argv(), death_signal=service.stop_signal, identity=service.identity().text)
+    with subprocess.Popen(  # noqa: S603 - our own programs
+        command,
+        env=service.environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
     ) as process:
         try:
-            wait_until_ready(service, process, READY_TIMEOUT_SECONDS)
-            yield
+            _wait_until_ready(service, process)
+            yield process
         finally:
-            stop(process, service.stop_signal)
+            _stop(service, process)
