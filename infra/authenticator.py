@@ -1,0 +1,48 @@
+"""Who calls: verified access tokens, and whether their sessions live."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+from domain.errors import Unauthenticated
+from infra.sessions import Sessions
+from infra.tokens import AccessClaims, Tokens
+
+TOKEN_LIMIT_CHARS = 4096
+
+
+class Authenticator:
+    """Tells who holds a token. A signature is verified once per token and process; its session each time."""
+
+    def __init__(
+        self, tokens: Tokens, sessions: Sessions, *, size: int, clock: Callable[[], float] = time.time
+    ) -> None:
+        """`size` bounds the verified tokens that are remembered; `clock` gives Unix seconds."""
+        self._tokens = tokens
+        self._sessions = sessions
+        self._size = size
+        self._clock = clock
+        self._verified: OrderedDict[str, AccessClaims] = OrderedDict()
+
+    async def authenticate(self, token: str) -> AccessClaims:
+        """Raises Unauthenticated, Unavailable. Doesn't suspend where token and session are known."""
+        claims = self._verified.get(token)
+        if claims is None or claims.expires_at <= self._clock():
+            claims = self._verify(token)
+        if not self._sessions.knows(claims.session_id, claims.user_id):
+            await self._sessions.require_alive(claims.session_id, claims.user_id)
+        return claims
+
+    def forget(self) -> None:
+        """The keyring has changed: every signature is verified again."""
+        self._verified.clear()
+
+    def _verify(self, token: str) -> AccessClaims:
+        if len(token) > TOKEN_LIMIT_CHARS:
+            raise Unauthenticated("The access token is not valid.")
+        self._verified.pop(token, None)
+        claims = self._tokens.verify(token)
+        self._verified[token] = claims
+        while len(self._verified) > self._size:
+            self._verified.popitem(last=False)
+        return claims

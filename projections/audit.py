@@ -1,0 +1,258 @@
+"""The audit log: every security-sensitive event as an entry, in the field's terms (OCSF 1.x, schema.ocsf.io).
+
+`AUDITED` says what each event means to an auditor; `ROUTINE` names the events that mean nothing to one. A test fails
+for an event that is in neither.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from psycopg.types.json import Jsonb
+
+from domain.access import Role, UserAssignments
+from domain.aggregate import Aggregate
+from domain.audit import Entry, Refusal
+from domain.identity import EmailClaim, Keyring, LoginAttempts, Session, User
+from domain.projections import Retry, Skip
+from infra.event_store import Recorded
+from projections.projection import Projection
+from projections.read import Read
+
+ACCOUNT_CHANGE, AUTHENTICATION, AUTHORIZE_SESSION, API_ACTIVITY = 3001, 3002, 3003, 6003
+CREATE, READ, UPDATE, OTHER = 1, 2, 3, 99
+SUCCESS, FAILURE = "success", "failure"
+
+Event = Aggregate.Event
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What an event means to an auditor.
+
+    `action` is a stable code, another one for success and for failure. `class_uid` and `activity_id` are OCSF's.
+    `target` says on what it was done; `detail` which of the event's fields matter.
+    """
+
+    action: str
+    class_uid: int
+    activity_id: int
+    target: Callable[[Any], str]
+    detail: tuple[str, ...] = ()
+    outcome: str = SUCCESS
+
+
+def _own(kind: str) -> Callable[[Any], str]:
+    return lambda event: f"{kind}:{event.originator_id}"
+
+
+def _field(kind: str, name: str) -> Callable[[Any], str]:
+    return lambda event: f"{kind}:{getattr(event, name)}"
+
+
+_user, _of_user, _session = _own("user"), _field("user", "user_id"), _own("session")
+_role, _key, _projection = _field("role", "name"), _field("key", "key_id"), _field("projection", "projection")
+
+AUDITED: Mapping[type[Event], Meaning] = {
+    User.Registered: Meaning("user.registered", ACCOUNT_CHANGE, 1, _user),
+    User.Renamed: Meaning("user.renamed", ACCOUNT_CHANGE, OTHER, _user),
+    User.Suspended: Meaning("user.suspended", ACCOUNT_CHANGE, 5, _user, ("reason",)),
+    User.Reactivated: Meaning("user.reactivated", ACCOUNT_CHANGE, 2, _user),
+    User.PasswordChanged: Meaning("password.changed", ACCOUNT_CHANGE, 3, _user),
+    Session.Opened: Meaning("login.succeeded", AUTHENTICATION, 1, _of_user),
+    Session.Ended: Meaning("session.ended", AUTHENTICATION, 2, _session, ("reason", "user_id")),
+    Session.Reused: Meaning(
+        "refresh-token.reused", AUTHENTICATION, OTHER, _session, ("generation", "user_id"), FAILURE
+    ),
+    LoginAttempts.Failed: Meaning(
+        "login.failed",
+        AUTHENTICATION,
+        1,
+        lambda event: f"user:{event.user_id}" if event.user_id else f"login-attempts:{event.originator_id}",
+        ("reason", "failures", "pause_seconds"),
+        FAILURE,
+    ),
+    Keyring.Started: Meaning("keyring.started", API_ACTIVITY, CREATE, _own("keyring")),
+    Keyring.Added: Meaning("key.added", API_ACTIVITY, CREATE, _key, ("purpose", "algorithm", "delay_seconds")),
+    Keyring.Revoked: Meaning("key.revoked", API_ACTIVITY, 4, _key, ("reason",)),
+    UserAssignments.RoleAssigned: Meaning(
+        "role.assigned", AUTHORIZE_SESSION, 1, _of_user, ("role", "scope", "expires_at")
+    ),
+    UserAssignments.RoleRevoked: Meaning("role.revoked", ACCOUNT_CHANGE, 8, _of_user, ("role", "scope")),
+    Role.Defined: Meaning("role.defined", API_ACTIVITY, CREATE, _role, ("permissions", "includes")),
+    Role.PermissionsChanged: Meaning("role.permissions-changed", API_ACTIVITY, UPDATE, _role, ("permissions",)),
+    Role.IncludesChanged: Meaning("role.includes-changed", API_ACTIVITY, UPDATE, _role, ("includes",)),
+    Role.Removed: Meaning("role.removed", API_ACTIVITY, 4, _role),
+    Refusal.Refused: Meaning(
+        "request.refused", API_ACTIVITY, OTHER, _field("action", "action"), ("code", "permission"), FAILURE
+    ),
+    Retry.Requested: Meaning("projection.retry-requested", API_ACTIVITY, UPDATE, _projection, ("stream",)),
+    Skip.EventSkipped: Meaning("projection.event-skipped", API_ACTIVITY, 4, _projection, ("position", "reason")),
+}
+
+ROUTINE: frozenset[type[Event]] = frozenset(
+    {
+        EmailClaim.Claimed,  # saved with the registration, which is audited
+        Session.Refreshed,  # every ten minutes for everybody who is logged in
+        User.PasswordRehashed,  # the same password
+        LoginAttempts.Started,  # saved with the first failure, which is audited
+        LoginAttempts.Cleared,  # saved with the login, which is audited
+        UserAssignments.Opened,  # saved with the first assignment, which is audited
+    }
+)
+
+_INSERT = """
+    insert into {entries} (position, event_id, recorded_at, actor, action, class_uid, activity_id, target, outcome,
+                           count, ip, user_agent, session_id, correlation_id, detail, recorded_by)
+    values (%(position)s, %(event_id)s, %(recorded_at)s, %(actor)s, %(action)s, %(class_uid)s, %(activity_id)s,
+            %(target)s, %(outcome)s, %(count)s, %(ip)s, %(user_agent)s, %(session_id)s, %(correlation_id)s, %(detail)s,
+            %(recorded_by)s)
+"""
+
+
+def _entry(recorded: Recorded, **meaning: Any) -> Sequence[tuple[str, Mapping[str, Any]]]:
+    metadata = recorded.metadata
+    common = {
+        "position": recorded.position,
+        "event_id": recorded.id,
+        "recorded_at": recorded.recorded_at,
+        "actor": metadata.actor,
+        "ip": metadata.ip,
+        "user_agent": metadata.user_agent,
+        "session_id": metadata.session_id,
+        "correlation_id": metadata.correlation_id,
+        "count": 1,
+        "recorded_by": None,
+    }
+    return [(_INSERT, common | meaning)]
+
+
+def _from_meaning(recorded: Recorded) -> Sequence[tuple[str, Mapping[str, Any]]]:
+    event = recorded.event
+    meaning = AUDITED[type(event)]
+    return _entry(
+        recorded,
+        # who logs in isn't anybody before: the entry names them as the actor
+        actor=f"user:{event.user_id}" if isinstance(event, Session.Opened) else recorded.metadata.actor,
+        action=meaning.action,
+        class_uid=meaning.class_uid,
+        activity_id=meaning.activity_id,
+        target=meaning.target(event),
+        outcome=meaning.outcome,
+        count=getattr(event, "count", 1),
+        detail=Jsonb({name: _plain(getattr(event, name)) for name in meaning.detail}),
+    )
+
+
+def _from_service(recorded: Recorded) -> Sequence[tuple[str, Mapping[str, Any]]]:
+    event = recorded.event
+    assert isinstance(event, Entry.Recorded)  # noqa: S101 - tells the type checker
+    return _entry(
+        recorded,
+        actor=event.on_behalf_of or recorded.metadata.actor,
+        recorded_by=recorded.metadata.actor,
+        action=event.action,
+        class_uid=API_ACTIVITY,
+        activity_id=OTHER,
+        target=event.target,
+        outcome=event.outcome,
+        detail=Jsonb(event.detail),
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return str(value) if isinstance(value, UUID) else value
+
+
+AUDIT = Projection(
+    name="audit",
+    version=1,
+    tables="""
+        entries (
+            position bigint primary key,
+            event_id text not null,
+            recorded_at timestamptz not null,
+            actor text not null,
+            action text not null,
+            class_uid integer not null,
+            activity_id integer not null,
+            target text not null,
+            outcome text not null,
+            count integer not null,
+            ip text,
+            user_agent text,
+            session_id text,
+            correlation_id text not null,
+            detail jsonb not null,
+            recorded_by text
+        );
+        index on entries (actor, position);
+        index on entries (action, position);
+        index on entries (target, position);
+        index on entries (recorded_at, position);
+        create trigger immutable before update or delete or truncate on {entries}
+            for each statement execute function muniment_refuse_change()
+    """,
+    on={**dict.fromkeys(AUDITED, _from_meaning), Entry.Recorded: _from_service},
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """Who did what, on what, with which outcome, when, from where.
+
+    `class_uid` and `activity_id` are OCSF's. `count` is more than 1 where repetitions within a minute were put
+    together. `recorded_by` is the service that recorded it, where the platform didn't.
+    """
+
+    position: int
+    event_id: str
+    time: datetime
+    actor: str
+    action: str
+    class_uid: int
+    activity_id: int
+    target: str
+    outcome: str
+    count: int
+    ip: str | None
+    user_agent: str | None
+    session_id: str | None
+    correlation_id: str
+    detail: dict[str, Any]
+    recorded_by: str | None
+
+
+def audit_entries(
+    read: Read,
+    limit: int,
+    after: tuple[int] | None = None,
+    actor: str | None = None,
+    action: str | None = None,
+    target: str | None = None,
+    outcome: str | None = None,
+    from_: datetime | None = None,
+    to: datetime | None = None,
+) -> list[AuditEntry]:
+    """The entries, newest first. `from_` is inclusive, `to` exclusive."""
+    given = {
+        "position < %(before)s": ("before", after[0] if after else None),
+        "actor = %(actor)s": ("actor", actor),
+        "action = %(action)s": ("action", action),
+        "target = %(target)s": ("target", target),
+        "outcome = %(outcome)s": ("outcome", outcome),
+        "recorded_at >= %(from)s": ("from", from_),
+        "recorded_at < %(to)s": ("to", to),
+    }
+    conditions = [sql for sql, (_, value) in given.items() if value is not None] or ["true"]
+    rows = read.all(
+        "select position, event_id, recorded_at as time, actor, action, class_uid, activity_id, target, outcome, count,"
+        " ip, user_agent, session_id, correlation_id, detail, recorded_by"
+        f" from {{entries}} where {' and '.join(conditions)} order by position desc limit %(limit)s",
+        dict(given.values()) | {"limit": limit},
+    )
+    return [AuditEntry(**row) for row in rows]
