@@ -82,6 +82,9 @@ class Settings:
 
     # migrations
     migration_lock_seconds: float = _setting(60.0, "how long to wait for another migration", least=0)
+    migration_table_lock_seconds: float = _setting(3.0, "how long a migration waits for a lock on a table", least=0.1)
+    migration_table_lock_attempts: int = _setting(5, "how often a migration tries to get its locks", least=1)
+    migration_statement_seconds: float = _setting(900.0, "time of one statement of a migration; 0 = any", least=0)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from infra.migrate.statements import Statement
+from infra.settings import Settings
 
 State = Literal["applied", "pending", "edited", "missing"]
 Step = Literal["waiting", "applying", "retrying", "applied"]
@@ -115,7 +116,8 @@ class Compatibility:
         if self.problems:
             return self.problems[0].message
         if self.pending:
-            return f"{len(self.pending)} migrations are pending, the first is {self.pending[0].file}: apply them first"
+            count = "1 migration is" if len(self.pending) == 1 else f"{len(self.pending)} migrations are"
+            return f"{count} pending, the first is {self.pending[0].file}: run `muniment migrate apply`"
         return "the database has the schema that this software needs"
 
 
@@ -147,6 +149,16 @@ class Limits:
     lock_pause_seconds: float = 1.0
     statement_timeout_seconds: float = 900.0
     connect_timeout_seconds: int = 10
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """The limits that an operator set."""
+        return cls(
+            wait_seconds=settings.migration_lock_seconds,
+            lock_timeout_seconds=settings.migration_table_lock_seconds,
+            lock_attempts=settings.migration_table_lock_attempts,
+            statement_timeout_seconds=settings.migration_statement_seconds,
+        )
 
 
 def file_name(module: str, number: int, name: str) -> str:

@@ -24,7 +24,7 @@ from infra.migrate.model import (
     Source,
     current_release,
 )
-from infra.migrate.record import Records
+from infra.migrate.record import TABLE, Records
 from infra.migrate.statements import Statement
 
 _LIMITS = Limits()
@@ -52,7 +52,7 @@ def apply(
     """
     release = release or current_release()
     migrations = load(sources)
-    with connect(conninfo, limits, _APPLYING) as connection:
+    with _database(conninfo, limits, _APPLYING) as connection:
         # a start with nothing to do takes no lock and needs no right to create anything
         if not _pending(migrations, Records(connection).read(connection), release):
             return []
@@ -85,9 +85,9 @@ def verify(
 ) -> list[Problem]:
     """Everything for which `apply` would refuse, and indexes that a failed concurrent build left invalid."""
     migrations = load(sources)
-    found = compare.problems(migrations, _read(conninfo, limits), release or current_release())
-    with _reading(conninfo, limits) as connection:
-        return found + _invalid_indexes(connection)
+    with _database(conninfo, limits, _READING) as connection:
+        records = Records(connection).read(connection)
+        return compare.problems(migrations, records, release or current_release()) + _invalid_indexes(connection)
 
 
 def check_compatible(
@@ -108,22 +108,29 @@ def _pending(migrations: Sequence[Migration], records: Sequence[Record], release
 
 
 @contextmanager
-def _reading(conninfo: str, limits: Limits) -> Iterator[Connection]:
-    with connect(conninfo, limits, _READING) as connection:
-        connection.read_only = True
-        yield connection
+def _database(conninfo: str, limits: Limits, name: str) -> Iterator[Connection]:
+    """A session; what PostgreSQL refuses outside of any migration becomes a MigrationError too."""
+    try:
+        with connect(conninfo, limits, name) as connection:
+            yield connection
+    except (errors.UndefinedColumn, errors.WrongObjectType) as error:
+        raise MigrationError(
+            "foreign-record", f"the table {TABLE} isn't this platform's: {first_line(error)}"
+        ) from error
+    except psycopg.Error as error:
+        raise MigrationError("database", f"migrations can't be read or recorded: {first_line(error)}") from error
 
 
 def _read(conninfo: str, limits: Limits) -> list[Record]:
-    with _reading(conninfo, limits) as connection:
+    with _database(conninfo, limits, _READING) as connection:
         return Records(connection).read(connection)
 
 
 def _invalid_indexes(connection: Connection) -> list[Problem]:
     rows = connection.execute(
         "select indexrelid::regclass::text, indrelid::regclass::text from pg_index"
-        " where not indisvalid and indexrelid not in (select index_relid from pg_stat_progress_create_index)"
-        " order by 1"
+        " where not indisvalid"
+        " and not exists (select from pg_stat_progress_create_index where index_relid = indexrelid) order by 1"
     ).fetchall()
     return [
         Problem("invalid-index", index, f"index {index} on {table} is invalid: drop it and build it again")
@@ -152,16 +159,15 @@ class _Run:
 
     def _in_transaction(self, migration: Migration) -> float:
         """Tries again when a lock on a table isn't to be had: the transaction left nothing behind."""
-        for attempt in range(1, self._limits.lock_attempts + 1):
+        for _ in range(self._limits.lock_attempts - 1):
             try:
                 return self._once(migration)
             except MigrationError as error:
-                busy = isinstance(error.__cause__, errors.LockNotAvailable | errors.DeadlockDetected)
-                if not busy or attempt == self._limits.lock_attempts:
+                if not isinstance(error.__cause__, errors.LockNotAvailable | errors.DeadlockDetected):
                     raise
                 self._report(Progress("retrying", f"{error.message}; trying again", migration))
                 time.sleep(self._limits.lock_pause_seconds)
-        raise AssertionError("lock_attempts is at least 1")
+        return self._once(migration)
 
     def _once(self, migration: Migration) -> float:
         started = time.monotonic()
@@ -216,8 +222,17 @@ class _Run:
         except psycopg.Error as error:
             line = statement.line_at(int(error.diag.statement_position or 1))
             raise MigrationError(
-                "failed", f"{migration.file}:{line}: {first_line(error)} (in: {statement.first_line})"
+                "failed",
+                f"{migration.file}:{line}: {first_line(error)} (in: {statement.first_line}){_advice(migration, error)}",
             ) from error
+
+
+def _advice(migration: Migration, error: psycopg.Error) -> str:
+    if not migration.transactional:
+        return "; the file runs without a transaction, so what it did before that stays"
+    if isinstance(error, errors.ActiveSqlTransaction):
+        return "; put it into a file of its own that begins with `-- no-transaction`"
+    return ""
 
 
 @contextmanager

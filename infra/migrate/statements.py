@@ -10,16 +10,16 @@ from dataclasses import dataclass
 
 FIRST_LINE_CHARACTERS = 100
 
-_ESCAPED = r"(?:[^'\\]|\\.|'')*"
+_ESCAPED = r"(?:[^'\\]|\\.|'')*+"
 _TOKEN = re.compile(
     rf"""
       (?P<blank>   \s+ | --[^\n]* )
     | (?P<comment> /\* )
-    | (?P<text>    [eE]'{_ESCAPED}(?:'[ \t\r\f\v]*\n\s*'{_ESCAPED})*'
-                 | '[^']*(?:''[^']*)*'
-                 | "[^"]*(?:""[^"]*)*" )
+    | (?P<text>    [eE]'{_ESCAPED}(?:'[ \t\r\f\v]*\n\s*'{_ESCAPED})*+'
+                 | '(?:[^']|'')*+'
+                 | "(?:[^"]|"")*+" )
     | (?P<dollar>  \$(?:[^\W\d]\w*)?\$ )
-    | (?P<word>    [^\W\d][\w$]* )
+    | (?P<word>    (?![eE]')[^\W\d][\w$]* )
     | (?P<number>  \d[\w.]* )
     | (?P<other>   . )
     """,
@@ -27,9 +27,9 @@ _TOKEN = re.compile(
 )
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
 _TRANSACTION_CONTROL = re.compile(
-    r"(?:begin|start\s+transaction|commit|end|abort|prepare\s+transaction|rollback(?!\s+(?:\w+\s+)?to\b))\b",
-    re.IGNORECASE,
+    r"(?:begin|start transaction|commit|end|abort|prepare transaction|rollback(?! (?:\w+ )?to\b))\b"
 )
+_OPENING_WORDS = 3
 
 
 class Unterminated(ValueError):
@@ -42,10 +42,11 @@ class Unterminated(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One statement without its semicolon, and the line of the file where it begins (the first is 1)."""
+    """One statement without its semicolon, the line of the file where it begins (the first is 1), its first words."""
 
     text: str
     line: int
+    opening: str
 
     @property
     def first_line(self) -> str:
@@ -56,7 +57,7 @@ class Statement:
     @property
     def controls_transaction(self) -> bool:
         """Whether it would begin or end a transaction."""
-        return _TRANSACTION_CONTROL.match(self.text) is not None
+        return _TRANSACTION_CONTROL.match(self.opening) is not None
 
     def line_at(self, position: int) -> int:
         """The line of the file at a character of the statement (the first is 1), as PostgreSQL's errors count."""
@@ -65,51 +66,58 @@ class Statement:
 
 def split(sql: str) -> tuple[Statement, ...]:
     """The statements of a file, in order. Raises Unterminated."""
-    statements = []
-    nesting = _Nesting()
-    start = end = None
-    for kind, begin, stop in _tokens(sql):
-        if kind == "other" and sql[begin] == ";" and nesting.is_flat:
-            if start is not None:
-                statements.append(_statement(sql, start, end or stop))
-            nesting, start = _Nesting(), None
-            continue
-        nesting.see(kind, sql[begin:stop])
-        start, end = begin if start is None else start, stop
-    if start is not None:
-        statements.append(_statement(sql, start, end or len(sql)))
+    statements: list[Statement] = []
+    current = _Current()
+    for kind, begin, end in _tokens(sql):
+        if sql[begin] == ";" and current.is_flat:
+            statements += current.statement(sql)
+            current = _Current()
+        else:
+            current.add(kind, sql[begin:end], begin, end)
+    statements += current.statement(sql)
     return tuple(statements)
-
-
-def _statement(sql: str, start: int, end: int) -> Statement:
-    return Statement(sql[start:end], _line(sql, start))
 
 
 def _line(sql: str, at: int) -> int:
     return sql.count("\n", 0, at) + 1
 
 
-class _Nesting:
-    """Where a semicolon doesn't end the statement: in parentheses, and in BEGIN ATOMIC ... END (psqlscan.l)."""
+class _Current:
+    """The statement that is being read, and whether a semicolon would end it.
+
+    It wouldn't in parentheses (CREATE RULE) and in BEGIN ATOMIC ... END (psql's psqlscan.l does the same).
+    """
 
     def __init__(self) -> None:
+        self._begin = self._end = 0
+        self._opening: list[str] = []
+        self._previous = ""
         self._parentheses = 0
         self._blocks = 0
-        self._previous = ""
 
     @property
     def is_flat(self) -> bool:
         return self._parentheses <= 0 and self._blocks == 0
 
-    def see(self, kind: str, token: str) -> None:
-        if kind == "other":
-            self._parentheses += {"(": 1, ")": -1}.get(token, 0)
-        word = token.lower() if kind == "word" else ""
-        if (word == "atomic" and self._previous == "begin") or (word == "case" and self._blocks):
+    def add(self, kind: str, token: str, begin: int, end: int) -> None:
+        if self._end == 0:
+            self._begin = begin
+        self._end = end
+        word = token.lower() if kind == "word" else token
+        if len(self._opening) < _OPENING_WORDS:
+            self._opening.append(word)
+        self._parentheses += {"(": 1, ")": -1}.get(word, 0)
+        if (self._previous, word) == ("begin", "atomic") or (word == "case" and self._blocks):
             self._blocks += 1
         elif word == "end" and self._blocks:
             self._blocks -= 1
         self._previous = word
+
+    def statement(self, sql: str) -> list[Statement]:
+        """The statement, or none if nothing was read."""
+        if self._end == 0:
+            return []
+        return [Statement(sql[self._begin : self._end], _line(sql, self._begin), " ".join(self._opening))]
 
 
 def _tokens(sql: str) -> Iterator[tuple[str, int, int]]:
@@ -125,7 +133,7 @@ def _tokens(sql: str) -> Iterator[tuple[str, int, int]]:
             continue
         if kind == "dollar":
             at = _dollar_end(sql, begin, match.group())
-        elif kind == "other" and match.group() in "'\"":
+        elif kind == "other" and match.group() in "'\"eE":
             raise Unterminated("a quote", _line(sql, begin))
         yield kind, begin, at
 
