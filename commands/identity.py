@@ -289,12 +289,13 @@ class AddKey:
     only_if_none: bool = False
 
 
-def add_key(work: Work, command: AddKey) -> None:
-    """Starts the keyring where there is none. With `only_if_none`, a purpose that has a key keeps it."""
+def add_key(work: Work, command: AddKey) -> str:
+    """Starts the keyring where there is none; returns the key's id. With `only_if_none`, one key a purpose is enough."""
     ring = work.find(Keyring, Keyring.ID) or work.add(Keyring(command.master_key_id, id=Keyring.ID))
     if command.only_if_none and any(key.purpose == command.purpose for key in ring.keys.values()):
-        return
+        return ""
     ring.add(command.key_id, command.purpose, command.algorithm, command.public, command.private, command.delay_seconds)
+    return command.key_id
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,10 @@ class Keys:
             ]
         }
 
+    def records(self) -> list[KeyRecord]:
+        """All keys, newest last."""
+        return list(self._current().keys.values())
+
     def now(self) -> datetime:
         """The time by the store's clock, as near as this process knows it."""
         return self._clock() + self._offset
