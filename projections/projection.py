@@ -47,6 +47,8 @@ RESERVED = frozenset(
 IDENTIFIER_LIMIT = 63
 """The longest name of a table in PostgreSQL, in bytes; a longer one would be cut and might meet another."""
 
+AS_JSON = " as json"
+
 Statements: TypeAlias = Sequence[tuple[str, Mapping[str, Any]]]
 Action: TypeAlias = str | Sequence[str] | Callable[[Recorded], Statements]
 Invalidation: TypeAlias = Callable[[Recorded], Iterable[str]]
@@ -147,7 +149,7 @@ class Projection:
     def _check_statement(self, event: type[Aggregate.Event], sql: str) -> None:
         self.bind(sql, 1)
         known = RESERVED | own_fields(event)
-        for name in parameters_of(sql):
+        for name, _ in parameters_of(sql):
             if name not in known:
                 raise WrongProjection(f"{self.label}: {event.__qualname__} has no field {name}, used in: {sql}")
             if name in RESERVED and name in own_fields(event):
@@ -159,7 +161,7 @@ class Projection:
 def own_fields(event: type[Aggregate.Event]) -> frozenset[str]:
     """The names of the fields that an event type itself declares."""
     library = {"originator_id", "originator_version", "originator_topic", "timestamp"}
-    return frozenset(f.name for f in fields(event)) - library  # type: ignore[arg-type]
+    return frozenset(f.name for f in fields(event)) - library
 
 
 def statements_of(action: Action) -> Sequence[str]:
@@ -169,25 +171,26 @@ def statements_of(action: Action) -> Sequence[str]:
     return (action,) if isinstance(action, str) else tuple(action)
 
 
-def parameters_of(sql: str) -> dict[str, bool]:
-    """The named parameters of a statement, and whether each goes in as JSON."""
-    found: dict[str, bool] = {}
-    for name, json in _PARAMETER.findall(sql):
-        found[name] = found.get(name, False) or bool(json)
-    return found
+def parameters_of(sql: str) -> list[tuple[str, bool]]:
+    """The named parameters of a statement in order, and whether each goes in as JSON."""
+    return [(name, bool(json)) for name, json in _PARAMETER.findall(sql)]
+
+
+def with_json_apart(sql: str) -> str:
+    """The statement with parameters that go in as JSON under a name of their own (`name as json`)."""
+    return _PARAMETER.sub(lambda found: f"%({found[1]}{AS_JSON})s{found[2]}" if found[2] else found[0], sql)
 
 
 def split_statements(sql: str) -> list[str]:
     """Statements separated by semicolons, outside of quotes and dollar quotes."""
     pieces = re.split(r"('(?:[^']|'')*'|\"[^\"]*\"|(\$[A-Za-z_]*\$).*?\2|;)", sql, flags=re.DOTALL)
     # re.split hands out both groups: the token, and the tag of a dollar quote, which is part of the token already.
-    tokens = [piece for index, piece in enumerate(pieces) if index % 3 != 2 and piece]
     parts = [""]
-    for token in tokens:
-        if token == ";":
+    for index, piece in enumerate(pieces):
+        if piece == ";" and index % 3 == 1:
             parts.append("")
-        else:
-            parts[-1] += token
+        elif piece and index % 3 != 2:
+            parts[-1] += piece
     return [part.strip() for part in parts if part.strip()]
 
 

@@ -1,0 +1,132 @@
+"""Builds: which sets of tables of a projection's version exist, and which of them is read."""
+
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+from typing import Any
+
+from psycopg import Connection
+
+from projections.engine import WHOLE, Build, Lane
+from projections.projection import Projection
+
+CHANNEL = "muniment_builds"
+"""Notified when a build was created, made active or dropped."""
+
+LOCK = 7_053_002
+"""The advisory lock under which builds are created and dropped."""
+
+_OF_VERSION = """
+    select build, active, checksum from projection_builds
+     where projection = %(projection)s and version = %(version)s order by build
+"""
+_INSERT = """
+    insert into projection_builds (projection, version, build, active, feed, layout, checksum)
+    values (%(projection)s, %(version)s, %(build)s, %(active)s, %(feed)s, %(layout)s, %(checksum)s)
+"""
+_START = """
+    insert into projection_progress (projection, version, build, layout, topic, partition)
+    values (%(projection)s, %(version)s, %(build)s, %(layout)s, %(topic)s, %(partition)s)
+"""
+_DELETE = """
+    delete from projection_builds
+     where projection = %(projection)s and version = %(version)s and build = %(build)s
+"""
+_FED_BY = """
+    select projection, version, build from projection_builds where feed = %(feed)s
+     order by projection, version, active desc, build
+"""
+_LEAST = """
+    select least_position from (
+        select b.projection, b.version, min(p.position) as least_position
+          from projection_builds b
+          join projection_progress p using (projection, version, build, layout)
+         where b.active group by 1, 2
+    ) active
+     where projection = %(projection)s and version = %(version)s
+"""
+
+
+class ChangedProjection(Exception):
+    """A projection's tables were changed without a new version; the rows that exist don't fit them."""
+
+
+def ensure_builds(connection: Connection[Any], projections: Iterable[Projection]) -> None:
+    """Creates the first build of every version that has none yet, and makes it the active one.
+
+    Two starters at once are safe. Raises ChangedProjection.
+    """
+    with connection.transaction():
+        _lock(connection)
+        for projection in projections:
+            key = {"projection": projection.name, "version": projection.version}
+            existing = connection.execute(_OF_VERSION, key).fetchall()
+            for build, _, checksum in existing:
+                if checksum != checksum_of(projection):
+                    raise ChangedProjection(
+                        f"{projection.label}: its tables differ from those of build {build};"
+                        f" declare them as version {projection.version + 1}"
+                    )
+            if not existing:
+                _create(connection, Build(projection, 1), active=True, feed="follower")
+
+
+def create_build(connection: Connection[Any], projection: Projection, *, feed: str, lane: Lane = WHOLE) -> Build:
+    """A further, empty build of this version, which nobody reads yet, to be fed by `feed`."""
+    with connection.transaction():
+        _lock(connection)
+        key = {"projection": projection.name, "version": projection.version}
+        taken = [build for build, _, _ in connection.execute(_OF_VERSION, key).fetchall()]
+        build = Build(projection, max(taken, default=0) + 1)
+        _create(connection, build, active=False, feed=feed, lane=lane)
+    return build
+
+
+def drop_build(connection: Connection[Any], build: Build) -> None:
+    """Drops the tables of a build, its progress and what it has parked."""
+    with connection.transaction():
+        _lock(connection)
+        connection.execute(_DELETE, build.key)
+        for name in reversed(build.projection.table_names):
+            connection.execute(f"drop table {build.projection.table(name, build.number)}".encode())
+        _announce(connection)
+
+
+def builds_fed_by(connection: Connection[Any], feed: str, projections: Iterable[Projection]) -> list[Build]:
+    """The builds of these declarations that this feed brings forward."""
+    declared = {(projection.name, projection.version): projection for projection in projections}
+    rows = connection.execute(_FED_BY, {"feed": feed}).fetchall()
+    return [Build(declared[name, version], build) for name, version, build in rows if (name, version) in declared]
+
+
+def not_level(connection: Connection[Any], projections: Sequence[Projection], head: int) -> list[str]:
+    """The names of projections whose active build hasn't reached `head`: a process that reads them is starting."""
+    behind = []
+    for projection in projections:
+        key = {"projection": projection.name, "version": projection.version}
+        row = connection.execute(_LEAST, key).fetchone()
+        if row is None or row[0] < head:
+            behind.append(projection.name)
+    return behind
+
+
+def checksum_of(projection: Projection) -> str:
+    """A digest of the declared tables, however they are laid out on the page."""
+    return sha256(" ".join(projection.tables.split()).encode()).hexdigest()
+
+
+def _create(connection: Connection[Any], build: Build, *, active: bool, feed: str, lane: Lane = WHOLE) -> None:
+    row = build.key | {"active": active, "feed": feed, "checksum": checksum_of(build.projection)}
+    place = {"layout": lane.layout, "topic": lane.topic, "partition": lane.partition}
+    for statement in build.projection.ddl(build.number):
+        connection.execute(statement.encode())
+    connection.execute(_INSERT, row | place)
+    connection.execute(_START, build.key | place)
+    _announce(connection)
+
+
+def _lock(connection: Connection[Any]) -> None:
+    connection.execute("select pg_advisory_xact_lock(%s)", (LOCK,))
+
+
+def _announce(connection: Connection[Any]) -> None:
+    connection.execute("select pg_notify(%s, '')", (CHANNEL,))

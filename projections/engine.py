@@ -1,0 +1,357 @@
+"""Brings one build of a projection forward. The same for every feed: follower, Faust, rebuild.
+
+One batch is one transaction: the progress row is locked (the fence against a feed that was frozen and doesn't know
+that it was replaced), events at or below the position are skipped, the rest becomes rows, the position moves once, and
+the notification goes out with the commit. The commit doesn't wait for the disk: rows and position are lost together
+and redone together.
+"""
+
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+from uuid import UUID
+
+import orjson
+import psycopg
+from psycopg import Connection, Cursor
+
+from domain.projections import Retry, Skip
+from infra.event_store import Log, Recorded
+from projections.errors import BuildGone, Fenced, Hole, is_poison
+from projections.facts import Fact, Unreadable, read_stream
+from projections.plan import Plan, execute, together
+from projections.projection import Projection
+
+CHANNEL = "muniment_progress"
+PAYLOAD_LIMIT = 7900
+"""The longest payload of a notification, in bytes (PostgreSQL refuses 8,000)."""
+
+EVERYTHING = ("*",)
+TRACEBACK_LIMIT = 8000
+"""The end of a traceback that is kept with a parked event, in characters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """Which part of the log a progress row stands for: one partition of one topic in one layout."""
+
+    layout: int = 0
+    topic: str = "*"
+    partition: int = 0
+
+
+WHOLE = Lane()
+"""The follower's: everything, in one order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """One set of tables of a projection's version."""
+
+    projection: Projection
+    number: int
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """The build's columns in the tables of the engine."""
+        return {"projection": self.projection.name, "version": self.projection.version, "build": self.number}
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """One committed transaction of a build: through which position, and which cache keys it made old."""
+
+    build: Build
+    position: int
+    invalidate: tuple[str, ...]
+    facts: tuple[Fact, ...]
+
+
+@dataclass
+class _Batch:
+    """What has become of one batch so far, inside its transaction."""
+
+    position: int
+    parked: set[UUID]
+    done: list[Fact] = field(default_factory=list)
+    stale: dict[str, None] = field(default_factory=dict)
+    moved: bool = False
+
+
+_Settle: TypeAlias = Callable[[Cursor[Any], _Batch, Sequence[Fact]], None]
+
+_BUILD = "projection = %(projection)s and version = %(version)s and build = %(build)s"
+_ROW = _BUILD + " and layout = %(layout)s and topic = %(topic)s and partition = %(partition)s"
+_LOCK = (
+    "select position, fence, set_config('synchronous_commit', 'off', true)"
+    f" from projection_progress where {_ROW} for update"
+)
+_PARKED = f"select distinct stream from projection_parked where {_BUILD} and stream = any(%(streams)s)"
+_MOVE = (
+    "update projection_progress set position = %(position)s, recorded_at = %(recorded_at)s,"
+    f" fence = %(fence)s, updated_at = clock_timestamp() where {_ROW}"
+)
+_FENCE = f"update projection_progress set fence = %(fence)s where {_ROW} and fence <= %(fence)s returning position"
+_EXISTS = f"select from projection_progress where {_ROW}"
+_PARK = """
+    insert into projection_parked as parked
+           (projection, version, build, position, stream, stream_version, topic, error, traceback)
+    values (%(projection)s, %(version)s, %(build)s, %(position)s, %(stream)s, %(stream_version)s, %(topic)s,
+            %(error)s, %(traceback)s)
+    on conflict (projection, version, build, position) do update
+       set error = excluded.error, traceback = excluded.traceback, attempts = parked.attempts + 1
+"""
+_PARKED_OF = f"select position, stream_version from projection_parked where {_BUILD} and stream = %(stream)s order by 1"
+_PARKED_STREAMS = f"select stream from projection_parked where {_BUILD} group by stream order by min(position)"
+_UNPARK = f"delete from projection_parked where {_BUILD} and position = any(%(positions)s)"
+_SKIP = f"delete from projection_parked where {_BUILD} and position = %(position)s returning stream"
+
+
+class Engine:
+    """Applies batches to one build, on one connection (in autocommit), under one fence.
+
+    `committed` is called after each commit. A `quiet` engine notifies nobody: its build isn't read yet.
+    """
+
+    def __init__(
+        self,
+        connection: Connection[Any],
+        log: Log,
+        build: Build,
+        *,
+        lane: Lane = WHOLE,
+        fence: int = 0,
+        committed: Callable[[Applied], None] = lambda _: None,
+        quiet: bool = False,
+    ) -> None:
+        self.build = build
+        self._connection = connection
+        self._log = log
+        self._plan = Plan(build.projection, build.number)
+        self._fence = fence
+        self._committed = committed
+        self._quiet = quiet
+        self._key = build.key | {"layout": lane.layout, "topic": lane.topic, "partition": lane.partition}
+
+    def take_over(self) -> int:
+        """Refuses every lower fence from now on. The position that the build has reached.
+
+        Raises Fenced if somebody newer feeds it, BuildGone if it was dropped.
+        """
+        key = self._key | {"fence": self._fence}
+        row = self._connection.execute(_FENCE, key).fetchone()
+        if row is None:
+            raise Fenced if self._connection.execute(_EXISTS, key).fetchone() else BuildGone
+        return int(row[0])
+
+    def apply(self, batch: Sequence[Fact], after: int) -> int:
+        """Applies what follows `after` in the log, in position order; the position that is reached.
+
+        An event that fails by its own fault is parked, and behind it the later ones of its stream. Raises Fenced,
+        Hole, BuildGone, and what the database raises for reasons of the moment: then nothing of the batch in hand
+        has happened.
+        """
+        position, start = after, 0
+        for index, fact in enumerate(batch):
+            if _is_control(fact):
+                position = self._segment(batch[start:index], position)
+                position = self._obey(fact, position)
+                start = index + 1
+        return self._segment(batch[start:], position)
+
+    def _segment(self, facts: Sequence[Fact], after: int) -> int:
+        if not facts:
+            return after
+        batch = self._settled(facts, after)
+        if batch.moved:
+            self._committed(self._applied(batch))
+        return batch.position
+
+    def _settled(self, facts: Sequence[Fact], after: int) -> _Batch:
+        try:
+            with self._rolled_back_on_error(), self._connection.pipeline():  # two round trips in all
+                return self._transaction(facts, after, self._all_at_once)
+        except Exception as error:
+            if not is_poison(error):
+                raise
+        with self._rolled_back_on_error():
+            return self._transaction(facts, after, self._find_poison)
+
+    def _transaction(self, facts: Sequence[Fact], after: int, settle: _Settle) -> _Batch:
+        with self._connection.cursor() as cursor:
+            batch = self._begin(cursor, {fact.stream for fact in facts}, after)
+            fresh = [fact for fact in facts if fact.position > batch.position]
+            if fresh:
+                settle(cursor, batch, fresh)
+                self._move(cursor, batch, fresh[-1])
+            cursor.execute("commit")
+        return batch
+
+    def _begin(self, cursor: Cursor[Any], streams: Iterable[UUID], after: int = 0) -> _Batch:
+        # The parked streams are asked for in a statement after the lock, so that it sees what the lock waited for.
+        cursor.execute("begin")
+        lock = self._connection.execute(_LOCK, self._key)
+        parked = self._connection.execute(_PARKED, self._key | {"streams": list(streams)})
+        row = lock.fetchone()
+        if row is None:
+            raise BuildGone
+        if row[1] > self._fence:
+            raise Fenced
+        if row[0] < after:
+            raise Hole(row[0])
+        return _Batch(row[0], {stream for (stream,) in parked.fetchall()})
+
+    def _move(self, cursor: Cursor[Any], batch: _Batch, last: Fact) -> None:
+        batch.position, batch.moved = last.position, True
+        row = {"position": last.position, "recorded_at": last.recorded_at, "fence": self._fence}
+        cursor.execute(_MOVE, self._key | row)
+        self._notify(cursor, batch)
+
+    def _notify(self, cursor: Cursor[Any], batch: _Batch) -> None:
+        if self._quiet:
+            return
+        notice = self._plan.projection.notice
+        applied = [fact for fact in batch.done if isinstance(fact, Recorded)]
+        extra = (notice(cursor, applied) if notice and applied else None) or {}
+        payload = _payload(self.build, batch.position, tuple(batch.stale), extra)
+        cursor.execute("select pg_notify(%s, %s)", (CHANNEL, payload))
+
+    def _applied(self, batch: _Batch) -> Applied:
+        return Applied(self.build, batch.position, tuple(batch.stale), tuple(batch.done))
+
+    @contextmanager
+    def _rolled_back_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            # A connection that is lost has rolled back by itself, and the error that says so is on its way up.
+            with suppress(psycopg.Error):
+                self._connection.rollback()
+            raise
+
+    def _all_at_once(self, cursor: Cursor[Any], batch: _Batch, facts: Sequence[Fact]) -> None:
+        """What nearly always works: every event's statements, few and large."""
+        ready = self._ready(cursor, batch, facts)
+        execute(cursor, together(self._plan, ready))
+        self._note(batch, ready)
+
+    def _find_poison(self, cursor: Cursor[Any], batch: _Batch, facts: Sequence[Fact]) -> None:
+        """Halves what fails until the events that fail stand alone, and parks those."""
+        ready = self._ready(cursor, batch, facts)
+        if not ready:
+            return
+        try:
+            with self._connection.transaction():
+                execute(cursor, together(self._plan, ready))
+                stale = [key for fact in ready for key in self._plan.invalidations(fact)]
+        except Exception as error:
+            if not is_poison(error):
+                raise
+            if len(ready) == 1:
+                self._park(cursor, batch, ready[0], error)
+                return
+            middle = len(ready) // 2
+            self._find_poison(cursor, batch, ready[:middle])
+            self._find_poison(cursor, batch, ready[middle:])
+        else:
+            batch.done.extend(ready)
+            batch.stale.update(dict.fromkeys(stale))
+
+    def _ready(self, cursor: Cursor[Any], batch: _Batch, facts: Sequence[Fact]) -> list[Fact]:
+        """The facts that do something here, without those whose stream is parked: these are parked behind it."""
+        ready = []
+        for fact in facts:
+            if not self._plan.concerns(fact):
+                continue
+            if fact.stream in batch.parked:
+                self._park(cursor, batch, fact, None)
+            else:
+                ready.append(fact)
+        return ready
+
+    def _note(self, batch: _Batch, facts: Sequence[Fact]) -> None:
+        for fact in facts:
+            batch.stale.update(dict.fromkeys(self._plan.invalidations(fact)))
+        batch.done.extend(facts)
+
+    def _park(self, cursor: Cursor[Any], batch: _Batch, fact: Fact, error: Exception | None) -> None:
+        batch.parked.add(fact.stream)
+        trace = "".join(traceback.format_exception(error))[-TRACEBACK_LIMIT:] if error else None
+        row = {
+            "position": fact.position,
+            "stream": fact.stream,
+            "stream_version": fact.version,
+            "topic": fact.topic,
+            "error": _text(f"{type(error).__name__}: {error}") if error else None,
+            "traceback": _text(trace) if trace else None,
+        }
+        cursor.execute(_PARK, self.build.key | row)
+        # Whoever has cached what this event was to change must look again, and find that it is parked.
+        try:
+            stale = tuple(self._plan.invalidations(fact))
+        except Exception:  # noqa: BLE001 - this may be the very function that is at fault
+            stale = EVERYTHING
+        batch.stale.update(dict.fromkeys(stale))
+
+    def _obey(self, fact: Fact, after: int) -> int:
+        """Carries out an operator's decision about parked events. Doing it again after a crash does no harm."""
+        event = fact.event if isinstance(fact, Recorded) else None
+        if isinstance(event, Retry.Requested) and event.projection == self.build.projection.name:
+            for stream in [event.stream] if event.stream else self._parked_streams():
+                self._reapply(stream)
+        if isinstance(event, Skip.EventSkipped) and event.projection == self.build.projection.name:
+            self._skip(event.position)
+        return self._segment([fact], after)
+
+    def _parked_streams(self) -> list[UUID]:
+        return [stream for (stream,) in self._connection.execute(_PARKED_STREAMS, self._key).fetchall()]
+
+    def _reapply(self, stream: UUID) -> None:
+        """Applies the parked events of one stream in order; the first that still fails stays, with those behind it."""
+        with self._rolled_back_on_error(), self._connection.cursor() as cursor:
+            batch = self._begin(cursor, ())
+            self._unpark(cursor, batch, stream)
+            cursor.execute("commit")
+        self._committed(self._applied(batch))
+
+    def _skip(self, position: int) -> None:
+        """Forgets one parked event and applies what waits behind it."""
+        with self._rolled_back_on_error(), self._connection.cursor() as cursor:
+            batch = self._begin(cursor, ())
+            row = cursor.execute(_SKIP, self._key | {"position": position}).fetchone()
+            if row:
+                batch.stale.update(dict.fromkeys(EVERYTHING))
+                self._unpark(cursor, batch, row[0])
+            cursor.execute("commit")
+        self._committed(self._applied(batch))
+
+    def _unpark(self, cursor: Cursor[Any], batch: _Batch, stream: UUID) -> None:
+        self._find_poison(cursor, batch, self._parked_facts(cursor, stream))
+        cursor.execute(_UNPARK, self._key | {"positions": [fact.position for fact in batch.done]})
+        self._notify(cursor, batch)
+
+    def _parked_facts(self, cursor: Cursor[Any], stream: UUID) -> list[Fact]:
+        rows = cursor.execute(_PARKED_OF, self._key | {"stream": stream}).fetchall()
+        if not rows:
+            return []
+        positions = {position for position, _ in rows}
+        return [fact for fact in read_stream(self._log, stream, rows[0][1]) if fact.position in positions]
+
+
+def _is_control(fact: Fact) -> bool:
+    return not isinstance(fact, Unreadable) and isinstance(fact.event, Retry.Requested | Skip.EventSkipped)
+
+
+def _payload(build: Build, position: int, stale: tuple[str, ...], extra: Mapping[str, Any]) -> str:
+    payload = build.key | {"position": position, "invalidate": stale} | dict(extra)
+    text = orjson.dumps(payload)
+    if len(text) > PAYLOAD_LIMIT:
+        text = orjson.dumps(payload | {"invalidate": EVERYTHING})
+    return text.decode()
+
+
+def _text(text: str) -> str:
+    """Without the one character that PostgreSQL can't store."""
+    return text.replace("\0", "\\0")

@@ -1,0 +1,50 @@
+"""What a feed brings: recorded events, and those that can't even be read."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeAlias
+from uuid import UUID
+
+from eventsourcing.persistence import MapperDeserialisationError
+
+from infra.event_store import Log, Recorded
+from infra.recorder import LogRecorder
+from infra.transcoding import RecordedEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """An event whose bytes don't make the event that its topic promises. It is parked where its topic matters."""
+
+    position: int
+    stream: UUID
+    version: int
+    topic: str
+    recorded_at: datetime
+    error: Exception
+
+
+Fact: TypeAlias = Recorded | Unreadable
+
+
+def read(log: Log, after: int, limit: int) -> list[Fact]:
+    """At most `limit` facts above a position, in position order. Raises NewerSoftware for an unknown topic."""
+    return [_fact(log, row) for row in _recorder(log).read(after, limit)]
+
+
+def read_stream(log: Log, stream: UUID, from_version: int) -> list[Fact]:
+    """The facts of one stream from a version on, in order. Raises NewerSoftware for an unknown topic."""
+    return [_fact(log, row) for row in _recorder(log).read_stream(stream, from_version - 1, None)]
+
+
+def _recorder(log: Log) -> LogRecorder:
+    assert isinstance(log.recorder, LogRecorder)  # noqa: S101 - tells the type checker
+    return log.recorder
+
+
+def _fact(log: Log, row: RecordedEvent) -> Fact:
+    try:
+        return log.recorded(row)
+    except MapperDeserialisationError as error:
+        stream = row.originator_id if isinstance(row.originator_id, UUID) else UUID(row.originator_id)
+        return Unreadable(row.position, stream, row.originator_version, row.topic, row.recorded_at, error)

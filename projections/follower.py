@@ -1,0 +1,205 @@
+"""The follower: feeds projections straight from the log, woken by the commit's own notification.
+
+One process is active, by lease; others stand by and take over within seconds. It reads the log once for all builds
+that are near its end. Idle, it renews its lease once a second and does nothing else.
+"""
+
+import logging
+import socket
+import time
+from contextlib import suppress
+from selectors import EVENT_READ, DefaultSelector
+from threading import Event
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+from psycopg import Connection
+
+from infra import leases
+from infra.leases import Lease
+from infra.transcoding import NewerSoftware
+from projections.builds import CHANNEL as BUILDS_CHANNEL
+from projections.builds import builds_fed_by
+from projections.engine import Build, Engine
+from projections.errors import BuildGone, Fenced
+from projections.facts import read
+from projections.lane import Backoff, BuildLane, Setup, connect
+from projections.tail import Tail
+
+logger = logging.getLogger("muniment.follower")
+
+FEED = "follower"
+"""The name of this feed, and of its lease."""
+
+LOG_CHANNEL = "muniment_log"
+
+
+class Follower:
+    """Feeds every build of the setup's projections that no other feed has.
+
+    `run` blocks until `stop`, which may be called from anywhere, a signal handler too. `leading` is set while this one
+    holds the lease.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        self.leading = Event()
+        self._setup = setup
+        self._holder = f"{socket.gethostname()}:{uuid4().hex}"
+        self._stopping = Event()
+        self._wake = _Wake()
+
+    def stop(self) -> None:
+        """Ends after the batches in hand, and lets the lease go."""
+        self._stopping.set()
+        self._wake.ring()
+
+    def run(self) -> None:
+        """Follows the log, or stands by, until `stop`. Raises NewerSoftware for an event of a newer release."""
+        try:
+            self._run()
+        finally:
+            self._wake.close()
+
+    def _run(self) -> None:
+        backoff = Backoff(self._setup.limits)
+        while not self._stopping.is_set():
+            try:
+                with connect(self._setup.conninfo, self._setup.limits) as connection:
+                    self._compete(connection, backoff)
+            except NewerSoftware:
+                raise
+            except Exception:
+                logger.exception("the follower tries again")
+                backoff.wait(self._stopping)
+
+    def _compete(self, connection: Connection[Any], backoff: Backoff) -> None:
+        limits = self._setup.limits
+        while not self._stopping.is_set():
+            lease = leases.acquire(connection, FEED, self._holder, limits.lease_seconds)
+            backoff.reset()
+            if lease is None:
+                self._stopping.wait(limits.renew_seconds)
+                continue
+            try:
+                _Term(self._setup, connection, lease, self._wake, self._stopping).serve(self.leading)
+            except (Fenced, BuildGone) as error:
+                logger.warning("the follower starts anew: %r", error)
+                self._stopping.wait(limits.renew_seconds)
+
+
+class _Wake:
+    """Ends a wait in `select` from another thread or a signal handler."""
+
+    def __init__(self) -> None:
+        self.ear, self._bell = socket.socketpair()
+        self.ear.setblocking(False)
+        self._bell.setblocking(False)
+
+    def ring(self) -> None:
+        with suppress(OSError):  # it has rung often enough, or nobody listens any more
+            self._bell.send(b"\0")
+
+    def hush(self) -> None:
+        with suppress(BlockingIOError):
+            self.ear.recv(4096)
+
+    def close(self) -> None:
+        self.ear.close()
+        self._bell.close()
+
+
+class _Term:
+    """One term of leadership, from the lease to its loss."""
+
+    def __init__(self, setup: Setup, connection: Connection[Any], lease: Lease, wake: _Wake, stopping: Event) -> None:
+        self._setup = setup
+        self._connection = connection
+        self._lease = lease
+        self._wake = wake
+        self._stopping = stopping
+        self._failure: Exception | None = None
+        self._tail = Tail(setup.log.head(), setup.limits.tail_events)
+        self._lanes: dict[tuple[Any, ...], BuildLane] = {}
+
+    def serve(self, leading: Event) -> None:
+        """Leads until told to stop or the lease is lost. Raises Fenced, NewerSoftware."""
+        try:
+            self._take_over()
+            leading.set()
+            self._refresh_lanes()
+            while not self._stopping.is_set() and self._renew():
+                self._watch(time.monotonic() + self._setup.limits.renew_seconds)
+        finally:
+            leading.clear()
+            self._stop_lanes()
+            with suppress(psycopg.Error):
+                leases.release(self._connection, self._lease)
+
+    def _take_over(self) -> None:
+        # First the fences, so that whatever the predecessor commits, it commits before the hook runs.
+        self._connection.execute(f"listen {LOG_CHANNEL}".encode())
+        self._connection.execute(f"listen {BUILDS_CHANNEL}".encode())
+        for build in self._builds():
+            Engine(self._connection, self._setup.log, build, fence=self._lease.fence).take_over()
+        self._setup.hooks.on_takeover()
+        logger.info("following the log from %d, fence %d", self._tail.head, self._lease.fence)
+
+    def _renew(self) -> bool:
+        head = leases.renew(self._connection, self._lease)
+        if head is None:
+            logger.warning("the follower's lease is lost")
+            return False
+        self._read_to(head)
+        return True
+
+    def _watch(self, until: float) -> None:
+        """Reads what the log announces, until it is time to renew the lease."""
+        with DefaultSelector() as selector:
+            selector.register(self._connection.fileno(), EVENT_READ)
+            selector.register(self._wake.ear, EVENT_READ)
+            while not self._stopping.is_set() and (remaining := until - time.monotonic()) > 0:
+                if selector.select(remaining):
+                    self._wake.hush()
+                    self._hear()
+                if self._failure:
+                    raise self._failure
+
+    def _hear(self) -> None:
+        channels = {notification.channel for notification in self._connection.notifies(timeout=0)}
+        if BUILDS_CHANNEL in channels:
+            self._refresh_lanes()
+        if LOG_CHANNEL in channels:
+            self._read_on()
+
+    def _read_to(self, head: int) -> None:
+        if head > self._tail.head:
+            self._read_on()
+
+    def _read_on(self) -> None:
+        limit = self._setup.limits.batch_events
+        while facts := read(self._setup.log, self._tail.head, limit):
+            self._tail.extend(facts)
+            if len(facts) < limit:
+                return
+
+    def _builds(self) -> list[Build]:
+        return builds_fed_by(self._connection, FEED, self._setup.projections)
+
+    def _refresh_lanes(self) -> None:
+        wanted = {tuple(build.key.values()): build for build in self._builds()}
+        for key in self._lanes.keys() - wanted.keys():
+            self._lanes.pop(key).stop()
+        for key in wanted.keys() - self._lanes.keys():
+            self._lanes[key] = BuildLane(self._setup, wanted[key], self._tail, self._lease.fence, self._give_up)
+            self._lanes[key].start()
+
+    def _stop_lanes(self) -> None:
+        for lane in self._lanes.values():
+            lane.stop()
+        for lane in self._lanes.values():
+            lane.join()
+
+    def _give_up(self, error: Exception) -> None:
+        self._failure = error
+        self._wake.ring()

@@ -1,0 +1,171 @@
+"""One build's thread in the follower: takes what follows, applies it, tries again when the moment was bad."""
+
+import logging
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from threading import Event, Thread
+from typing import Any
+
+import psycopg
+from psycopg import Connection
+
+from infra.event_store import Log
+from infra.transcoding import NewerSoftware
+from projections.engine import Applied, Build, Engine
+from projections.errors import BuildGone, Fenced
+from projections.facts import Fact, read
+from projections.projection import Projection
+from projections.tail import Tail
+
+logger = logging.getLogger("muniment.follower")
+
+
+def _nothing(*_: object) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What else happens around the follower's commits.
+
+    `on_takeover` runs when a follower has taken the lease and fenced off its predecessor, before it applies anything.
+    `after_commit` runs after each committed transaction; when it raises, `on_invalidation_failed` runs, again and
+    again until it succeeds, before the build goes on. All of them may run twice for the same thing.
+    """
+
+    on_takeover: Callable[[], None] = _nothing
+    after_commit: Callable[[Applied], None] = _nothing
+    on_invalidation_failed: Callable[[Applied, Exception], None] = _nothing
+
+
+@dataclass(frozen=True)
+class FollowerLimits:
+    """The follower's limits: events per batch and in the shared tail, and times in seconds."""
+
+    batch_events: int = 1000
+    tail_events: int = 2000
+    lease_seconds: float = 3.0
+    renew_seconds: float = 1.0
+    backoff_first_seconds: float = 0.05
+    backoff_most_seconds: float = 5.0
+    lock_timeout_seconds: float = 10.0
+    statement_timeout_seconds: float = 60.0
+
+
+class Backoff:
+    """Waits ever longer between attempts: full jitter under an exponential ceiling (Brooker, AWS, 2015)."""
+
+    def __init__(self, limits: FollowerLimits) -> None:
+        self._first, self._most = limits.backoff_first_seconds, limits.backoff_most_seconds
+        self._attempt = 0
+
+    def wait(self, stopping: Event) -> None:
+        """Waits before the next attempt, or until `stopping`."""
+        ceiling = min(self._most, self._first * 2 ** min(self._attempt, 30))
+        self._attempt += 1
+        stopping.wait(self._first + random.uniform(0, ceiling))  # noqa: S311 - spreads load, hides nothing
+
+    def reset(self) -> None:
+        """It worked."""
+        self._attempt = 0
+
+
+def connect(conninfo: str, limits: FollowerLimits) -> Connection[Any]:
+    """A connection in autocommit that waits neither for locks nor for answers without end."""
+    connection = psycopg.connect(conninfo, autocommit=True, application_name="muniment follower")
+    timeouts = {
+        "lock_timeout": limits.lock_timeout_seconds,
+        "statement_timeout": limits.statement_timeout_seconds,
+        "idle_in_transaction_session_timeout": limits.statement_timeout_seconds,
+    }
+    for name, seconds in timeouts.items():
+        connection.execute("select set_config(%s, %s, false)", (name, f"{seconds * 1000:.0f}ms"))
+    return connection
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a follower works with: the log, the database's connection string, and what to do."""
+
+    log: Log
+    conninfo: str
+    projections: Sequence[Projection]
+    hooks: Hooks = Hooks()
+    limits: FollowerLimits = FollowerLimits()
+
+
+class BuildLane:
+    """Feeds one build from the tail, or from the log itself while it is far behind."""
+
+    def __init__(
+        self, setup: Setup, build: Build, tail: Tail, fence: int, give_up: Callable[[Exception], None]
+    ) -> None:
+        self.build = build
+        self._setup = setup
+        self._limits = setup.limits
+        self._tail = tail
+        self._fence = fence
+        self._give_up = give_up
+        self._stopping = Event()
+        self._backoff = Backoff(setup.limits)
+        name = f"{build.projection.name} v{build.projection.version} b{build.number}"
+        self._thread = Thread(target=self._run, name=f"follow {name}", daemon=True)
+
+    def start(self) -> None:
+        """Begins."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends after the batch in hand; `join` waits for that."""
+        self._stopping.set()
+        self._tail.wake()
+
+    def join(self) -> None:
+        """Waits for the end."""
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._follow()
+            except BuildGone:
+                logger.info("%s build %d was dropped", self.build.projection.label, self.build.number)
+                return
+            except (Fenced, NewerSoftware) as error:
+                self._give_up(error)
+                return
+            except Exception:
+                logger.exception("%s build %d: trying again", self.build.projection.label, self.build.number)
+                self._backoff.wait(self._stopping)
+
+    def _follow(self) -> None:
+        with connect(self._setup.conninfo, self._limits) as connection:
+            engine = Engine(connection, self._setup.log, self.build, fence=self._fence, committed=self._committed)
+            position = engine.take_over()
+            while not self._stopping.is_set():
+                batch = self._next(position)
+                if batch:
+                    position = engine.apply(batch, position)
+                    self._backoff.reset()
+
+    def _next(self, position: int) -> list[Fact]:
+        batch = self._tail.after(position, self._limits.batch_events, self._stopping)
+        return read(self._setup.log, position, self._limits.batch_events) if batch is None else batch
+
+    def _committed(self, applied: Applied) -> None:
+        try:
+            self._setup.hooks.after_commit(applied)
+        except Exception as error:
+            logger.exception("%s: what follows a commit failed", self.build.projection.label)
+            self._make_up_for(applied, error)
+
+    def _make_up_for(self, applied: Applied, error: Exception) -> None:
+        # If the process ends before this succeeds, the next take-over does as much.
+        while not self._stopping.is_set():
+            try:
+                self._setup.hooks.on_invalidation_failed(applied, error)
+                break
+            except Exception:
+                logger.exception("%s: making up for it failed too", self.build.projection.label)
+                self._backoff.wait(self._stopping)
