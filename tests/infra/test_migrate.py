@@ -339,6 +339,7 @@ def test_a_table_that_stays_busy_is_given_up(empty_database, castle):
 # without a transaction
 
 INDEX = """-- no-transaction
+set lock_timeout = '10min';
 drop index concurrently if exists moat_by_length;
 create unique index concurrently moat_by_length on moat (length_metres);
 """
@@ -354,7 +355,7 @@ def test_an_index_that_failed_is_seen_by_verify_and_built_again_by_an_idempotent
     twins = FILL + "insert into moat values ('Hedy', 5)"
     moat = castle("moat", {"0001_dig.sql": DIG, "0002_twins.sql": twins, "0003_index.sql": INDEX})
     error = refused(empty_database, moat)
-    assert error.message.startswith("moat/0003_index.sql:3: could not create unique index")
+    assert error.message.startswith("moat/0003_index.sql:4: could not create unique index")
     assert error.message.endswith("the file runs without a transaction, so what it did before that stays")
     assert recorded(empty_database) == ["moat/1", "moat/2"]
     (problem,) = verify(empty_database, [moat], release=RELEASE)
@@ -540,3 +541,10 @@ def test_a_connection_through_a_pooler_is_refused(empty_database, castle):
             each.result(10)
     assert error.message == "migrations need a direct connection to PostgreSQL, and this is a pooler's"
     assert tables(empty_database) == []
+
+
+def test_a_connection_that_breaks_in_the_middle_is_one_clear_line(empty_database, castle):
+    keep = castle("keep", {"0001_build.sql": "create table keep ();\nselect pg_terminate_backend(pg_backend_pid());"})
+    error = refused(empty_database, keep)
+    assert error.message.startswith("keep/0001_build.sql:2: terminating connection due to administrator command")
+    assert tables(empty_database) == ["schema_migrations"]
