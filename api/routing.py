@@ -7,17 +7,17 @@ unknown fields are refused.
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final, Generic, Literal, TypeVar
+from typing import Annotated, Any, Final, Generic, Literal, Protocol, TypeVar
 from uuid import UUID
 
 import msgspec
 
-from api.limits import MAX_PAGE_SIZE, PAGE_SIZE
 from api.ports import Caller, Outcome, Services
 from domain.context import Context
 from domain.errors import DomainError
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Open:
@@ -72,8 +72,8 @@ class Created(View):
 class Paging(Body):
     """The query parameters of every list."""
 
-    limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_PAGE_SIZE, description="Items per page.")] = PAGE_SIZE
-    cursor: Annotated[str, msgspec.Meta(max_length=1024, description="`next` of the page before.")] | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1, description="Items per page.")] | None = None
+    cursor: Annotated[str, msgspec.Meta(max_length=2048, description="`next` of the page before.")] | None = None
 
 
 class Page(View, Generic[T]):
@@ -110,49 +110,79 @@ class Answer:
     stream: AsyncIterator[bytes] | None = None
 
 
+class Surroundings(Protocol):
+    """What surrounds a request: the same for all requests of a process."""
+
+    services: Services
+
+    async def in_thread(self, function: Callable[..., R], *args: Any) -> R:
+        """Runs the function in the bounded pool. Raises Overloaded where too much waits already."""
+        ...
+
+    def context(self, asked: "Asked") -> Context:
+        """The circumstances of this request."""
+        ...
+
+
+NOTHING: Final[Mapping[str, Any]] = {}
+NOBODY: Final[Any] = None
+
+
 class Asked:
-    """A request that has passed the guard: typed values, the caller, and the services."""
+    """A request that has passed the guard: typed values, the caller, and the services.
+
+    `path` holds the typed path parameters, `params` the query string as the route's `params` type, `body` the body as
+    its `body` type, `raw` the body's bytes. `headers` are by lower-case name. `ip` is the client's address: the peer's,
+    or what a trusted proxy says. `caller` is None on open routes only, which don't look at tokens.
+    """
 
     __slots__ = (
-        "_context", "_make_context", "body", "caller", "headers", "in_thread", "ip", "method", "params", "path",
-        "raw", "request_id", "services", "url_path",
+        "_context", "_surroundings", "body", "caller", "headers", "ip", "method", "params", "path", "raw",
+        "request_id", "traceparent", "url_path",
     )  # fmt: skip
 
-    method: str
-    url_path: str
-    headers: Mapping[bytes, bytes]
-    """By lower-case name."""
-    path: Mapping[str, Any]
-    """The typed path parameters."""
-    params: Any
-    """The query string, as the route's `params` type."""
     body: Any
-    """The body, as the route's `body` type."""
-    raw: bytes
-    """The body's bytes."""
+    params: Any
     caller: Caller
-    """Unset on open routes."""
-    ip: str
-    """The client's address: the peer's, or what a trusted proxy says."""
-    request_id: str
-    services: Services
-    in_thread: Callable[..., Awaitable[Any]]
-    """`await asked.in_thread(function, *args)`: runs it in the bounded pool. Raises Overloaded."""
+
+    def __init__(
+        self,
+        surroundings: Surroundings,
+        method: str,
+        url_path: str,
+        headers: Mapping[bytes, bytes],
+        request_id: str,
+    ) -> None:
+        self._surroundings = surroundings
+        self._context: Context | None = None
+        self.method, self.url_path, self.headers, self.request_id = method, url_path, headers, request_id
+        self.caller = NOBODY
+        self.params = self.body = None
+        self.path = NOTHING
+        self.raw = b""
+        self.ip = ""
+        self.traceparent: str | None = None
 
     @property
     def context(self) -> Context:
         """The circumstances, as they go into the metadata of events."""
         if self._context is None:
-            self._context = self._make_context(self)
+            self._context = self._surroundings.context(self)
         return self._context
 
-    _context: Context | None
-    _make_context: Callable[["Asked"], Context]
+    @property
+    def services(self) -> Services:
+        """What the frame was given."""
+        return self._surroundings.services
 
     @property
     def ports(self) -> Any:
         """The modules' own ports."""
-        return self.services.ports
+        return self._surroundings.services.ports
+
+    async def in_thread(self, function: Callable[..., R], *args: Any) -> R:
+        """Runs what blocks in the bounded pool. Raises Overloaded where too much waits already."""
+        return await self._surroundings.in_thread(function, *args)
 
 
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -216,6 +246,7 @@ class Query(Documented):
     `asked` gets the request. What it returns is converted to `view`, for which a dataclass or mapping with the same
     names will do. `projections` are those that it reads: `Muniment-At-Least` waits for them. With `page`, it returns
     a list of rows, see `Keyset`. `etag(view)` is the version that `If-Match` on the command routes means.
+    `before(asked)` is awaited before the look, for what must be on record first.
     """
 
     method: Method
@@ -227,6 +258,7 @@ class Query(Documented):
     params: Any = field(default=None, kw_only=True)
     page: Keyset | None = field(default=None, kw_only=True)
     etag: Callable[[Any], int | str] | None = field(default=None, kw_only=True)
+    before: Callable[[Asked], Awaitable[None]] | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -245,6 +277,8 @@ class Endpoint(Documented):
     params: Any = field(default=None, kw_only=True)
     result: Any = field(default=None, kw_only=True)
     answers: int = field(default=200, kw_only=True)
+    also: tuple[int, ...] = field(default=(), kw_only=True)
+    """Other statuses with the same type."""
     media_type: str = field(default="application/json", kw_only=True)
 
 

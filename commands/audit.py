@@ -6,7 +6,7 @@ from uuid import UUID
 
 import orjson
 
-from domain.audit import DETAIL_LIMIT_BYTES, OUTCOMES, TEXT_LIMIT, ActionName, Entry, Refusal
+from domain.audit import DETAIL_LIMIT_BYTES, OUTCOMES, TEXT_LIMIT, ActionName, Entry, LogRead, Refusal
 from domain.errors import invalid_field
 from domain.ports import Work
 
@@ -49,3 +49,16 @@ class RecordRefusal:
 def record_refusal(work: Work, command: RecordRefusal) -> None:
     """The first of a minute, or how many followed it."""
     work.add(Refusal(command.action, command.code, command.permission, command.count))
+
+
+@dataclass(frozen=True)
+class RecordRead:
+    """`count` readings of the audit log by one actor."""
+
+    action: str
+    count: int = 1
+
+
+def record_read(work: Work, command: RecordRead) -> None:
+    """Who watches the watchmen: reading the audit log is in the audit log."""
+    work.add(LogRead(command.action, command.count))

@@ -65,3 +65,20 @@ class Refusal(Aggregate):
 
     @event(Refused)
     def __init__(self, action: str, code: str, permission: str | None, count: int) -> None: ...
+
+
+class LogRead(Aggregate):
+    """Somebody has read the audit log, or read on within the minute. A stream of one event."""
+
+    TOPIC = "audit.LogRead"
+    NOT_FOUND = NotFound
+
+    class Read(First):
+        """`action` is the route or command by which it was read."""
+
+        TOPIC = "audit.LogReadRecorded"
+        action: str
+        count: int
+
+    @event(Read)
+    def __init__(self, action: str, count: int) -> None: ...
