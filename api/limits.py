@@ -2,12 +2,6 @@
 
 from dataclasses import dataclass
 
-PAGE_SIZE = 50
-"""Items of a page whose size isn't asked for."""
-
-MAX_PAGE_SIZE = 200
-"""The largest page that can be asked for."""
-
 MAX_NAMED_ERRORS = 50
 """Invalid fields that one problem names at most."""
 
@@ -21,9 +15,10 @@ class HttpLimits:
 
     `body_bytes`: of a request; `header_bytes`, `headers`: of all its headers together; `url_bytes`: path and query;
     `json_depth`: nested arrays and objects; `threads`, `queue`: commands and queries that run and that wait;
-    `at_least_seconds`: how long a query waits for a position; `trusted_proxies`: networks whose `Forwarded` and
-    `X-Forwarded-For` are believed; `allowed_origins`: for CORS, none by default; `behind_tls`: send HSTS;
-    `slow_seconds`: requests that took longer are logged; `access_log`: log every request.
+    `page_size`, `page_limit`: items of a page, unless asked and at most; `at_least_seconds`: how long a query waits
+    for a position; `trusted_proxies`: networks whose `Forwarded` and `X-Forwarded-For` are believed;
+    `allowed_origins`: for CORS, none by default; `behind_tls`: send HSTS; `slow_seconds`: requests that took longer
+    are logged; `access_log`: log every request.
     """
 
     body_bytes: int = 1_048_576
@@ -32,8 +27,10 @@ class HttpLimits:
     url_bytes: int = 8_192
     json_depth: int = 32
     threads: int = 16
-    queue: int = 256
-    at_least_seconds: float = 2.0
+    queue: int = 512
+    page_size: int = 50
+    page_limit: int = 200
+    at_least_seconds: float = 5.0
     trusted_proxies: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
     behind_tls: bool = False

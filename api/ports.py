@@ -3,13 +3,14 @@
 All types are structural, so that `infra/` can implement them without importing this room.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 from uuid import UUID
 
 from domain.context import Context
+from domain.errors import Conflict, Invalid
 
 
 class Caller(Protocol):
@@ -82,6 +83,18 @@ class Receipt:
     encode: Callable[[Any], bytes]
 
 
+class KeyInFlight(Conflict):
+    """The first request with this Idempotency-Key is still being worked on."""
+
+    code = "idempotency-key-in-flight"
+
+
+class KeyReused(Invalid):
+    """This Idempotency-Key was used with another body."""
+
+    code = "idempotency-key-reused"
+
+
 class Stored(Protocol):
     """The outcome of the first command with this key."""
 
@@ -107,7 +120,8 @@ class Receipts(Protocol):
     def reserve(self, receipt: Receipt) -> Stored | None:
         """None: the key is ours now. Otherwise what it came to the first time.
 
-        Raises Conflict while the first is still in flight, Invalid for another body under the same key.
+        Raises Conflict (as KeyInFlight) while the first is still in flight, Invalid (as KeyReused) for another body
+        under the same key.
         """
         ...
 
@@ -207,7 +221,11 @@ class Readiness(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Everything that the frame is given. `ports` is the modules' own: what a `prepare` and an endpoint use."""
+    """Everything that the frame is given.
+
+    `ports` is the modules' own: what a `prepare` and an endpoint use; `config_version` tells the position of the
+    configuration in force.
+    """
 
     authenticator: Authenticator
     authoriser: Authoriser
@@ -218,6 +236,4 @@ class Services:
     refusals: Refusals
     readiness: Readiness
     ports: Any = None
-
-
-InThread = Callable[..., Awaitable[Any]]
+    config_version: Callable[[], int] = lambda: 0

@@ -259,6 +259,7 @@ class Query(Documented):
     page: Keyset | None = field(default=None, kw_only=True)
     etag: Callable[[Any], int | str] | None = field(default=None, kw_only=True)
     before: Callable[[Asked], Awaitable[None]] | None = field(default=None, kw_only=True)
+    """Awaited before the query, once the request is known to be well-formed; what it raises is the answer."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,78 @@
+"""The application: Starlette, with the frame in the place of its middleware stack."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from prometheus_client import REGISTRY, CollectorRegistry
+from starlette.applications import Starlette
+from starlette.routing import BaseRoute, Match
+from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
+
+from api.docs import docs_route
+from api.frame import Frame
+from api.health import health_routes
+from api.limits import HttpLimits
+from api.metrics import HttpCollector, metrics_route
+from api.openapi import OpenApi, openapi_route
+from api.ports import Services
+from api.routing import Route
+
+
+class _Others:
+    """Starlette's own router: lifespan, and routes that a module brings as Starlette's."""
+
+    def __init__(self, app: Starlette) -> None:
+        self._app = app
+
+    def takes(self, scope: Any) -> bool:
+        """Whether one of Starlette's routes answers to this path."""
+        return any(route.matches(scope)[0] is not Match.NONE for route in self._app.router.routes)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app.router(scope, receive, send)
+
+
+class Application(Starlette):
+    """Starlette whose requests are answered by the frame.
+
+    Starlette's error handling isn't in the way: the frame turns every error into a problem document itself. Plain
+    Starlette routes (`others`) work beside the tables; they are neither guarded nor documented.
+    """
+
+    def __init__(
+        self,
+        routes: Sequence[Route],
+        services: Services,
+        limits: HttpLimits | None = None,
+        *,
+        registry: CollectorRegistry = REGISTRY,
+        others: Sequence[BaseRoute] = (),
+        lifespan: Lifespan[Any] | None = None,
+        version: str = "0",
+    ) -> None:
+        super().__init__(routes=others, lifespan=lifespan)
+        self.router.redirect_slashes = False
+        limits = limits or HttpLimits()
+        own = CollectorRegistry()
+        tables = [*routes, *health_routes(services.readiness), metrics_route(registry, own)]
+        document = OpenApi(tables, limits, version).document()
+        tables += [openapi_route(document), docs_route(document)]
+        self.frame = Frame(tables, services, limits, _Others(self))
+        own.register(HttpCollector(self.frame.counts, self._gauges))
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """The frame is all there is."""
+        return self.frame
+
+    def _gauges(self) -> dict[str, float]:
+        threads = self.frame.threads
+        return {
+            "calls_taken": threads.taken,
+            "calls_room": threads.room,
+            "threads": threads.size,
+            "streams": self.frame.sender.open_streams,
+        }
+
+    def close(self) -> None:
+        """Ends open streams and waits for running calls; part of the lifespan's end."""
+        self.frame.close()

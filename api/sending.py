@@ -1,0 +1,123 @@
+"""Answers on the wire: the headers that every answer has, bodies, and streams that end when the client does."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from typing import Any, Final
+
+from api.limits import HttpLimits
+from api.routing import Answer, Asked
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Pairs = list[tuple[bytes, bytes]]
+
+_SECURE: Final = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+)
+_HSTS: Final = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
+_EXPOSED: Final = b"ETag, Location, Muniment-Position, RateLimit, RateLimit-Policy, Retry-After, X-Request-Id"
+_CALLERS_HEADERS: Final = (
+    b"Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, Last-Event-ID, Muniment-At-Least, "
+    b"traceparent, X-Request-Id"
+)
+_PREFLIGHT_SECONDS: Final = b"600"
+_WITHOUT_BODY: Final = frozenset((204, 304))
+
+
+class Sender:
+    """Sends answers, and keeps the streams that are open."""
+
+    def __init__(self, limits: HttpLimits) -> None:
+        self._secure = (*_SECURE, _HSTS) if limits.behind_tls else _SECURE
+        self._origins = frozenset(origin.encode() for origin in limits.allowed_origins)
+        self._streams: set[asyncio.Task[None]] = set()
+
+    async def send(self, asked: Asked, answer: Answer, position: int, receive: Receive, send: Send) -> None:
+        """Sends the answer, whose body is bytes or None by now."""
+        headers = self._headers(asked, answer, position)
+        data = answer.body or b""
+        if answer.stream is None and answer.status not in _WITHOUT_BODY:
+            headers.append((b"content-length", b"%d" % len(data)))
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        if answer.stream is not None and asked.method != "HEAD":
+            await self._stream(answer.stream, receive, send)
+            data = b""
+        await send({"type": "http.response.body", "body": b"" if asked.method == "HEAD" else data})
+
+    def _headers(self, asked: Asked, answer: Answer, position: int) -> Pairs:
+        headers = [
+            *self._secure,
+            (b"x-request-id", asked.request_id.encode()),
+            (b"muniment-position", b"%d" % position),
+        ]
+        if answer.headers:
+            own = {name for name, _ in answer.headers}
+            headers = [pair for pair in headers if pair[0] not in own]
+            headers += answer.headers
+        if answer.status not in _WITHOUT_BODY:
+            headers.append((b"content-type", answer.media_type))
+        if asked.traceparent is not None:
+            headers.append((b"traceparent", asked.traceparent.encode()))
+        if self._origins:
+            headers += self.cors(asked)
+        return headers
+
+    def cors(self, asked: Asked) -> Pairs:
+        """What lets a browser's script of an allowed origin read the answer (Fetch, section 3.3)."""
+        origin = asked.headers.get(b"origin")
+        if origin not in self._origins or origin is None:
+            return [(b"vary", b"origin")]
+        headers = [(b"vary", b"origin"), (b"access-control-allow-origin", origin)]
+        if asked.method == "OPTIONS" and b"access-control-request-method" in asked.headers:
+            headers += [
+                (b"access-control-allow-methods", b"GET, POST, PUT, PATCH, DELETE"),
+                (b"access-control-allow-headers", _CALLERS_HEADERS),
+                (b"access-control-max-age", _PREFLIGHT_SECONDS),
+            ]
+        else:
+            headers.append((b"access-control-expose-headers", _EXPOSED))
+        return headers
+
+    async def _stream(self, stream: AsyncIterator[bytes], receive: Receive, send: Send) -> None:
+        """Sends until the stream, the client or the server ends."""
+        pump = asyncio.ensure_future(_pump(stream, send))
+        gone = asyncio.ensure_future(_disconnected(receive))
+        self._streams.add(pump)
+        try:
+            await asyncio.wait((pump, gone), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._streams.discard(pump)
+            for task in (pump, gone):
+                task.cancel()
+            await asyncio.gather(pump, gone, return_exceptions=True)
+        if not pump.cancelled() and (error := pump.exception()) is not None:
+            raise error
+
+    @property
+    def open_streams(self) -> int:
+        """How many streams are being sent."""
+        return len(self._streams)
+
+    def close(self) -> None:
+        """Ends all streams: the server stops."""
+        for pump in list(self._streams):
+            pump.cancel()
+
+
+async def _pump(stream: AsyncIterator[bytes], send: Send) -> None:
+    try:
+        async for chunk in stream:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    finally:
+        close = getattr(stream, "aclose", None)
+        if close is not None:
+            await close()
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
