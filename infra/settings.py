@@ -29,8 +29,6 @@ class Settings:
     data: Path = _setting(DATA, "data folder")  # noqa: RUF009
     postgres_url: str = _setting("", "PostgreSQL to use in place of the embedded one")
     redis_url: str = _setting("", "Valkey or Redis to use in place of the embedded one")
-    kafka: str = _setting("", "Kafka brokers, host:port,...")
-    modules: str = _setting("", "modules of one's own, package:module,...")
     trusted_proxies: str = _setting("", "addresses or networks whose X-Forwarded-For is believed, a,b/16,...")
     https_only: bool = _setting(False, "answer with Strict-Transport-Security (set behind TLS)")
     allowed_origins: str = _setting("", "origins that browsers may call from (CORS), https://a,https://b")

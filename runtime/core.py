@@ -1,0 +1,140 @@
+"""What every part of the platform is built from: the log, the dispatcher, secrets, keys, a pool of connections."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from uuid import uuid4
+
+import psycopg
+from psycopg import Connection
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import TupleRow
+from psycopg_pool import ConnectionPool
+
+from commands.identity import AddKey, add_key
+from domain.context import Context
+from domain.identity import Keyring
+from infra import secrets as secret_store
+from infra.dispatch import Dispatcher
+from infra.embedded import DataFolder, Postgres, Valkey
+from infra.event_store import Log
+from infra.keys import Keys, NewKey, new_derivation_key, new_signing_key
+from infra.passwords import Passwords
+from infra.receipts import Receipts
+from infra.recorder import Limits
+from infra.secrets import Secrets
+from infra.settings import Settings
+from infra.tokens import Tokens
+from infra.work import UnitOfWork
+from runtime import modules
+
+
+def located(settings: Settings) -> Settings:
+    """The settings with the addresses of the embedded services where no others are given."""
+    data = DataFolder(settings.data)
+    return replace(
+        settings,
+        postgres_url=settings.postgres_url or Postgres(data).conninfo,
+        redis_url=settings.redis_url or Valkey(data).url,
+    )
+
+
+@dataclass(frozen=True)
+class Core:
+    """The parts of a part. `settings` name the services' addresses."""
+
+    settings: Settings
+    secrets: Secrets
+    pool: ConnectionPool[Connection[TupleRow]]
+    log: Log
+    dispatcher: Dispatcher
+    receipts: Receipts
+    keys: Keys
+    tokens: Tokens
+    passwords: Passwords
+
+    def close(self) -> None:
+        """Ends connections and threads."""
+        self.passwords.close()
+        self.log.close()
+        self.pool.close()
+
+
+@contextmanager
+def open_core(settings: Settings) -> Iterator[Core]:
+    """Raises SettingsError for missing secrets."""
+    core = build_core(settings)
+    try:
+        yield core
+    finally:
+        core.close()
+
+
+def build_core(settings: Settings) -> Core:
+    """Constructs everything; connections are made when they are first needed. Raises SettingsError."""
+    secrets = secret_store.load(settings, may_create=may_create_secrets(settings))
+    log = Log(settings.postgres_url, inline=modules.inline_tables(), limits=Limits(pool_max=settings.pool_size))
+    pool: ConnectionPool[Connection[TupleRow]] = ConnectionPool(
+        settings.postgres_url,
+        min_size=1,
+        max_size=settings.pool_size,
+        timeout=POOL_TIMEOUT_SECONDS,
+        kwargs={"autocommit": True, "application_name": "muniment"},
+        open=True,
+    )
+    lifetime = timedelta(seconds=settings.access_token_seconds)
+    keys = Keys(lambda: _keyring(log), secrets, lifetime)
+    return Core(
+        settings=settings,
+        secrets=secrets,
+        pool=pool,
+        log=log,
+        dispatcher=Dispatcher(log, attempts=settings.dispatch_attempts),
+        receipts=Receipts(pool, secrets.derive("receipts"), hours=settings.receipt_hours),
+        keys=keys,
+        tokens=Tokens(keys, settings),
+        passwords=Passwords(
+            secrets.pepper,
+            cost=settings.bcrypt_cost,
+            threads=settings.hashing_threads,
+            queue_limit=settings.hashing_queue_limit,
+        ),
+    )
+
+
+POOL_TIMEOUT_SECONDS = 5.0
+
+
+def may_create_secrets(settings: Settings) -> bool:
+    """Only for an empty store, and only where no other host could need them."""
+    host = str(conninfo_to_dict(settings.postgres_url).get("host", ""))
+    if not (host == "" or host.startswith("/") or host in {"localhost", "127.0.0.1", "::1"}):
+        return False
+    try:
+        with psycopg.connect(settings.postgres_url, connect_timeout=5) as connection:
+            row = connection.execute("select position from log_head").fetchone()
+    except psycopg.errors.UndefinedTable:
+        return True
+    except psycopg.Error:
+        return False
+    return row is None or row[0] == 0
+
+
+def _keyring(log: Log) -> tuple[Keyring, datetime]:
+    context = Context.system("keyring", "")
+    return UnitOfWork(log, context).get(Keyring, Keyring.ID), log.now()
+
+
+def ensure_keys(core: Core) -> None:
+    """Starts the keyring, at the first start. Raises WrongMasterKey for a keyring that another one encrypted."""
+    for key in (new_signing_key(core.secrets), new_derivation_key(core.secrets)):
+        core.dispatcher.dispatch(add_key, _addition(core, key), Context.system("bootstrap", str(uuid4())))
+    core.keys.reload()
+    core.keys.signing()
+
+
+def _addition(core: Core, key: NewKey) -> AddKey:
+    return AddKey(
+        core.secrets.master_key_id, key.key_id, key.purpose, key.algorithm, key.public, key.private, only_if_none=True
+    )

@@ -1,0 +1,96 @@
+"""The table of contents: what the platform is made of. No scanning: what isn't here isn't there."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import infra
+from api import access as access_api
+from api import audit as audit_api
+from api import events as events_api
+from api import identity as identity_api
+from api import projections as projections_api
+from api.routing import Route
+from domain.access import Role, UserAssignments
+from domain.aggregate import Aggregate
+from domain.audit import Entry, LogRead, Refusal
+from domain.identity import EmailClaim, Keyring, LoginAttempts, Session, User
+from domain.projections import Retry, Skip
+from infra.inline import Inline
+from infra.migrate import Source
+from projections.access import ACCESS
+from projections.audit import AUDIT
+from projections.identity import SESSIONS, USERS
+from projections.projection import Projection
+
+MIGRATIONS = Path(infra.__file__).parent / "migrations"
+
+
+@dataclass(frozen=True)
+class Module:
+    """One module: what it needs, what it decides about (`aggregates`), what it shows, what it answers."""
+
+    name: str
+    depends_on: tuple[str, ...] = ()
+    migrations: Path | None = None
+    aggregates: tuple[type[Aggregate], ...] = ()
+    projections: tuple[Projection, ...] = ()
+    inline: tuple[Inline, ...] = ()
+    routes: Sequence[Route] = ()
+
+
+MODULES = (
+    Module("log", migrations=MIGRATIONS / "log", routes=events_api.ROUTES),
+    Module(
+        "projections",
+        depends_on=("log",),
+        migrations=MIGRATIONS / "projections",
+        aggregates=(Retry, Skip),
+        routes=projections_api.ROUTES,
+    ),
+    Module(
+        "identity",
+        depends_on=("log", "projections"),
+        migrations=MIGRATIONS / "identity",
+        aggregates=(User, EmailClaim, Session, LoginAttempts, Keyring),
+        projections=(USERS,),
+        inline=(SESSIONS,),
+        routes=identity_api.ROUTES,
+    ),
+    Module(
+        "access",
+        depends_on=("identity",),
+        migrations=MIGRATIONS / "access",
+        aggregates=(Role, UserAssignments),
+        projections=(ACCESS,),
+        routes=access_api.ROUTES,
+    ),
+    Module(
+        "audit",
+        depends_on=("log", "projections"),
+        migrations=MIGRATIONS / "audit",
+        aggregates=(Entry, Refusal, LogRead),
+        projections=(AUDIT,),
+        routes=audit_api.ROUTES,
+    ),
+)
+
+
+def sources() -> list[Source]:
+    """The migrations of all modules."""
+    return [Source(module.name, module.depends_on, module.migrations) for module in MODULES if module.migrations]
+
+
+def projections() -> tuple[Projection, ...]:
+    """All read models."""
+    return tuple(projection for module in MODULES for projection in module.projections)
+
+
+def inline_tables() -> tuple[Inline, ...]:
+    """All tables that are written in the commit."""
+    return tuple(inline for module in MODULES for inline in module.inline)
+
+
+def routes() -> list[Route]:
+    """All routes."""
+    return [route for module in MODULES for route in module.routes]
