@@ -12,7 +12,9 @@ import redis
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from infra import migrate
 from infra.embedded import DataFolder, Postgres, Valkey, running
+from infra.migrate import Source
 
 TEMPLATE = "migrated"
 MIGRATIONS = Path(__file__).parent.parent / "infra" / "migrations"
@@ -73,10 +75,9 @@ def statement(server: str, text: str, **names: str) -> None:
 def template(postgres_server: str) -> str:
     """A migrated database from which the tests' databases are copied."""
     statement(postgres_server, "create database {name}", name=TEMPLATE)
-    with psycopg.connect(make_conninfo(postgres_server, dbname=TEMPLATE), autocommit=True) as connection:
-        for module in MODULES:
-            for file in sorted((MIGRATIONS / module).glob("*.sql")):
-                connection.execute(file.read_bytes())
+    present = [module for module in MODULES if (MIGRATIONS / module).is_dir()]
+    sources = [Source(module, tuple(present[:n]), MIGRATIONS / module) for n, module in enumerate(present)]
+    migrate.apply(make_conninfo(postgres_server, dbname=TEMPLATE), sources)
     return TEMPLATE
 
 

@@ -56,8 +56,9 @@ def renumbered() -> Identity:
     return Identity(f"namespace:{other.pw_uid}:{other.pw_gid}", os.geteuid(), os.getegid())
 
 
-def system_user(name: str = SYSTEM_USER) -> Identity:
-    """The user of this name, added to the system if need be. Raises StartError if that can't be done."""
+def system_user() -> Identity:
+    """The system user SYSTEM_USER, added if need be. Raises StartError if that can't be done."""
+    name = SYSTEM_USER
     try:
         entry = pwd.getpwnam(name)
     except KeyError:

@@ -16,7 +16,7 @@ from psycopg.conninfo import make_conninfo
 from infra.embedded.errors import StartError
 from infra.embedded.folder import DataFolder, private_folder
 from infra.embedded.identity import Identity, check_reachable, fitting_identity
-from infra.embedded.process import launched, stop_leftovers
+from infra.embedded.process import STOP_TIMEOUT_SECONDS, launched, stop_leftovers
 
 MAJOR = "18"
 NAME = "muniment"
@@ -107,10 +107,11 @@ class Postgres:
             self._initialise()
         self._check_version()
         private_folder(self.folder)
-        # What it names, if it lives at all, is a stranger's: nothing of ours works here any more. PostgreSQL itself
-        # would refuse to start beside it. Its lock on shared memory (by the folder's inode) still holds.
-        (self.folder / "postmaster.pid").unlink(missing_ok=True)
         self.data.prepare_socket_folder(self.sockets)
+        # The process that they name, if it lives at all, is a stranger: nothing of ours works here any more. But
+        # PostgreSQL would refuse to start beside it. Its lock on shared memory (by the folder's inode) still holds.
+        for stale in (self.folder / "postmaster.pid", self.sockets / SOCKET, self.sockets / f"{SOCKET}.lock"):
+            stale.unlink(missing_ok=True)
         self._write_settings()
         self._identity.own(self.folder)
         self._identity.own(self.sockets)
@@ -135,9 +136,9 @@ class Postgres:
             return False
         return True
 
-    def sweep(self) -> None:
+    def sweep(self, patience_seconds: float = STOP_TIMEOUT_SECONDS) -> None:
         """Stops every PostgreSQL that works in the folder. Raises StartError if one won't stop."""
-        stop_leftovers("postgres", self.folder, self.stop_signal)
+        stop_leftovers("postgres", self.folder, self.stop_signal, patience_seconds)
 
     @cached_property
     def _identity(self) -> Identity:
@@ -205,7 +206,10 @@ class Postgres:
         }
         lines = ["# Written at each start. Your own settings belong into operator.conf beside it."]
         lines += [f"{name} = '{value.replace(chr(39), chr(39) * 2)}'" for name, value in settings.items()]
-        lines += ["include_if_exists 'operator.conf'", ""]
+        lines += ["include 'operator.conf'", ""]
+        operator = self.folder / "operator.conf"
+        operator.touch(mode=0o600)
+        os.chown(operator, self._identity.uid, self._identity.gid)
         written = self.folder / "postgresql.conf.new"
         written.write_text("\n".join(lines), "utf-8")
         os.chown(written, self._identity.uid, self._identity.gid)

@@ -20,6 +20,7 @@ READY_TIMEOUT_SECONDS = 60.0
 """How long a service may take until it answers; a PostgreSQL that replays its log after a crash needs the most."""
 STOP_TIMEOUT_SECONDS = 4.0
 """How long a service may take to stop when asked, before it is killed."""
+KILL_TIMEOUT_SECONDS = 2.0
 READY_POLL_SECONDS = 0.01
 
 
@@ -52,8 +53,8 @@ class Service(Protocol):
         """Whether it answers."""
         ...
 
-    def sweep(self) -> None:
-        """Ends every process of it that is left. Raises StartError if one won't end."""
+    def sweep(self, patience_seconds: float = STOP_TIMEOUT_SECONDS) -> None:
+        """Ends every process of it that is left, by force after so long. Raises StartError if one won't end."""
         ...
 
 
@@ -84,7 +85,7 @@ def _is_leftover(process: psutil.Process, program: str, folder: Path) -> bool:
     return False
 
 
-def stop_leftovers(program: str, folder: Path, stop_signal: signal.Signals) -> None:
+def stop_leftovers(program: str, folder: Path, stop_signal: signal.Signals, patience_seconds: float) -> None:
     """Stops what a former run left behind: asks first, kills then. Raises StartError if something still lives."""
     found = leftovers(program, folder)
     if not found:
@@ -94,12 +95,12 @@ def stop_leftovers(program: str, folder: Path, stop_signal: signal.Signals) -> N
         with suppress(psutil.Error):
             if process.ppid() not in ours:  # the first of the family passes it on
                 process.send_signal(stop_signal)
-    psutil.wait_procs(found, timeout=STOP_TIMEOUT_SECONDS)
+    psutil.wait_procs(found, timeout=patience_seconds)
     remaining = leftovers(program, folder)
     for process in remaining:
         with suppress(psutil.Error):
             process.kill()
-    psutil.wait_procs(remaining, timeout=STOP_TIMEOUT_SECONDS)
+    psutil.wait_procs(remaining, timeout=KILL_TIMEOUT_SECONDS)
     if remaining := leftovers(program, folder):
         raise StartError(f"a {program} of a former run (process {remaining[0].pid}) works in {folder} and won't stop")
 

@@ -14,7 +14,7 @@ from redis.retry import Retry
 from infra.embedded.errors import StartError
 from infra.embedded.folder import DataFolder, private_folder
 from infra.embedded.identity import Identity, oneself
-from infra.embedded.process import stop_leftovers
+from infra.embedded.process import STOP_TIMEOUT_SECONDS, stop_leftovers
 
 SOCKET = "valkey.sock"
 READY_ATTEMPT_SECONDS = 2
@@ -99,6 +99,6 @@ class Valkey:
         finally:
             client.close()
 
-    def sweep(self) -> None:
+    def sweep(self, patience_seconds: float = STOP_TIMEOUT_SECONDS) -> None:
         """Stops every Valkey that works in the folder. Raises StartError if one won't stop."""
-        stop_leftovers("valkey-server", self.folder, self.stop_signal)
+        stop_leftovers("valkey-server", self.folder, self.stop_signal, patience_seconds)
