@@ -13,7 +13,7 @@ from eventsourcing.utils import Environment, EnvType
 
 from domain.aggregate import Aggregate
 from domain.context import Context
-from infra.inline import Inline, InlineTables, Statement, own_fields
+from infra.inline import Inline, InlineTables, Statement, inline_step, own_fields
 from infra.recorder import Committed, Limits, LogDatastore, LogFactory, LogRecorder, Save
 from infra.transcoding import EventMapper, OrjsonTranscoder, RecordedEvent
 
@@ -147,14 +147,15 @@ class Log(Application[UUID]):
         riders: Sequence[Statement] = (),
     ) -> Committed:
         """As `save_work`, for events already collected."""
+        if not events:
+            return self._recorder.write_riders(riders, guards)
         to_stored = self.mapper.to_stored_event
         return self._recorder.save(
             Save(
-                events=[to_stored(event) for event in events],
-                metadata=metadata,
+                [to_stored(event) for event in events],
+                metadata,
                 guards=guards,
-                inline=self._inline.statements(events, metadata),
-                riders=riders,
+                inline=[inline_step(step) for step in (*self._inline.statements(events, metadata), *riders)],
                 announcements=self._inline.announcements(events),
             )
         )

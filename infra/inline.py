@@ -1,15 +1,21 @@
 """Tables that are written in the commit's own transaction, because they must be right at the moment of commit."""
 
 import re
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from struct import Struct
 from typing import Any
 from uuid import UUID
 
 import orjson
+from psycopg.adapt import PyFormat, Transformer
+from psycopg.pq import Format
+from psycopg.types.json import Jsonb
 
 from domain.aggregate import Aggregate
+from infra.wire import Step
 
 Event = Aggregate.Event
 Params = Mapping[str, Any]
@@ -19,12 +25,14 @@ Statement = tuple[str, Params]
 OWN_FIELDS_LEFT_OUT = frozenset({"originator_id", "originator_version", "originator_topic", "timestamp"})
 
 OFFSET = "_events_after"
-_PLACEHOLDER = re.compile(r"%\((position|recorded_at)\)s")
+_PLACEHOLDER = re.compile(r"%(?:\((\w+)\)s|(%)|)")
 _SUBSELECTS = {
     # The transaction has already moved log_head past its own last event: this one is that many events before it.
     "position": f"(select position - %({OFFSET})s::bigint from log_head)",
     "recorded_at": "(select recorded_at from log_head)",
 }
+_BIGINT_OID = 20
+_bigint = Struct(">q").pack
 
 
 @dataclass(frozen=True)
@@ -49,10 +57,90 @@ def own_fields(event: Event) -> dict[str, Any]:
     return {name: value for name, value in vars(event).items() if name not in OWN_FIELDS_LEFT_OUT}
 
 
+@dataclass(slots=True)
+class InlineStep(Step):
+    """A statement of one save, ready to be sent with its commit."""
+
+    events_after: int = 0
+    """How many events of the same save stand behind the one that this belongs to."""
+    offset_at: int | None = None
+    """Which value says how far before the transaction's last event that is."""
+
+    def place(self, events_behind: int) -> None:
+        """Says how many events of other saves stand behind this save's in the transaction."""
+        if self.offset_at is not None:
+            params = list(self.params)
+            params[self.offset_at] = _bigint(self.events_after + events_behind)
+            self.params = params
+
+
+def inline_step(statement: Statement) -> InlineStep:
+    """The statement with its values converted. Raises psycopg.ProgrammingError for a value without SQL form."""
+    sql, values = statement
+    compiled = compiled_sql(sql)
+    transformer = _transformer()
+    given = compiled.values(values)
+    params = list(transformer.dump_sequence(given, [PyFormat.AUTO] * len(given)))
+    types, formats = tuple(transformer.types or ()), list(transformer.formats or ())
+    if compiled.offset_at is not None:
+        # By name and last: its value is known only when the group is.
+        params[compiled.offset_at] = None
+        types = (*types[:-1], _BIGINT_OID)
+        formats[-1] = Format.BINARY
+    return InlineStep(compiled.sql, params, types, formats, values.get(OFFSET, 0), compiled.offset_at)
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """SQL with `$1` placeholders, and which value each of them is."""
+
+    sql: bytes
+    names: tuple[str, ...]
+
+    @property
+    def offset_at(self) -> int | None:
+        """The index of the value that says how far the event is from the head."""
+        return len(self.names) - 1 if OFFSET in self.names else None
+
+    def values(self, given: Params) -> list[Any]:
+        """The values in the placeholders' order. Raises KeyError for one that isn't given."""
+        return [_adaptable(given[name] if name != OFFSET else given.get(OFFSET, 0)) for name in self.names]
+
+
 @lru_cache(maxsize=4096)
-def within_commit(sql: str) -> str:
-    """The SQL with position and time taken from `log_head`, where this transaction's own update has just put them."""
-    return _PLACEHOLDER.sub(lambda match: _SUBSELECTS[match[1]], sql)
+def compiled_sql(sql: str) -> Compiled:
+    """`%(name)s` to `$1`; position and time to what this transaction's own update has just put into `log_head`."""
+    sql = _PLACEHOLDER.sub(lambda match: _SUBSELECTS.get(match[1], match[0]), sql)
+    found = dict.fromkeys(match[1] for match in _PLACEHOLDER.finditer(sql) if match[1] and match[1] != OFFSET)
+    names = (*found, OFFSET) if f"%({OFFSET})s" in sql else tuple(found)
+    numbers = {name: number for number, name in enumerate(names, start=1)}
+
+    def placeholder(match: re.Match[str]) -> str:
+        if match[2]:
+            return "%"
+        if not match[1]:
+            raise ValueError(f"a lone % in SQL is written %%: {sql}")
+        return f"${numbers[match[1]]}"
+
+    return Compiled(_PLACEHOLDER.sub(placeholder, sql).encode(), names)
+
+
+def _adaptable(value: Any) -> Any:
+    if isinstance(value, tuple | set | frozenset):
+        return list(value)
+    return Jsonb(value) if isinstance(value, dict) else value
+
+
+_local = threading.local()
+
+
+def _transformer() -> Any:
+    """One per thread: it isn't safe to share."""
+    try:
+        return _local.transformer
+    except AttributeError:
+        _local.transformer = Transformer()
+        return _local.transformer
 
 
 def actor_of(metadata: bytes) -> str:
@@ -69,8 +157,7 @@ class InlineTables:
         self._announcers: dict[type, list[Callable[[Any], str]]] = {}
         for table in tables:
             for kind, sql in table.on.items():
-                statements = [sql] if isinstance(sql, str) else list(sql)
-                self._statements.setdefault(kind, []).extend(map(within_commit, statements))
+                self._statements.setdefault(kind, []).extend([sql] if isinstance(sql, str) else sql)
             for kind, announce in table.announces.items():
                 self._announcers.setdefault(kind, []).append(announce)
 
