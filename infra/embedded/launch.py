@@ -32,9 +32,9 @@ def enter_namespace(uid: int, gid: int) -> None:
     mine = os.geteuid(), os.getegid()
     call("unshare", CLONE_NEWUSER)
     own = Path("/proc/self")
-    (own / "setgroups").write_text("deny", "ascii")  # the kernel wants this before an unprivileged gid_map
-    (own / "uid_map").write_text(f"{uid} {mine[0]} 1", "ascii")
-    (own / "gid_map").write_text(f"{gid} {mine[1]} 1", "ascii")
+    (own / "setgroups").write_bytes(b"deny")  # the kernel wants this before an unprivileged gid_map
+    (own / "uid_map").write_bytes(b"%d %d 1" % (uid, mine[0]))
+    (own / "gid_map").write_bytes(b"%d %d 1" % (gid, mine[1]))
 
 
 def become(identity: str) -> None:
