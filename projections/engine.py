@@ -94,7 +94,7 @@ _MOVE = (
     f" fence = %(fence)s, updated_at = clock_timestamp() where {_ROW}"
 )
 _FENCE = f"update projection_progress set fence = %(fence)s where {_ROW} and fence <= %(fence)s returning position"
-_EXISTS = f"select from projection_progress where {_ROW}"
+_EXISTS = f"select true from projection_progress where {_ROW}"
 _PARK = """
     insert into projection_parked as parked
            (projection, version, build, position, stream, stream_version, topic, error, traceback)

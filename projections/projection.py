@@ -124,7 +124,7 @@ class Projection:
             return self.bind(f"create table {{{head.group(1)}}} {part[head.end() - 1 :]}", build)
         if index := _INDEX.match(part):
             unique = index.group(1) or ""
-            return self.bind(f"create {unique}index on {{{index.group(2)}}} {part[index.end() :]}", build)
+            return self.bind(f"create {unique}index on {{{index.group(2)}}} {part[index.end() :].lstrip()}", build)
         if not _OTHER.match(part):
             raise WrongProjection(f"{self.label}: neither a table, an index nor a statement of its own: {part}")
         return self.bind(part, build)

@@ -1,0 +1,55 @@
+"""A projection that contradicts itself is refused where it is declared."""
+
+import pytest
+
+from projections.projection import Projection, WrongProjection, split_statements
+from tests.projections.harbour import HARBOUR, Ship
+
+
+def declared(**changes):
+    return Projection(**({"name": "pier", "version": 1, "tables": "boats (id uuid primary key)", "on": {}} | changes))
+
+
+def test_tables_and_indexes_belong_to_a_build():
+    boats = declared(tables="boats (id uuid, name text default 'a;b'); unique index on boats (name) where name <> '{}'")
+    assert boats.ddl(7) == [
+        "create table pier_boats_v1_b7 (id uuid, name text default 'a;b')",
+        "create unique index on pier_boats_v1_b7 (name) where name <> '{}'",
+    ]
+
+
+def test_any_other_ddl_runs_with_the_table_filled_in():
+    boats = declared(tables="boats (id uuid); create trigger calm before update on {boats} execute function calm()")
+    assert boats.ddl(2)[1] == "create trigger calm before update on pier_boats_v1_b2 execute function calm()"
+
+
+def test_semicolons_in_quotes_separate_nothing():
+    assert split_statements("a ';' $x$ ; $x$ \";\"; b") == ["a ';' $x$ ; $x$ \";\"", "b"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"on": {Ship.Launched: "insert into {docks} values (%(name)s)"}}, "no table {docks}"),
+        ({"on": {Ship.Launched: "insert into {boats} values (%(captain)s)"}}, "Launched has no field captain"),
+        ({"on": {Ship.Sang: ["select 1", "insert into {boats} values (%(name)s)"]}}, "Sang has no field name"),
+        ({"on": {Ship.Sang: "select 5 % 2"}}, "percent"),
+        ({"on": {Ship.Sang: "select %s"}}, "percent"),
+        ({"invalidates": {Ship.Moored: lambda _: ["*"]}}, "Moored invalidates, but does nothing here"),
+        ({"tables": ""}, "at least one table"),
+        ({"tables": "boats (id uuid); boats (id uuid)"}, "each only once"),
+        ({"tables": "boats (id uuid); index on docks (id)"}, "no table {docks}"),
+        ({"tables": "boats (id uuid); drop table stored_events"}, "neither a table"),
+        ({"tables": "boats (id uuid unique deferrable initially deferred)"}, "not deferred"),
+        ({"tables": f"{'b' * 60} (id uuid)"}, "too long"),
+        ({"name": "Pier"}, "lower-case"),
+        ({"version": 0}, "version"),
+    ],
+)
+def test_refuses(wrong, said):
+    with pytest.raises(WrongProjection, match=said.replace("{", r"\{")):
+        declared(**wrong)
+
+
+def test_the_harbour_is_sound():
+    assert HARBOUR.table_names == ("ships", "sightings")
