@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, field
 
-from api.routing import Asked, Body, Command, Keyset, Page, Paging, Query, View
+from api.routing import Asked, Body, Command, Keyset, Page, Paging, Query, Route, View
 from commands.audit import RecordEntry, record_entry
 from domain.audit import TEXT_LIMIT
 from projections.audit import audit_entries
@@ -76,7 +76,7 @@ def _entry(asked: Asked) -> RecordEntry:
     return RecordEntry(body.action, body.target, body.outcome, body.detail, body.actor)
 
 
-ROUTES = [
+ROUTES: list[Route] = [
     Query(
         "GET", "/api/v1/audit", Page[EntryView], audit_entries, permission="audit:read", projections=("audit",),
         params=EntryFilter, page=Keyset(_newest_first, (int,)), before=note_reading,

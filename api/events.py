@@ -6,11 +6,11 @@ from uuid import UUID
 
 from msgspec import Meta
 
-from api.limits import MAX_PAGE_SIZE, PAGE_SIZE
-from api.routing import Answer, Asked, Body, Endpoint, View
+from api.routing import Answer, Asked, Body, Endpoint, Route, View
 from domain.errors import invalid_field
 from infra.disclosure import disclosed
 from infra.event_store import Log, Recorded
+from infra.settings import Settings
 from infra.transcoding import event_types
 
 TYPES_LIMIT = 50
@@ -22,7 +22,7 @@ class EventFilter(Body):
     after: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     types: Annotated[str, Meta(max_length=4000)] | None = None
     stream: UUID | None = None
-    limit: Annotated[int, Meta(ge=1, le=MAX_PAGE_SIZE)] = PAGE_SIZE
+    limit: Annotated[int, Meta(ge=1)] | None = None
 
 
 class EventView(View):
@@ -49,20 +49,24 @@ class EventsView(View):
 
 async def list_events(asked: Asked) -> Answer:
     """A range of the log."""
-    view, head = await asked.in_thread(_events, asked.ports.log, asked.params)
+    settings: Settings = asked.ports.settings
+    limit = asked.params.limit or settings.page_size
+    if limit > settings.page_limit:
+        raise invalid_field("limit", f"at most {settings.page_limit}")
+    view, head = await asked.in_thread(_events, asked.ports.log, asked.params, limit)
     return Answer(view, position=head)
 
 
-def _events(log: Log, asked: EventFilter) -> tuple[EventsView, int]:
+def _events(log: Log, asked: EventFilter, limit: int) -> tuple[EventsView, int]:
     head = log.head()
     types = _types(asked.types)
     if asked.stream is None:
-        found = log.read(asked.after, asked.limit + 1, types)
+        found = log.read(asked.after, limit + 1, types)
     else:
         stream = log.read_stream(asked.stream)
-        found = [e for e in stream if e.position > asked.after and (not types or e.topic in types)][: asked.limit + 1]
-    items = [view_of(recorded) for recorded in found[: asked.limit]]
-    return EventsView(items=items, next=items[-1].position if len(found) > asked.limit else None), head
+        found = [e for e in stream if e.position > asked.after and (not types or e.topic in types)][: limit + 1]
+    items = [view_of(recorded) for recorded in found[:limit]]
+    return EventsView(items=items, next=items[-1].position if len(found) > limit else None), head
 
 
 def _types(text: str | None) -> list[str]:
@@ -91,7 +95,7 @@ def view_of(recorded: Recorded) -> EventView:
     )
 
 
-ROUTES = [
+ROUTES: list[Route] = [
     Endpoint(
         "GET", "/api/v1/events", list_events, permission="event:read", params=EventFilter, result=EventsView,
     ),

@@ -21,6 +21,7 @@ from api.routing import (
     Page,
     Paging,
     Query,
+    Route,
     View,
 )
 from commands.identity import (
@@ -355,7 +356,7 @@ def _opened(row: Any) -> Sequence[Any]:
 
 TAKEN = (EmailTaken, WeakPassword, Overloaded)
 
-ROUTES = [
+ROUTES: list[Route] = [
     Endpoint(
         "POST", "/api/v1/auth/login", login, permission=OPEN, body=LoginBody, result=TokenView,
         raises=(InvalidCredentials, UserSuspended, TooManyAttempts, Overloaded),

@@ -10,7 +10,7 @@ from msgspec import Meta
 from psycopg import Connection
 from psycopg_pool import ConnectionPool
 
-from api.routing import Asked, Body, Command, Endpoint, Keyset, Page, Paging, Query, View
+from api.routing import Asked, Body, Command, Endpoint, Keyset, Page, Paging, Query, Route, View
 from commands.projections import REASON_LIMIT, RetryParked, SkipParked, retry_parked, skip_parked
 from domain.errors import NotFound
 from domain.projections import NotParked
@@ -86,7 +86,7 @@ class SkipBody(Body):
 
 async def list_projections(asked: Asked) -> ProjectionsView:
     """Name, version, position, lag, parked count and feed of every build."""
-    return await asked.in_thread(_catalogue, asked.ports)  # type: ignore[no-any-return]
+    return await asked.in_thread(_catalogue, asked.ports)
 
 
 def _catalogue(ports: ProjectionPorts) -> ProjectionsView:
@@ -94,12 +94,12 @@ def _catalogue(ports: ProjectionPorts) -> ProjectionsView:
         return ProjectionsView(items=[ProjectionView(**asdict(status)) for status in catalogue(connection)])
 
 
-def parked_events(read: Read, asked: Asked, name: str, limit: int, after: tuple[int] | None = None) -> list[Parked]:
+def parked_events(_: Read, asked: Asked, name: str, limit: int, after: tuple[int] | None = None) -> list[Parked]:
     """What the projection couldn't apply, in position order. Raises ProjectionNotFound."""
     projection = _named(asked.ports, name)
-    return asked.ports.views.run(
-        lambda own: parked(own, projection, after=after[0] if after else 0, limit=limit), projection
-    ).value
+    views: Reader = asked.ports.views
+    position = after[0] if after else 0
+    return views.run(lambda read: parked(read, projection, after=position, limit=limit), projection).value
 
 
 async def prepare_retry(ports: ProjectionPorts, asked: Asked) -> RetryParked:
@@ -127,7 +127,7 @@ def _position(row: Any) -> Sequence[Any]:
     return (row.position,)
 
 
-ROUTES = [
+ROUTES: list[Route] = [
     Endpoint(
         "GET", "/api/v1/projections", list_projections, permission="projection:read", result=ProjectionsView,
     ),

@@ -1,0 +1,25 @@
+"""What a child process is told: our settings, and nothing that it needn't know."""
+
+import os
+from dataclasses import replace
+
+from infra.settings import Settings
+
+KEPT = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "TMPDIR",
+    "VIRTUAL_ENV",
+    "PYTHONPATH",
+    "SSL_CERT_FILE",
+    "XDG_RUNTIME_DIR",
+)
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The environment of a part with these settings."""
+    kept = {name: os.environ[name] for name in KEPT if name in os.environ}
+    return kept | replace(settings, admin_password="").to_env() | {"PYTHONUNBUFFERED": "1"}

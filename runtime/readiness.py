@@ -1,0 +1,109 @@
+"""Whether an API process can serve, and what is wrong if something is."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import redis.asyncio
+from psycopg import Connection
+from psycopg_pool import ConnectionPool, PoolTimeout
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from api.ports import Health, State
+from infra.listener import Listener
+from infra.parts import read_parts
+from projections.builds import not_level
+from projections.catalogue import Status, catalogue
+from projections.projection import Projection
+
+REMEMBERED_SECONDS = 0.5
+"""So that many probes cost one look."""
+LAG_SECONDS = 5.0
+PING_SECONDS = 0.5
+
+
+class Readiness:
+    """Implements `api.ports.Readiness`. `starting` until every view has once been level with the log."""
+
+    def __init__(
+        self,
+        pool: ConnectionPool[Connection[Any]],
+        listener: Listener,
+        projections: Sequence[Projection],
+        executor: Executor,
+        *,
+        redis_url: str,
+        parts_file: Path,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._pool = pool
+        self._listener = listener
+        self._projections = projections
+        self._executor = executor
+        self._parts_file = parts_file
+        self._clock = clock
+        self._valkey = redis.asyncio.Redis.from_url(
+            redis_url, socket_timeout=PING_SECONDS, socket_connect_timeout=PING_SECONDS, retry=Retry(NoBackoff(), 0)
+        )
+        self._was_level = False
+        self._known: tuple[float, Health] | None = None
+
+    async def health(self) -> Health:
+        """`unavailable` without PostgreSQL or with a stale listener; `degraded` for what the platform can bear."""
+        if self._known and self._clock() - self._known[0] < REMEMBERED_SECONDS:
+            return self._known[1]
+        health = await self._look()
+        self._known = (self._clock(), health)
+        return health
+
+    async def close(self) -> None:
+        """Ends the connection to Valkey."""
+        await self._valkey.aclose()
+
+    async def _look(self) -> Health:
+        loop = asyncio.get_running_loop()
+        try:
+            statuses, behind = await loop.run_in_executor(self._executor, self._views)
+        except (psycopg.Error, PoolTimeout) as error:
+            return Health("unavailable", [f"postgres: {str(error).strip().splitlines()[0]}"])
+        if not self._listener.fresh:
+            return Health("unavailable", ["listener: no heartbeat came through for too long"])
+        if behind and not self._was_level:
+            return Health("starting", [f"{name}: its view isn't level with the log yet" for name in behind])
+        self._was_level = True
+        reasons = [*self._lagging(statuses), *await self._valkey_reasons(), *self._part_reasons()]
+        state: State = "degraded" if reasons else "ready"
+        return Health(state, reasons)
+
+    def _views(self) -> tuple[list[Status], list[str]]:
+        with self._pool.connection() as connection:
+            statuses = catalogue(connection)
+            return statuses, not_level(connection, self._projections, self._listener.head)
+
+    @staticmethod
+    def _lagging(statuses: Sequence[Status]) -> list[str]:
+        active = [status for status in statuses if status.active]
+        lagging = [
+            f"{s.name}: {s.lag_events} events, {s.lag_seconds:.0f} s behind"
+            for s in active
+            if s.lag_seconds > LAG_SECONDS
+        ]
+        return lagging + [f"{status.name}: {status.parked} events are parked" for status in active if status.parked]
+
+    async def _valkey_reasons(self) -> list[str]:
+        try:
+            await self._valkey.ping()
+        except (redis.RedisError, OSError, TimeoutError) as error:
+            return [f"valkey: {error}"]
+        return []
+
+    def _part_reasons(self) -> list[str]:
+        parts = read_parts(self._parts_file)
+        if parts is None:
+            return []
+        return [f"{part.name}: {part.state} ({part.last_exit or 'first start'})" for part in parts.unready]

@@ -1,0 +1,72 @@
+"""What has to be done before the parts can run: migrate, create the views' tables, the first start's facts."""
+
+import secrets
+from collections.abc import Callable
+from uuid import uuid4
+
+import psycopg
+
+from commands.access import AssignRole, DefineBuiltinRoles, assign_role, define_builtin_roles
+from commands.identity import NewUser, RegisterUser, checked, register_user
+from domain.access import RoleName
+from domain.context import Actor, Context
+from domain.errors import DomainError
+from domain.identity import EmailTaken
+from domain.ports import Work
+from infra.migrate import Limits, apply
+from infra.settings import Settings, SettingsError
+from projections.builds import ensure_builds
+from runtime import modules
+from runtime.core import Core, ensure_keys, open_core
+
+Say = Callable[[str], None]
+
+ADMIN_EMAIL = "admin@localhost"
+ADMIN_NAME = "Administrator"
+
+
+def migrate(settings: Settings, say: Say) -> None:
+    """Brings schema and views' tables up to this release. Raises MigrationError, ChangedProjection."""
+    limits = Limits.from_settings(settings)
+    apply(settings.postgres_url, modules.sources(), limits=limits, report=lambda progress: say(progress.message))
+    with psycopg.connect(settings.postgres_url, autocommit=True) as connection:
+        ensure_builds(connection, modules.projections())
+
+
+def first_facts(settings: Settings, say: Say) -> None:
+    """The keyring, the built-in roles, and in an empty store one administrator. Twice does nothing.
+
+    Raises SettingsError for an administrator's address or password that won't do.
+    """
+    with open_core(settings) as core:
+        ensure_keys(core)
+        context = Context(Actor("system", "bootstrap"), str(uuid4()))
+        core.dispatcher.dispatch(define_builtin_roles, DefineBuiltinRoles(), context)
+        if not _has_users(core):
+            _create_administrator(core, context, say)
+
+
+def _has_users(core: Core) -> bool:
+    return bool(core.log.read(0, 1, ["identity.UserRegistered"]))
+
+
+def _create_administrator(core: Core, context: Context, say: Say) -> None:
+    settings = core.settings
+    password = settings.admin_password or secrets.token_urlsafe(15)
+    try:
+        email, name = checked(NewUser(settings.admin_email or ADMIN_EMAIL, ADMIN_NAME, password))
+    except DomainError as error:
+        raise SettingsError(f"MUNIMENT_ADMIN_EMAIL / MUNIMENT_ADMIN_PASSWORD: {error.message}") from None
+    command = RegisterUser(email, core.secrets.claim_id(email), name, core.passwords.hash_now(password))
+    try:
+        core.dispatcher.dispatch(_found, command, context)
+    except EmailTaken:  # another first start was faster
+        return
+    say(f"administrator: {email}")
+    if not settings.admin_password:
+        say(f"password (shown this once): {password}")
+
+
+def _found(work: Work, command: RegisterUser) -> None:
+    """The administrator and their role are one unit: no crash leaves one without the other."""
+    assign_role(work, AssignRole(register_user(work, command), RoleName("admin")))

@@ -1,0 +1,92 @@
+"""`muniment up`: everything on one machine, supervised, with nothing installed beforehand."""
+
+import asyncio
+import http.client
+import socket
+import sys
+from dataclasses import replace
+
+from infra.embedded import DataFolder, Postgres, StartError, Valkey, check_postgres, check_redis
+from infra.parts import parts_file
+from infra.settings import Settings
+from runtime.environment import environment
+from runtime.start import first_facts, migrate
+from runtime.supervisor import Part, Supervisor, service_part
+
+PROBE_SECONDS = 2.0
+
+
+def up(settings: Settings) -> None:
+    """Runs until Ctrl-C or SIGTERM. Raises StartError, SettingsError, MigrationError, each with one line."""
+    data = DataFolder(settings.data)
+    with data.hold():
+        _check_port(settings)
+        asyncio.run(_up(settings, data))
+
+
+async def _up(settings: Settings, data: DataFolder) -> None:
+    async with Supervisor(parts_file(data)) as supervisor:
+        located = await _start_services(supervisor, settings, data)
+        await asyncio.to_thread(migrate, located, _say)
+        await asyncio.to_thread(first_facts, located, _say)
+        await supervisor.start(_part("follow", located))
+        await supervisor.start(_part("api", located, is_ready=True))
+        _say(f"ready: http://{settings.host}:{settings.port} (read the API at /docs; Ctrl-C stops everything)")
+        await supervisor.run()
+
+
+async def _start_services(supervisor: Supervisor, settings: Settings, data: DataFolder) -> Settings:
+    """Embedded ones, unless others are given; the settings with their addresses."""
+    if settings.postgres_url:
+        await asyncio.to_thread(check_postgres, settings.postgres_url)
+    else:
+        postgres = Postgres(data)
+        await supervisor.start(service_part(postgres, data / "log" / "postgres.log"))
+        settings = replace(settings, postgres_url=postgres.conninfo)
+    if settings.redis_url:
+        await asyncio.to_thread(check_redis, settings.redis_url)
+    else:
+        valkey = Valkey(data)
+        await supervisor.start(service_part(valkey, data / "log" / "valkey.log"))
+        settings = replace(settings, redis_url=valkey.url)
+    return settings
+
+
+def _part(name: str, settings: Settings, *, is_ready: bool = False) -> Part:
+    return Part(
+        name,
+        [sys.executable, "-m", "runtime", name],
+        environment(settings),
+        is_ready=(lambda: _answers(settings)) if is_ready else None,
+    )
+
+
+def _answers(settings: Settings) -> bool:
+    """Whether the API says that it can serve."""
+    connection = http.client.HTTPConnection(_reachable(settings.host), settings.port, timeout=PROBE_SECONDS)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _reachable(host: str) -> str:
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared with, not bound to
+
+
+def _check_port(settings: Settings) -> None:
+    """Raises StartError where somebody listens there already: granian would say so too late and too long."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((settings.host, settings.port))
+    except OSError as error:
+        raise StartError(f"can't listen on {settings.host}:{settings.port}: {error.strerror or error}") from None
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
