@@ -9,13 +9,13 @@ from uuid import UUID
 
 import psycopg
 from eventsourcing import persistence
-from psycopg.errors import LockNotAvailable, UniqueViolation
+from psycopg.errors import LockNotAvailable, ReadOnlySqlTransaction, UniqueViolation
 
 from domain.errors import OutcomeUnknown, Unavailable
 from infra import metrics, recovery
 from infra.append import LOCK_HEAD, Attempt, attempt, existing_step, newest_step, read_bigint, read_pairs, read_time
 from infra.save import Committed, InlineRefused, Limits, Save
-from infra.wire import BEGIN, ROLLBACK, Answer, ConnectionLost, Wire
+from infra.wire import BEGIN, ROLLBACK, Answer, Backend, ConnectionLost, Wire
 
 _LOG = logging.getLogger(__name__)
 
@@ -29,6 +29,10 @@ _LIBRARY_ERRORS: tuple[tuple[type[psycopg.Error], type[persistence.PersistenceEr
     (psycopg.NotSupportedError, persistence.NotSupportedError),
     (psycopg.DatabaseError, persistence.DatabaseError),
 )
+
+
+_NOT_THEIRS = (psycopg.OperationalError, ReadOnlySqlTransaction)
+"""Errors that no save of the group has brought about: each would get the same."""
 
 
 def library_error(error: psycopg.Error) -> persistence.PersistenceError:
@@ -49,8 +53,8 @@ class Flight:
     begun: bool = False
     passed_on: bool = False
     attempt: Attempt | None = None
-    lost: bool = False
-    """Sending failed half-way."""
+    """What was sent; None if all is still to do."""
+    wire: Wire | None = None
     started: float = field(default_factory=time.monotonic)
 
 
@@ -60,28 +64,28 @@ class Committer:
     def __init__(self, conninfo: str, limits: Limits) -> None:
         self._conninfo = conninfo
         self._limits = limits
+        self._settings = _settings(limits)
         self._wire: Wire | None = None
+        self._lost: Backend | None = None
 
     def begin(self, flight: Flight) -> None:
         """Sends the group, if that needs no waiting; else all is left to `finish`."""
         flight.begun = True
         if self._wire is None or any(save.guards for save in flight.saves):
             return
-        flight.lost = True
         flight.attempt = attempt(flight.saves, self._limits.inline_lock_milliseconds)
+        flight.wire = self._wire
+        # If the connection is lost here, the answer won't come either: `finish` sees to that.
         with suppress(ConnectionLost):
-            self._wire.send(flight.attempt.steps, flight.started + self._limits.commit_seconds)
-            flight.lost = False
+            flight.wire.send(flight.attempt.steps, flight.started + self._limits.commit_seconds)
 
     def finish(self, flight: Flight) -> None:
         """Each save of the group has its result afterwards, whatever happens."""
         try:
-            if flight.lost:
-                self._recover(flight.saves)
-            elif flight.attempt is None or self._wire is None:
+            if flight.attempt is None or flight.wire is None:
                 self._commit([save for save in flight.saves if not save.done])
             else:
-                self._land(flight.saves, flight.attempt, flight.started + self._limits.commit_seconds)
+                self._land(flight.saves, flight.attempt, flight.wire, flight.started + self._limits.commit_seconds)
         except BaseException as error:
             # Not an error of the database's: but what was sent may have happened.
             self._recover(flight.saves)
@@ -95,14 +99,13 @@ class Committer:
             metrics.group_committed(flight.saves, time.monotonic() - flight.started)
 
     def close(self) -> None:
-        """Ends the connection."""
-        wire, self._wire = self._wire, None
-        if wire is not None:
-            wire.close()
+        """Ends the connection. A group that is still on its way gets OutcomeUnknown or Unavailable."""
+        if self._wire is not None:
+            self._wire.close()
 
-    def _land(self, saves: Sequence[Save], sent: Attempt, deadline: float) -> None:
+    def _land(self, saves: Sequence[Save], sent: Attempt, wire: Wire, deadline: float) -> None:
         try:
-            answer = self._connected().receive(deadline)
+            answer = wire.receive(deadline)
         except ConnectionLost:
             self._recover(saves)
         else:
@@ -133,15 +136,24 @@ class Committer:
             _succeed(saves, answer, sent.append_at)
         elif answer.failed in sent.owners:
             self._without_culprit(saves, sent.owners[answer.failed], error)
-        elif isinstance(error, LockNotAvailable):
-            _fail(saves, Unavailable("The log is held by somebody else."))
         elif isinstance(error, UniqueViolation):
             self._commit_carefully(self._connected(), saves)
-        elif len(saves) == 1:
-            _fail(saves, library_error(error))
+        elif len(saves) == 1 or isinstance(error, _NOT_THEIRS):
+            self._refuse(saves, error)
         else:
             for save in saves:
                 self._commit([save])
+
+    def _refuse(self, saves: Sequence[Save], error: psycopg.Error) -> None:
+        """The database said no: surely nothing was committed."""
+        if isinstance(error, ReadOnlySqlTransaction) and self._wire is not None:
+            # A standby, after a fail-over: the next connection may reach the new primary.
+            self._wire.close()
+            self._wire = None
+        if isinstance(error, _NOT_THEIRS):
+            _fail(saves, Unavailable(f"The log can't be written right now: {error}"))
+        else:
+            _fail(saves, library_error(error))
 
     def _without_culprit(self, saves: Sequence[Save], culprit: Save, error: psycopg.Error) -> None:
         """The others first. The culprit's error may come from one of those: alone it gets its own, or none."""
@@ -158,8 +170,7 @@ class Committer:
         steps = [BEGIN, LOCK_HEAD, existing_step(saves), *([newest_step(guarded)] if guarded else [])]
         answer = wire.run(steps, self._deadline())
         if answer.error is not None:
-            held = isinstance(answer.error, LockNotAvailable)
-            _fail(saves, Unavailable("The log is held by somebody else.") if held else library_error(answer.error))
+            self._refuse(saves, answer.error)
             return
         existing = set(read_pairs(answer.results[2]))
         newest = dict(read_pairs(answer.results[3])) if guarded else {}
@@ -174,12 +185,13 @@ class Committer:
     def _recover(self, saves: Sequence[Save]) -> None:
         """The connection is lost: finds out what became of the saves, and commits again what surely didn't happen."""
         undecided = [save for save in saves if not save.done]
-        wire, self._wire = self._wire, None
-        if wire is None:
-            _fail(undecided, Unavailable("The connection was lost; nothing was committed."))
-            return
-        wire.close()
-        self._wire = recovery.look_up(self._conninfo, self._settings(), wire.backend, undecided, self._limits)
+        if self._wire is not None:
+            self._lost = self._wire.backend
+            self._wire.close()
+            self._wire = None
+        if self._lost is not None:
+            self._wire = recovery.look_up(self._conninfo, self._settings, self._lost, undecided, self._limits)
+            self._lost = None
         missing = [save for save in undecided if not save.done]
         again = [save for save in missing if not save.retried]
         _fail(
@@ -191,26 +203,25 @@ class Committer:
 
     def _connected(self) -> Wire:
         if self._wire is None:
-            self._wire = Wire.connect(self._conninfo, self._limits.connect_seconds, self._settings())
+            self._wire = Wire.connect(self._conninfo, self._limits.connect_seconds, self._settings)
         return self._wire
 
     def _deadline(self) -> float:
         return time.monotonic() + self._limits.commit_seconds
 
-    def _settings(self) -> str:
-        limits = self._limits
-        return f"""
-            set timezone = 'UTC';
-            set default_transaction_isolation = 'read committed';
-            set default_transaction_read_only = off;
-            set plan_cache_mode = force_generic_plan;
-            set enable_seqscan = off;
-            set jit = off;
-            set lock_timeout = '{round(limits.head_lock_seconds * 1000)}ms';
-            set idle_in_transaction_session_timeout = '{round(limits.commit_seconds * 1000)}ms';
-            set client_connection_check_interval = '1s';
-            select set_config('synchronous_commit', 'on', false) where current_setting('synchronous_commit') = 'off'
-        """
+
+def _settings(limits: Limits) -> str:
+    """Of the committing session: durable, planned once, and no lock waited for without end."""
+    return f"""
+        set timezone = 'UTC';
+        set default_transaction_isolation = 'read committed';
+        set plan_cache_mode = force_generic_plan;
+        set enable_seqscan = off;
+        set jit = off;
+        set lock_timeout = '{round(limits.head_lock_seconds * 1000)}ms';
+        set idle_in_transaction_session_timeout = '{round(limits.commit_seconds * 1000)}ms';
+        select set_config('synchronous_commit', 'on', false) where current_setting('synchronous_commit') = 'off'
+    """
 
 
 def _succeed(saves: Sequence[Save], answer: Answer, append_at: int) -> None:

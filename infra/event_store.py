@@ -7,8 +7,16 @@ from typing import Any, Self
 from uuid import UUID
 
 import orjson
-from eventsourcing.application import Application
-from eventsourcing.persistence import EventStore, InfrastructureFactory, Mapper, StoredEvent, Transcoder
+from eventsourcing.application import Application, ProcessingEvent
+from eventsourcing.persistence import (
+    EventStore,
+    InfrastructureFactory,
+    Mapper,
+    Notification,
+    Recording,
+    StoredEvent,
+    Transcoder,
+)
 from eventsourcing.utils import Environment, EnvType
 
 from domain.aggregate import Aggregate
@@ -76,6 +84,9 @@ class Recorded:
     def fields(self) -> dict[str, Any]:
         """What the event itself says, by name."""
         return own_fields(self.event)
+
+
+NO_METADATA = b"{}"
 
 
 class Log(Application[UUID]):
@@ -159,6 +170,19 @@ class Log(Application[UUID]):
                 announcements=self._inline.announcements(events),
             )
         )
+
+    def _record(self, processing_event: ProcessingEvent[UUID]) -> list[Recording[UUID]]:
+        """The library's `save`, too, goes with inline tables: `log.save(aggregate, metadata=...)`."""
+        events: Any = processing_event.events
+        if not events:
+            return []
+        last = self.save_events(events, metadata=processing_event.saved_kwargs.get("metadata", NO_METADATA)).position
+        stored = [(event, self.mapper.to_stored_event(event)) for event in events]
+        first = last - len(events) + 1
+        return [
+            Recording(event, Notification(row.originator_id, row.originator_version, row.topic, row.state, position))
+            for position, (event, row) in enumerate(stored, start=first)
+        ]
 
     def read(self, after: int, limit: int, topics: Sequence[str] = ()) -> list[Recorded]:
         """At most `limit` events with a position above `after`, in position order; all topics if none is given."""

@@ -82,7 +82,7 @@ class LogRecorder(PostgresApplicationRecorder):
         if not stored_events:
             return []
         last = self.save(Save(stored_events)).position
-        return range(last - len(stored_events) + 1, last + 1)
+        return list(range(last - len(stored_events) + 1, last + 1))
 
     def select_events(
         self,

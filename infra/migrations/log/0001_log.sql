@@ -2,7 +2,7 @@
 -- notification_id is the event's position in the one global order. Rows are never updated and never deleted.
 create table stored_events (
     originator_id      uuid        not null,
-    originator_version bigint      not null check (originator_version > 0),
+    originator_version bigint      not null check (originator_version >= 0),
     topic              text        not null,
     state              bytea       not null,
     notification_id    bigint      not null,
