@@ -90,7 +90,9 @@ def check(body: bytes, depth: int) -> None:
     integers beyond 64 bits, deep nesting.
     """
     try:
-        value = json.loads(body, object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
+        value = json.loads(
+            body, object_pairs_hook=_without_duplicates, parse_int=_integer_of, parse_constant=_no_constant
+        )
     except RecursionError:
         raise Invalid("The body is nested too deeply.") from None
     except UnicodeDecodeError:
@@ -99,6 +101,11 @@ def check(body: bytes, depth: int) -> None:
         raise MalformedJson(f"The body is not JSON: {error}") from None
     for problem in _unfit(value, "", depth):
         raise invalid([problem])
+
+
+def _integer_of(digits: str) -> int:
+    """Python refuses to read thousands of digits; one beyond 64 bits is as good, and can be named."""
+    return int(digits) if len(digits) < 30 else 2 * _LARGEST
 
 
 def _no_constant(name: str) -> Any:
@@ -247,9 +254,14 @@ class QueryString:
                 raise invalid([FieldError(name, "is unknown") for name in given])
             return None
         try:
-            return msgspec.convert(given, self.kind, strict=False, str_keys=True)
+            found = msgspec.convert(given, self.kind, strict=False, str_keys=True)
         except msgspec.ValidationError as error:
             raise invalid(errors_in(given, self.kind, strict=False) or [_field_error("", error)]) from None
+        if _MANY_DIGITS.search(text):
+            values = {f.encode_name: getattr(found, f.name) for f in msgspec.structs.fields(self.kind)}
+            for problem in _unfit(values, "", 2):
+                raise invalid([problem])
+        return found
 
     def _given(self, text: bytes) -> dict[str, Any]:
         try:
