@@ -192,7 +192,12 @@ class Supervisor:
         """
         kept = _Kept(part, self._around.now())
         self._kept.append(kept)
-        await self._bring_up(kept)
+        try:
+            await self._bring_up(kept)
+        except (StartError, OSError):
+            self._kept.remove(kept)
+            self._publish()
+            raise
         kept.keeper = asyncio.ensure_future(self._keep(kept))
 
     async def run(self) -> None:
@@ -287,7 +292,7 @@ async def _wait_until_ready(part: Part, child: Child) -> None:
         return
     deadline = time.monotonic() + part.ready_timeout_seconds
     pause, longest = READY_POLL_SECONDS
-    while not await asyncio.to_thread(part.is_ready):
+    while child.has_exited or not await asyncio.to_thread(part.is_ready):
         await _wait_for_exits([child], pause)
         pause = min(longest, pause * 1.5)
         if child.has_exited:
