@@ -14,7 +14,7 @@ _ACQUIRE = """
     values (%(name)s, %(holder)s, 1, clock_timestamp() + %(seconds)s * interval '1 second')
     on conflict (name) do update
        set holder = excluded.holder, fence = held.fence + 1, expires_at = excluded.expires_at
-     where held.expires_at <= clock_timestamp()
+     where held.expires_at <= clock_timestamp() or held.holder = excluded.holder
     returning fence
 """
 # A renewal that a crash of PostgreSQL takes back shortens the lease and harms nobody; a lost fence would.
@@ -39,7 +39,10 @@ class Lease:
 
 
 def acquire(connection: Connection[Any], name: str, holder: str, seconds: float) -> Lease | None:
-    """The lease, if nobody holds it; None otherwise. The connection must be in autocommit."""
+    """The lease, if nobody else holds it; None otherwise. The connection must be in autocommit.
+
+    A holder that has lost its connection gets its own lease back at once, with a new fence.
+    """
     row = connection.execute(_ACQUIRE, {"name": name, "holder": holder, "seconds": seconds}).fetchone()
     return Lease(name, holder, seconds, row[0]) if row else None
 

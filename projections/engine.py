@@ -8,7 +8,7 @@ and redone together.
 
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 from uuid import UUID
@@ -171,17 +171,20 @@ class Engine:
 
     def _settled(self, facts: Sequence[Fact], after: int) -> _Batch:
         try:
-            with self._rolled_back_on_error(), self._connection.pipeline():  # two round trips in all
-                return self._transaction(facts, after, self._all_at_once)
+            with self._rolled_back_on_error():
+                return self._transaction(facts, after, self._all_at_once, self._connection.pipeline())
         except Exception as error:
             if not is_poison(error):
                 raise
         with self._rolled_back_on_error():
-            return self._transaction(facts, after, self._find_poison)
+            return self._transaction(facts, after, self._find_poison, nullcontext())
 
-    def _transaction(self, facts: Sequence[Fact], after: int, settle: _Settle) -> _Batch:
-        with self._connection.cursor() as cursor:
-            batch = self._begin(cursor, {fact.stream for fact in facts}, after)
+    def _transaction(
+        self, facts: Sequence[Fact], after: int, settle: _Settle, exchange: AbstractContextManager[object]
+    ) -> _Batch:
+        """Everything in one transaction: in two round trips, if the exchange is a pipeline."""
+        batch = self._begin({fact.stream for fact in facts}, after)
+        with exchange, self._connection.cursor() as cursor:
             fresh = [fact for fact in facts if fact.position > batch.position]
             if fresh:
                 settle(cursor, batch, fresh)
@@ -189,11 +192,12 @@ class Engine:
             cursor.execute("commit")
         return batch
 
-    def _begin(self, cursor: Cursor[Any], streams: Iterable[UUID], after: int = 0) -> _Batch:
+    def _begin(self, streams: Iterable[UUID], after: int = 0) -> _Batch:
         # The parked streams are asked for in a statement after the lock, so that it sees what the lock waited for.
-        cursor.execute("begin")
-        lock = self._connection.execute(_LOCK, self._key)
-        parked = self._connection.execute(_PARKED, self._key | {"streams": list(streams)})
+        with self._connection.pipeline():
+            self._connection.execute("begin")
+            lock = self._connection.execute(_LOCK, self._key)
+            parked = self._connection.execute(_PARKED, self._key | {"streams": list(streams)})
         row = lock.fetchone()
         if row is None:
             raise BuildGone
@@ -311,7 +315,7 @@ class Engine:
     def _reapply(self, stream: UUID) -> None:
         """Applies the parked events of one stream in order; the first that still fails stays, with those behind it."""
         with self._rolled_back_on_error(), self._connection.cursor() as cursor:
-            batch = self._begin(cursor, ())
+            batch = self._begin(())
             self._unpark(cursor, batch, stream)
             cursor.execute("commit")
         self._committed(self._applied(batch))
@@ -319,7 +323,7 @@ class Engine:
     def _skip(self, position: int) -> None:
         """Forgets one parked event and applies what waits behind it."""
         with self._rolled_back_on_error(), self._connection.cursor() as cursor:
-            batch = self._begin(cursor, ())
+            batch = self._begin(())
             row = cursor.execute(_SKIP, self._key | {"position": position}).fetchone()
             if row:
                 batch.stale.update(dict.fromkeys(EVERYTHING))

@@ -24,7 +24,7 @@ from projections.builds import builds_fed_by
 from projections.engine import Build, Engine
 from projections.errors import BuildGone, Fenced
 from projections.facts import read
-from projections.lane import Backoff, BuildLane, Setup, connect
+from projections.lane import Backoff, BuildLane, Setup, connect, dismiss, sign
 from projections.tail import Tail
 
 logger = logging.getLogger("muniment.follower")
@@ -137,6 +137,8 @@ class _Term:
                 leases.release(self._connection, self._lease)
 
     def _take_over(self) -> None:
+        dismiss(self._connection, self._lease.fence)
+        sign(self._connection, self._lease.fence)
         # First the fences, so that whatever the predecessor commits, it commits before the hook runs.
         self._connection.execute(f"listen {LOG_CHANNEL}".encode())
         self._connection.execute(f"listen {BUILDS_CHANNEL}".encode())

@@ -20,6 +20,15 @@ from projections.tail import Tail
 
 logger = logging.getLogger("muniment.follower")
 
+SIGNATURE = "muniment follower, fence "
+
+_DISMISS = """
+    select pg_terminate_backend(pid) from pg_stat_activity
+     where datname = current_database() and usename = current_user and pid <> pg_backend_pid()
+       and case when starts_with(application_name, %(signature)s)
+                then substr(application_name, length(%(signature)s) + 1)::bigint < %(fence)s else false end
+"""
+
 
 def _nothing(*_: object) -> None:
     return None
@@ -71,17 +80,30 @@ class Backoff:
         self._attempt = 0
 
 
-def connect(conninfo: str, limits: FollowerLimits) -> Connection[Any]:
+def connect(conninfo: str, limits: FollowerLimits, fence: int = 0) -> Connection[Any]:
     """A connection in autocommit that waits neither for locks nor for answers without end."""
-    connection = psycopg.connect(conninfo, autocommit=True, application_name="muniment follower")
-    timeouts = {
-        "lock_timeout": limits.lock_timeout_seconds,
-        "statement_timeout": limits.statement_timeout_seconds,
-        "idle_in_transaction_session_timeout": limits.statement_timeout_seconds,
+    connection = psycopg.connect(conninfo, autocommit=True)
+    settings = {
+        "lock_timeout": f"{limits.lock_timeout_seconds * 1000:.0f}ms",
+        "statement_timeout": f"{limits.statement_timeout_seconds * 1000:.0f}ms",
+        # Whoever is frozen in a transaction holds the locks that its successor needs.
+        "idle_in_transaction_session_timeout": f"{limits.lease_seconds * 1000:.0f}ms",
     }
-    for name, seconds in timeouts.items():
-        connection.execute("select set_config(%s, %s, false)", (name, f"{seconds * 1000:.0f}ms"))
+    for name, value in settings.items():
+        connection.execute("select set_config(%s, %s, false)", (name, value))
+    if fence:
+        sign(connection, fence)
     return connection
+
+
+def sign(connection: Connection[Any], fence: int) -> None:
+    """Marks a connection as one of the follower with this fence, for its successor."""
+    connection.execute("select set_config('application_name', %s, false)", (f"{SIGNATURE}{fence}",))
+
+
+def dismiss(connection: Connection[Any], fence: int) -> None:
+    """Ends what is left of the followers with lower fences in the database, and with it their locks."""
+    connection.execute(_DISMISS, {"signature": SIGNATURE, "fence": fence})
 
 
 @dataclass(frozen=True)
@@ -140,7 +162,7 @@ class BuildLane:
                 self._backoff.wait(self._stopping)
 
     def _follow(self) -> None:
-        with connect(self._setup.conninfo, self._limits) as connection:
+        with connect(self._setup.conninfo, self._limits, self._fence) as connection:
             engine = Engine(connection, self._setup.log, self.build, fence=self._fence, committed=self._committed)
             position = engine.take_over()
             while not self._stopping.is_set():

@@ -1,5 +1,24 @@
-from tests.projections.conftest import row
-from tests.projections.harbour import Ship
+"""The follower feeds every view from the log, alone, and without being asked twice."""
+
+import json
+import threading
+import time
+from dataclasses import dataclass, replace
+
+import psycopg
+import pytest
+
+from domain.aggregate import Aggregate
+from domain.projections import Retry, Skip
+from infra.event_store import Log
+from infra.transcoding import NewerSoftware
+from projections.builds import create_build, drop_build, ensure_builds
+from projections.compare import fold_views
+from projections.engine import Build
+from projections.follower import Follower
+from projections.lane import FollowerLimits, Hooks
+from tests.projections.conftest import PATIENCE_SECONDS, following, row
+from tests.projections.harbour import HARBOUR, KEEPERS, Keeper, Ship
 
 
 def test_a_saved_event_becomes_a_row(follower, record, visible, connection):
@@ -10,3 +29,134 @@ def test_a_saved_event_becomes_a_row(follower, record, visible, connection):
     visible.wait("harbour", position)
     visible.wait("keepers", position)
     assert row(connection, ship.id) == ("Cutty Sark", 3, 10)
+
+
+def test_what_was_saved_before_it_started_is_applied_too(setup, record, visible, connection):
+    fleet = [Ship(f"Barge {n}", []) for n in range(120)]
+    position = record(*fleet)
+    with following(replace(setup, limits=FollowerLimits(batch_events=50, tail_events=20))):
+        visible.wait("harbour", position)
+        later = record(Ship("Tug", []))
+        visible.wait("harbour", later)
+    assert connection.execute("select count(*) from harbour_ships_v1_b1").fetchone() == (121,)
+
+
+def test_operators_decisions_take_effect_once_recorded(follower, record, visible, connection):
+    sunk = Ship("Vasa", [])
+    for berth in (0, 7, 0, 8):
+        sunk.moor(berth)
+    record(sunk)
+    visible.wait("harbour", record(Retry("harbour", sunk.id)))
+    assert connection.execute("select position from projection_parked order by 1").fetchall() == [
+        (2,),
+        (3,),
+        (4,),
+        (5,),
+    ]
+    visible.wait("harbour", record(Skip("harbour", 2, "top-heavy")))
+    assert row(connection, sunk.id) == ("Vasa", 7, 0)
+    visible.wait("harbour", record(Skip("harbour", 4, "still top-heavy")))
+    assert row(connection, sunk.id) == ("Vasa", 8, 0)
+
+
+def test_a_view_that_stands_still_holds_up_no_other(setup, record, visible, connection, database):
+    with following(setup), psycopg.connect(database) as storm:
+        storm.execute("lock table keepers_keepers_v1_b1")
+        position = record(Keeper("Ida Lewis"), Ship("Fram", []))
+        visible.wait("harbour", position)
+        assert connection.execute(
+            "select position from projection_progress where projection = 'keepers'"
+        ).fetchone() == (0,)
+        storm.rollback()
+        visible.wait("keepers", position)
+
+
+def test_new_and_dropped_builds_are_noticed(follower, record, visible, connection):
+    other = replace(KEEPERS, name="watch")
+    visible.wait("keepers", record(Keeper("Ida Lewis")))
+    ensure_builds(connection, [other])
+    second = create_build(connection, KEEPERS, feed="follower")
+    position = record(Keeper("Grace Darling"))
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while connection.execute("select count(*) from keepers_keepers_v1_b2").fetchone() != (2,):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    drop_build(connection, second)
+    visible.wait("keepers", record(Keeper("Fanny Salter")))
+    assert position == 2
+
+
+def test_the_hooks_run_around_the_commits(setup, record, visible):
+    calls = []
+
+    def failing_first(applied):
+        calls.append(("after", applied.position, applied.invalidate))
+        if len([c for c in calls if c[0] == "after"]) == 1:
+            raise ConnectionError("Valkey is at sea")
+
+    def make_up(applied, error):
+        calls.append(("made up", applied.position, str(error)))
+        if len(calls) < 4:
+            raise ConnectionError("so is PostgreSQL")
+
+    hooks = Hooks(lambda: calls.append(("took over",)), failing_first, make_up)
+    vessel = Ship("Fram", [])
+    vessel.moor(1)
+    with following(replace(setup, projections=[HARBOUR], hooks=hooks)):
+        visible.wait("harbour", record(vessel))
+        second = record(Ship("Gjøa", []))
+        visible.wait("harbour", second)
+    assert calls == [
+        ("took over",),
+        ("after", 2, (str(vessel.id),)),
+        ("made up", 2, "Valkey is at sea"),
+        ("made up", 2, "Valkey is at sea"),
+        ("after", 3, ()),
+    ]
+
+
+def test_a_notice_travels_with_the_progress(setup, connection, record, visible):
+    def count(cursor, facts):
+        cursor.execute("select count(*) from watch_keepers_v1_b1")
+        return {"keepers": cursor.fetchone()[0], "new": len(facts)}
+
+    watch = replace(KEEPERS, name="watch", notice=count)
+    ensure_builds(connection, [watch])
+    with following(replace(setup, projections=[watch])):
+        visible.wait("watch", record(Keeper("Ida Lewis"), Keeper("Grace Darling")))
+    assert [(heard["keepers"], heard["new"]) for heard in visible.heard] == [(2, 2)]
+
+
+def test_an_event_of_a_newer_release_stops_it(setup, record, connection):
+    record(Ship("Fram", []))
+    connection.execute("update stored_events set topic = 'harbour.SubmarineDived'")
+    with pytest.raises(NewerSoftware):
+        Follower(setup).run()
+
+
+def test_of_two_only_one_leads_and_the_other_takes_over(setup, record, visible, database):
+    second_log = Log(database)
+    standby = Follower(replace(setup, log=second_log))
+    thread = threading.Thread(target=standby.run)
+    with following(setup):
+        thread.start()
+        visible.wait("harbour", record(Ship("Fram", [])))
+        assert not standby.leading.is_set()
+    assert standby.leading.wait(5)
+    visible.wait("harbour", record(Ship("Gjøa", [])))
+    standby.stop()
+    thread.join(PATIENCE_SECONDS)
+    second_log.close()
+
+
+def test_a_server_that_throws_everybody_out_parks_nothing(setup, record, visible, connection, database, log):
+    with following(setup):
+        for number in range(5):
+            visible.wait("harbour", record(Ship(f"Ferry {number}", [])))
+            connection.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity where starts_with(application_name, 'muniment f')"
+            )
+        vessel = Ship("Last ferry", [])
+        visible.wait("harbour", record(vessel))
+    assert connection.execute("select count(*) from projection_parked").fetchone() == (0,)
+    assert fold_views(database, log, Build(HARBOUR, 1)) == (6, [])
