@@ -6,17 +6,8 @@ from dataclasses import replace
 from infra.settings import Settings
 
 KEPT = (
-    "PATH",
-    "HOME",
-    "LANG",
-    "LC_ALL",
-    "TZ",
-    "TMPDIR",
-    "VIRTUAL_ENV",
-    "PYTHONPATH",
-    "SSL_CERT_FILE",
-    "XDG_RUNTIME_DIR",
-)
+    "PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH", "SSL_CERT_FILE", "XDG_RUNTIME_DIR",
+)  # fmt: skip
 
 
 def environment(settings: Settings) -> dict[str, str]:
