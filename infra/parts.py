@@ -30,6 +30,9 @@ class PartStatus(msgspec.Struct, frozen=True):
     since: datetime
     restarts: int
     last_exit: str | None
+    process_started: float | None = None
+    """When that process started (seconds since 1970): with the number, it says which process is meant."""
+    is_service: bool = False
 
 
 class Parts(msgspec.Struct, frozen=True):
@@ -59,11 +62,23 @@ def publish_parts(file: Path, parts: tuple[PartStatus, ...]) -> None:
     written.replace(file)
 
 
+def recorded_parts(file: Path) -> Parts | None:
+    """What a supervisor last said, whether it lives or not; None where nothing sensible is said."""
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Parts)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
 def read_parts(file: Path) -> Parts | None:
     """What the living supervisor says, or None where none lives: one that was killed leaves its file behind."""
+    said = recorded_parts(file)
+    return said if said and process_start(said.supervisor) == said.supervisor_started else None
+
+
+def process_start(pid: int) -> float | None:
+    """When this process started (seconds since 1970), or None where there is none."""
     try:
-        said = msgspec.json.decode(file.read_bytes(), type=Parts)
-        alive = psutil.Process(said.supervisor).create_time() == said.supervisor_started
-    except (OSError, msgspec.DecodeError, psutil.Error):
+        return psutil.Process(pid).create_time()
+    except psutil.Error:
         return None
-    return said if alive else None

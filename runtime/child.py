@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
+from infra.parts import process_start
 from runtime.output import Lines
 
 LINE_BYTES = 65_536
@@ -57,6 +58,7 @@ class Child:
             start_new_session=True,
         )
         self.pid = self._process.pid
+        self.started = process_start(self.pid)
         self._exited: asyncio.Future[int] = self._loop.create_future()
         self._output = asyncio.ensure_future(self._read_output())
         self._watch()
@@ -99,7 +101,8 @@ class Child:
 
     def _take_line(self, line: bytes) -> None:
         self.last_lines.append(line.decode("utf-8", "replace"))
-        self._lines(line)
+        with suppress(OSError):  # a full disk or a closed terminal must not close the child's mouth, and so end it
+            self._lines(line)
 
     def _watch(self) -> None:
         if sys.platform == "linux":

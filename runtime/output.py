@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from infra.embedded.folder import private_folder
+
 Lines = Callable[[bytes], None]
 """Takes one line, without its end."""
 
@@ -26,7 +28,11 @@ def prefixed(name: str, stream: BinaryIO | None = None) -> Lines:
 
 
 def logged(file: Path, limit_bytes: int = LOG_BYTES) -> Lines:
-    """Appends the lines to a file that is kept below `limit_bytes`, with one older one beside it."""
+    """Appends the lines to a file that is kept below `limit_bytes`, with one older one beside it.
+
+    Makes its folder. Raises StartError if that can't be done.
+    """
+    private_folder(file.parent)
 
     def write(line: bytes) -> None:
         with file.open("ab") as log:

@@ -21,6 +21,7 @@ from typing import Self
 from infra.embedded import Service, StartError, launched
 from infra.parts import PartStatus, State, publish_parts
 from runtime.child import Child, describe_exit
+from runtime.former import end_former_parts
 from runtime.output import Lines, logged, prefixed
 
 READY_TIMEOUT_SECONDS = 60.0
@@ -122,15 +123,25 @@ class _Kept:
     keeper: asyncio.Task[None] | None = field(default=None, repr=False)
 
     def status(self) -> PartStatus:
-        pid = self.child.pid if self.child and not self.child.has_exited else None
-        return PartStatus(self.part.name, self.state, pid, self.since, self.restarts, self.last_exit)
+        child = self.child if self.child and not self.child.has_exited else None
+        return PartStatus(
+            self.part.name,
+            self.state,
+            child.pid if child else None,
+            self.since,
+            self.restarts,
+            self.last_exit,
+            child.started if child else None,
+            self.part.is_service,
+        )
 
 
 class Supervisor:
     """Starts parts in order, starts again what dies, and stops all within 5 s.
 
     As a context: SIGINT, SIGTERM and SIGHUP end the block (quietly, wherever it waits) and then everything; a second
-    one kills at once. Must be entered by the main thread.
+    one kills at once. What a former run left is ended first. To be entered by the main thread of who holds the data
+    folder. Raises StartError.
     """
 
     def __init__(
@@ -156,6 +167,7 @@ class Supervisor:
         return tuple(kept.status() for kept in self._kept)
 
     async def __aenter__(self) -> Self:
+        await asyncio.to_thread(end_former_parts, self._status_file)
         self._block = asyncio.current_task()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

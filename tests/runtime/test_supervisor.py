@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from hypothesis import strategies as st
 
 from infra.embedded import DataFolder, Postgres, StartError, Valkey
 from infra.embedded.process import leftovers
-from infra.parts import PartStatus, State, parts_file, read_parts
+from infra.parts import PartStatus, State, parts_file, publish_parts, read_parts
 from runtime.output import logged, prefixed
 from runtime.supervisor import Backoff, Part, Supervisor, Surroundings, service_part
 
@@ -350,6 +351,34 @@ class TestSignals:
         assert parts_file(data).exists()
         assert read_parts(parts_file(data)) is None
 
+    @pytest.mark.parametrize("manners", ["true", "trap '' TERM", "sleep 60 & trap '' TERM"])
+    def test_a_part_that_outlived_its_killed_supervisor_is_ended_by_the_next(self, data, driver, manners):
+        process = driver(manners)
+        child = pid_of(data, "api")
+        os.kill(child, signal.SIGSTOP)  # so that it can't die with its supervisor
+        family = [child, *(one.pid for one in psutil.Process(child).children())]
+        process.kill()
+        process.communicate()
+        os.kill(child, signal.SIGCONT)
+
+        async def scene():
+            async with quiet(data):
+                assert not any(lives(pid) for pid in family)
+
+        play(scene())
+
+    def test_a_stranger_with_the_number_of_a_former_part_is_left_alone(self, data):
+        with subprocess.Popen(["sleep", "60"], start_new_session=True) as stranger:
+            former = PartStatus("api", State.READY, stranger.pid, datetime.now(UTC), 0, None, 1_000_000_000.0)
+            publish_parts(parts_file(data), (former,))
+
+            async def scene():
+                async with quiet(data):
+                    assert stranger.poll() is None
+
+            play(scene())
+            stranger.kill()
+
 
 class TestTheServices:
     def test_are_started_again_when_killed_and_lose_nothing(self, data):
@@ -410,12 +439,13 @@ class TestOutput:
         assert stream.getvalue() == b"api        | listening\n"
 
     def test_of_a_log_is_kept_short_with_one_older_one_beside(self, tmp_path):
-        write = logged(tmp_path / "postgres.log", limit_bytes=100)
+        log = tmp_path / "log"
+        write = logged(log / "postgres.log", limit_bytes=100)
         for number in range(50):
             write(b"line %03d" % number)
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["postgres.log", "postgres.log.1"]
-        assert all(path.stat().st_size <= 110 for path in tmp_path.iterdir())
-        assert (tmp_path / "postgres.log").read_bytes().endswith(b"line 049\n")
+        assert sorted(path.name for path in log.iterdir()) == ["postgres.log", "postgres.log.1"]
+        assert all(path.stat().st_size <= 110 for path in log.iterdir())
+        assert (log / "postgres.log").read_bytes().endswith(b"line 049\n")
 
     def test_without_line_ends_and_in_bad_utf8_is_no_obstacle(self, data):
         lines: list[bytes] = []
@@ -429,6 +459,19 @@ class TestOutput:
 
         play(scene())
         assert sum(map(len, lines)) == 200_000
+
+    def test_that_cannot_be_written_ends_nothing(self, data):
+        def full(line: bytes) -> None:
+            raise OSError(28, "No space left on device")
+
+        async def scene():
+            async with quiet(data) as supervisor:
+                script = f"for n in 1 2 3; do echo $n || exit; sleep 0.05; done; touch {data / 'done'}; exec sleep 60"
+                await supervisor.start(shell("api", script, lines=full))
+                await eventually((data / "done").exists)
+                assert told(data, "api").restarts == 0
+
+        play(scene())
 
 
 class TestBackoff:
