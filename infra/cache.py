@@ -1,9 +1,16 @@
 """What a process remembers, so that it needn't ask again, without ever remembering something that has been changed."""
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass
 from time import monotonic
-from typing import Generic, NewType, TypeVar
+from typing import Generic, Literal, NewType, Protocol, TypeVar
+from uuid import UUID
+
+from prometheus_client import Counter
+
+from infra.valkey import ENTRY_SECONDS, Found, Missing
+from infra.versions import Versions
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -82,3 +89,122 @@ class LocalCache(Generic[K, V]):
         """Moment and position of the key's newest invalidation, or later."""
         moment, position = self._tombstones.get(key, (0, 0))
         return max(moment, self._floor[0]), max(position, self._floor[1])
+
+
+Level = Literal["local", "valkey", "sql", "store"]
+
+LOCAL_SECONDS = 300.0
+"""How long this process remembers what it read itself and nobody invalidated."""
+
+LOOKUPS = Counter("muniment_cache_lookups_total", "Where the answer came from", ["cache", "level"])
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded(Generic[V]):
+    """What the source says: the value, the log position at which it holds, and how long it may be remembered.
+
+    `seconds` of 0 means not at all.
+    """
+
+    value: V
+    position: int
+    seconds: float = float("inf")
+    level: Level = "sql"
+
+
+class Hears(Protocol):
+    """What a cache needs of the listener."""
+
+    @property
+    def fresh(self) -> bool: ...
+    def position(self, projection: str) -> int: ...
+
+
+class Shares(Protocol):
+    """What a cache needs of the shared level."""
+
+    @property
+    def usable(self) -> bool: ...
+    async def read(self, name: str, key: str, versions: Versions) -> Found | Missing | None: ...
+    async def write(
+        self, name: str, key: str, value: bytes, *, position: int, seconds: float, versions: Versions, moment: int
+    ) -> None: ...
+
+
+class CacheAside(Generic[V]):
+    """Looks here, then in the shared cache, then asks the source, and stores on the way back (cache-aside).
+
+    Values belong to a user (or anything with a UUID) and come from one projection, whose transactions invalidate them.
+    Without a fresh listener only the source is asked. `load` reads the source; `encode` and `decode` are for the
+    shared cache, without which (`shared=None`) there are two levels.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        listener: Hears,
+        load: Callable[[UUID], Awaitable[Loaded[V]]],
+        encode: Callable[[V], bytes],
+        decode: Callable[[bytes], V],
+        size: int,
+        shared: Callable[[], Shares | None] = lambda: None,
+        versions: Callable[[], Versions],
+        local_seconds: float = LOCAL_SECONDS,
+    ) -> None:
+        self.name = name
+        self.local: LocalCache[UUID, Loaded[V]] = LocalCache(size)
+        self._listener = listener
+        self._load = load
+        self._encode = encode
+        self._decode = decode
+        self._shared = shared
+        self._versions = versions
+        self._local_seconds = local_seconds
+        levels: tuple[Level, ...] = ("local", "valkey", "sql", "store")
+        self._counts = {level: LOOKUPS.labels(name, level) for level in levels}
+
+    async def get(self, key: UUID) -> Loaded[V]:
+        """The value, with the level that it came from. Its position is that through which it is known to hold.
+
+        Raises what the source raises.
+        """
+        if not self._listener.fresh:
+            return self._counted(await self._load(key))
+        known = self.local.get(key)
+        if known is not None:
+            position = max(known.position, self._listener.position(self.name))
+            return self._counted(Loaded(known.value, position, level="local"))
+        return self._counted(await self._fetch(key))
+
+    async def _fetch(self, key: UUID) -> Loaded[V]:
+        # All three before anything is read: what changes from here on is noticed by comparing with them.
+        token, versions, begun = self.local.begin(), self._versions(), monotonic()
+        shared = self._shared()
+        answer = await shared.read(self.name, str(key), versions) if shared and shared.usable else None
+        if isinstance(answer, Found) and self.local.is_newer(key, answer.position):
+            value = self._decode(answer.value)
+            self.local.put(key, Loaded(value, answer.position), token, until=begun + answer.seconds)
+            return Loaded(value, answer.position, level="valkey")
+        loaded = await self._load(key)
+        if loaded.seconds > 0:
+            until = begun + min(loaded.seconds, self._local_seconds)
+            kept = self.local.put(key, loaded, token, until=until)
+            if kept and shared and isinstance(answer, Missing):
+                await self._share(shared, key, loaded, versions, answer.moment)
+        return loaded
+
+    async def _share(self, shared: Shares, key: UUID, loaded: Loaded[V], versions: Versions, moment: int) -> None:
+        await shared.write(
+            self.name,
+            str(key),
+            self._encode(loaded.value),
+            position=loaded.position,
+            seconds=min(loaded.seconds, ENTRY_SECONDS),
+            versions=versions,
+            moment=moment,
+        )
+
+    def _counted(self, found: Loaded[V]) -> Loaded[V]:
+        self._counts[found.level].inc()
+        return found

@@ -41,6 +41,7 @@ HEADS_APART_SECONDS = 0.05
 Connected: TypeAlias = Callable[[AsyncConnection[Any]], Awaitable[None]]
 Announced: TypeAlias = Callable[[Sequence[str]], None]
 Progressed: TypeAlias = Callable[["Progress"], None]
+Notified: TypeAlias = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +146,7 @@ class Listener:
         self._connected: list[Connected] = []
         self._announced: list[Announced] = []
         self._progressed: dict[str, list[Progressed]] = {}
+        self._others: dict[str, list[Notified]] = {}
         self._link: _Link | None = None
         self._task: asyncio.Task[None] | None = None
         self._was_fresh = asyncio.Event()
@@ -192,6 +194,10 @@ class Listener:
     def on_progress(self, projection: str, callback: Progressed) -> None:
         """Called with each transaction of the view's active build."""
         self._progressed.setdefault(projection, []).append(callback)
+
+    def on_notify(self, channel: str, callback: Notified) -> None:
+        """Called with each payload on a further channel, in its order among all that is heard."""
+        self._others.setdefault(channel, []).append(callback)
 
     # Waiting
 
@@ -269,7 +275,7 @@ class Listener:
             early: list[psycopg.Notify] = []
             connection.add_notify_handler(early.append)
             async with asyncio.timeout(self._beat_timeout_seconds):
-                for channel in (LOG_CHANNEL, PROGRESS_CHANNEL, self._beat_channel):
+                for channel in (LOG_CHANNEL, PROGRESS_CHANNEL, self._beat_channel, *self._others):
                     await connection.execute(f"listen {channel}".encode())
                 await self._read_positions(connection)
                 for callback in self._connected:
@@ -309,6 +315,9 @@ class Listener:
             self._on_log(orjson.loads(payload))
         elif channel == PROGRESS_CHANNEL:
             self._on_progress(orjson.loads(payload))
+        else:
+            for callback in self._others.get(channel, ()):
+                callback(payload)
 
     def _on_log(self, payload: dict[str, Any]) -> None:
         self.head = max(self.head, payload["head"])
