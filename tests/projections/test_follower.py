@@ -1,14 +1,12 @@
 """The follower feeds every view from the log, alone, and without being asked twice."""
 
-import json
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import psycopg
 import pytest
 
-from domain.aggregate import Aggregate
 from domain.projections import Retry, Skip
 from infra.event_store import Log
 from infra.transcoding import NewerSoftware
@@ -154,7 +152,8 @@ def test_a_server_that_throws_everybody_out_parks_nothing(setup, record, visible
         for number in range(5):
             visible.wait("harbour", record(Ship(f"Ferry {number}", [])))
             connection.execute(
-                "select pg_terminate_backend(pid) from pg_stat_activity where starts_with(application_name, 'muniment f')"
+                "select pg_terminate_backend(pid) from pg_stat_activity"
+                " where starts_with(application_name, 'muniment follower')"
             )
         vessel = Ship("Last ferry", [])
         visible.wait("harbour", record(vessel))
