@@ -1,6 +1,10 @@
 """The application: Starlette, with the frame in the place of its middleware stack."""
 
-from collections.abc import Sequence
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, nullcontext
+from threading import current_thread, main_thread
 from typing import Any
 
 from prometheus_client import REGISTRY, CollectorRegistry
@@ -50,7 +54,7 @@ class Application(Starlette):
         lifespan: Lifespan[Any] | None = None,
         version: str = "0",
     ) -> None:
-        super().__init__(routes=others, lifespan=lifespan)
+        super().__init__(routes=others, lifespan=lambda _: self._life(lifespan))
         self.router.redirect_slashes = False
         limits = limits or HttpLimits()
         own = CollectorRegistry()
@@ -73,6 +77,39 @@ class Application(Starlette):
             "streams": self.frame.sender.open_streams,
         }
 
+    @asynccontextmanager
+    async def _life(self, lifespan: Lifespan[Any] | None) -> AsyncIterator[Any]:
+        _on_stop(asyncio.get_running_loop(), self.frame.sender.close)
+        async with nullcontext() if lifespan is None else lifespan(self) as state:
+            yield state
+        await asyncio.to_thread(self.frame.close)
+
     def close(self) -> None:
-        """Ends open streams and waits for running calls; part of the lifespan's end."""
+        """Ends open streams and waits for running calls, where nobody runs the lifespan."""
         self.frame.close()
+
+
+def _on_stop(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
+    """Calls `stop` as soon as the process is asked to end.
+
+    The server waits for open answers before it ends the lifespan, so streams that go on forever have to learn of it
+    earlier. The loop's own handlers stay in place: they are called after ours.
+    """
+    if current_thread() is not main_thread():
+        return
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _first(loop, stop, signal.getsignal(number)))
+
+
+def _first(loop: asyncio.AbstractEventLoop, stop: Callable[[], None], then: Any) -> Callable[[int, Any], Any]:
+    def handle(number: int, frame: Any) -> Any:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(stop)
+        if callable(then):
+            return then(number, frame)
+        if then is signal.SIG_DFL:  # nobody else handles it: do what would have been done
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        return None
+
+    return handle

@@ -1,6 +1,7 @@
 """Answers on the wire: the headers that every answer has, bodies, and streams that end when the client does."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
@@ -11,6 +12,8 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Pairs = list[tuple[bytes, bytes]]
+
+log = logging.getLogger("api")
 
 _SECURE: Final = (
     (b"x-content-type-options", b"nosniff"),
@@ -35,6 +38,7 @@ class Sender:
         self._secure = (*_SECURE, _HSTS) if limits.behind_tls else _SECURE
         self._origins = frozenset(origin.encode() for origin in limits.allowed_origins)
         self._streams: set[asyncio.Task[None]] = set()
+        self._closing = False
 
     async def send(self, asked: Asked, answer: Answer, position: int, receive: Receive, send: Send) -> None:
         """Sends the answer, whose body is bytes or None by now."""
@@ -44,7 +48,7 @@ class Sender:
             headers.append((b"content-length", b"%d" % len(data)))
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         if answer.stream is not None and asked.method != "HEAD":
-            await self._stream(answer.stream, receive, send)
+            await self._stream(asked, answer.stream, receive, send)
             data = b""
         await send({"type": "http.response.body", "body": b"" if asked.method == "HEAD" else data})
 
@@ -82,20 +86,23 @@ class Sender:
             headers.append((b"access-control-expose-headers", _EXPOSED))
         return headers
 
-    async def _stream(self, stream: AsyncIterator[bytes], receive: Receive, send: Send) -> None:
+    async def _stream(self, asked: Asked, stream: AsyncIterator[bytes], receive: Receive, send: Send) -> None:
         """Sends until the stream, the client or the server ends."""
         pump = asyncio.ensure_future(_pump(stream, send))
         gone = asyncio.ensure_future(_disconnected(receive))
         self._streams.add(pump)
+        if self._closing:
+            pump.cancel()
         try:
             await asyncio.wait((pump, gone), return_when=asyncio.FIRST_COMPLETED)
+            gone_first = gone.done()
         finally:
             self._streams.discard(pump)
             for task in (pump, gone):
                 task.cancel()
             await asyncio.gather(pump, gone, return_exceptions=True)
-        if not pump.cancelled() and (error := pump.exception()) is not None:
-            raise error
+        if not pump.cancelled() and not gone_first and (error := pump.exception()) is not None:
+            log.error("the stream of request %s broke off", asked.request_id, exc_info=error)
 
     @property
     def open_streams(self) -> int:
@@ -103,7 +110,8 @@ class Sender:
         return len(self._streams)
 
     def close(self) -> None:
-        """Ends all streams: the server stops."""
+        """Ends all streams, and those that are still asked for: the server stops."""
+        self._closing = True
         for pump in list(self._streams):
             pump.cancel()
 

@@ -13,10 +13,10 @@ from tests.api.sample import Harbour, application
 
 
 class Client:
-    """A client for tests that aren't coroutines. `token` is sent unless a request says otherwise."""
+    """A client for tests that aren't coroutines. `bearer` is sent unless a request says otherwise."""
 
-    def __init__(self, app: Application, token: str = "adas-token", peer: str = "192.0.2.7") -> None:
-        self.app, self.headers, self.peer = app, {"authorization": f"Bearer {token}"} if token else {}, peer
+    def __init__(self, app: Application, bearer: str = "adas-token", peer: str = "192.0.2.7") -> None:
+        self.app, self.headers, self.peer = app, {"authorization": f"Bearer {bearer}"} if bearer else {}, peer
         self.runner = asyncio.Runner()
 
     def __call__(self, method: str, path: str, **options: Any) -> httpx.Response:
@@ -69,10 +69,10 @@ def client(make_client: MakeClient) -> Client:
 @pytest.fixture
 def grace(make_client: MakeClient) -> Client:
     """Grace calls, who may do nothing in particular."""
-    return make_client(token="graces-token")
+    return make_client(bearer="graces-token")
 
 
 @pytest.fixture
 def stranger(make_client: MakeClient) -> Client:
     """Nobody knows who calls."""
-    return make_client(token="")
+    return make_client(bearer="")

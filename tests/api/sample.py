@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import count
 from typing import Annotated, Any
 from uuid import UUID, uuid5
 
@@ -86,6 +87,7 @@ class Harbour:
     receipts: dict[tuple[str, str, str], tuple[bytes, Stored | None]] = field(default_factory=dict)
     refusals: list[Refusal] = field(default_factory=list)
     contexts: list[Context] = field(default_factory=list)
+    watching: int = 0
     state: Health = field(default_factory=lambda: Health("ready"))
 
     async def authenticate(self, token: str) -> Caller:
@@ -266,11 +268,28 @@ async def set_watches(asked: Asked) -> Answer:
 async def bell(asked: Asked) -> Answer:
     """Rings three times."""
 
+    first = last_event_position(asked) or 0
+
     async def strokes():
-        for n in range(last_event_position(asked) or 0, 3):
+        for n in range(first, 3):
             yield ServerEvent({"stroke": n + 1}, id=str(n + 1), event="stroke")
 
     return live(strokes())
+
+
+async def tide(asked: Asked) -> Answer:
+    """Comes and goes, for as long as somebody watches."""
+
+    async def waves():
+        asked.ports.watching += 1
+        try:
+            for n in count():
+                yield ServerEvent(n, id=str(n))
+                await asyncio.sleep(0.01)
+        finally:
+            asked.ports.watching -= 1
+
+    return live(waves())
 
 
 async def crew_of(asked: Asked) -> dict[str, str]:
@@ -295,6 +314,7 @@ ROUTES = [
     Endpoint("GET", "/api/v1/crew/{id}", crew_of, permission=Own("id", "crew:read"), result=dict[str, str]),
     Endpoint("PUT", "/api/v1/watches", set_watches, permission=SELF, body=Roster, result=Roster),
     Endpoint("GET", "/api/v1/bell", bell, permission=OPEN, media_type="text/event-stream"),
+    Endpoint("GET", "/api/v1/tide", tide, permission=OPEN, media_type="text/event-stream"),
     Endpoint("POST", "/api/v1/sink", sink, permission=SELF, answers=204),
 ]  # fmt: skip
 
@@ -308,3 +328,8 @@ def services(harbour: Harbour) -> Services:
 
 def application(harbour: Harbour, limits: HttpLimits | None = None) -> Application:
     return Application(ROUTES, services(harbour), limits, version="0.1.0")
+
+
+def served() -> Application:
+    """What granian is told to serve."""
+    return Application(ROUTES, services(Harbour()), HttpLimits(body_bytes=100_000), version="0.1.0")
