@@ -9,6 +9,7 @@ from uuid import UUID
 
 import psycopg
 from eventsourcing import persistence
+from eventsourcing.persistence import IntegrityError
 from psycopg.errors import LockNotAvailable, ReadOnlySqlTransaction, UniqueViolation
 
 from domain.errors import OutcomeUnknown, Unavailable
@@ -180,7 +181,11 @@ class Committer:
             return
         sent = attempt(winners, self._limits.inline_lock_milliseconds, begun=True)
         self._settle(winners, sent, wire.run(sent.steps, self._deadline()))
-        self._commit(rivals)
+        if all(save.committed for save in winners):
+            for save, conflict in rivals:
+                save.error = conflict
+        elif rivals:
+            self._commit_carefully(self._connected(), [save for save, _ in rivals])
 
     def _recover(self, saves: Sequence[Save]) -> None:
         """The connection is lost: finds out what became of the saves, and commits again what surely didn't happen."""
@@ -213,6 +218,7 @@ class Committer:
 def _settings(limits: Limits) -> str:
     """Of the committing session: durable, planned once, and no lock waited for without end."""
     return f"""
+        set application_name = 'muniment commit';
         set timezone = 'UTC';
         set default_transaction_isolation = 'read committed';
         set plan_cache_mode = force_generic_plan;
@@ -244,34 +250,37 @@ def _fail(saves: Sequence[Save], error: Exception) -> None:
 Pair = tuple[UUID, int]
 
 
-def _judge(saves: Sequence[Save], existing: set[Pair], newest: dict[UUID, int]) -> tuple[list[Save], list[Save]]:
-    """Winners, and rivals of winners, in the group's order. Who contradicts what is recorded gets its error."""
+def _judge(
+    saves: Sequence[Save], existing: set[Pair], newest: dict[UUID, int]
+) -> tuple[list[Save], list[tuple[Save, IntegrityError]]]:
+    """Walks the group in order. Who contradicts what is recorded gets its error.
+
+    Returns the winners, and their rivals: who contradicts only an earlier save of the group, and would be right if that
+    one came to nothing.
+    """
     winners: list[Save] = []
-    rivals: list[Save] = []
-    taken: set[Pair] = set()
-    ahead = dict(newest)
+    rivals: list[tuple[Save, IntegrityError]] = []
+    ahead, after = set(existing), dict(newest)
     for save in saves:
-        pairs = save.pairs
-        if conflict := _conflict(save, pairs, existing, newest):
-            save.error = persistence.IntegrityError(conflict)
-        elif not taken.isdisjoint(pairs) or any(ahead[stream] != version for stream, version in save.guards):
-            rivals.append(save)
-        else:
+        conflict = _conflict(save, ahead, after)
+        if conflict is None:
             winners.append(save)
-            taken.update(pairs)
-            for stream, version in pairs:
-                if stream in ahead:
-                    ahead[stream] = max(ahead[stream], version)
+            ahead.update(save.pairs)
+            after.update((stream, max(after[stream], version)) for stream, version in save.pairs if stream in after)
+        elif winners and not _conflict(save, existing, newest):
+            rivals.append((save, conflict))
+        else:
+            save.error = conflict
     return winners, rivals
 
 
-def _conflict(save: Save, pairs: Sequence[Pair], existing: set[Pair], newest: dict[UUID, int]) -> str | None:
-    for stream, version in pairs:
+def _conflict(save: Save, existing: set[Pair], newest: dict[UUID, int]) -> IntegrityError | None:
+    if len(set(save.pairs)) < len(save.pairs):
+        return IntegrityError("the save has one version of a stream twice")
+    for stream, version in save.pairs:
         if (stream, version) in existing:
-            return f"stream {stream} has version {version} already"
-    if len(set(pairs)) < len(pairs):
-        return "the save has one version of a stream twice"
+            return IntegrityError(f"stream {stream} has version {version} already")
     for stream, version in save.guards:
         if newest[stream] != version:
-            return f"stream {stream} is at version {newest[stream]}, no longer at {version}"
+            return IntegrityError(f"stream {stream} is at version {newest[stream]}, no longer at {version}")
     return None
