@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 
 from infra.embedded import StartError
+from infra.embedded.process import wait_for_ends
 from infra.parts import PartStatus, process_start, recorded_parts
 
 PATIENCE_SECONDS = 2.0
@@ -28,12 +29,10 @@ def end_former_parts(file: Path) -> None:
     for process in found:
         with suppress(psutil.Error):
             process.terminate()
-    _, alive = psutil.wait_procs(found, timeout=PATIENCE_SECONDS)
-    for process in alive:
+    for process in wait_for_ends(found, PATIENCE_SECONDS):
         with suppress(psutil.Error):
             process.kill()
-    _, alive = psutil.wait_procs(alive, timeout=KILL_SECONDS)
-    if alive:
+    if alive := wait_for_ends(found, KILL_SECONDS):
         raise StartError(f"a part of a former run (process {alive[0].pid}) won't stop")
 
 

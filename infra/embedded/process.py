@@ -22,6 +22,7 @@ STOP_TIMEOUT_SECONDS = 4.0
 """How long a service may take to stop when asked, before it is killed."""
 KILL_TIMEOUT_SECONDS = 2.0
 READY_POLL_SECONDS = 0.01
+END_POLL_SECONDS = 0.005
 
 
 class Service(Protocol):
@@ -85,6 +86,25 @@ def _is_leftover(process: psutil.Process, program: str, folder: Path) -> bool:
     return False
 
 
+def wait_for_ends(processes: Sequence[psutil.Process], timeout_seconds: float) -> list[psutil.Process]:
+    """Waits for processes that needn't be our children; those that still live after that time.
+
+    Ended is also who ended but wasn't taken notice of: not every first process of a container cares for orphans.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    alive = [process for process in processes if _lives(process)]
+    while alive and time.monotonic() < deadline:
+        time.sleep(END_POLL_SECONDS)
+        alive = [process for process in alive if _lives(process)]
+    return alive
+
+
+def _lives(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
 def stop_leftovers(program: str, folder: Path, stop_signal: signal.Signals, patience_seconds: float) -> None:
     """Stops what a former run left behind: asks first, kills then. Raises StartError if something still lives."""
     found = leftovers(program, folder)
@@ -95,12 +115,12 @@ def stop_leftovers(program: str, folder: Path, stop_signal: signal.Signals, pati
         with suppress(psutil.Error):
             if process.ppid() not in ours:  # the first of the family passes it on
                 process.send_signal(stop_signal)
-    psutil.wait_procs(found, timeout=patience_seconds)
+    wait_for_ends(found, patience_seconds)
     remaining = leftovers(program, folder)
     for process in remaining:
         with suppress(psutil.Error):
             process.kill()
-    psutil.wait_procs(remaining, timeout=KILL_TIMEOUT_SECONDS)
+    wait_for_ends(remaining, KILL_TIMEOUT_SECONDS)
     if remaining := leftovers(program, folder):
         raise StartError(f"a {program} of a former run (process {remaining[0].pid}) works in {folder} and won't stop")
 

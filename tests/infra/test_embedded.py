@@ -166,7 +166,7 @@ class TestPostgres:
             assert psutil.pid_exists(busy)
             with running(Postgres(data)):
                 assert ask(postgres, "select 1") == 1
-                assert not psutil.pid_exists(busy)
+                assert not _lives(busy)
 
     def test_one_in_another_folder_is_left_alone(self, data, place):
         other = Postgres(DataFolder(place / "other"))
