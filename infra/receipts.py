@@ -30,7 +30,7 @@ RESERVE = """
 """
 INSERT = """
     insert into receipts (key, body, status, result, versions, position, fulfilled_at)
-    values (%(key)s, %(body)s, %(status)s, %(result)s, %(versions)s, %(position)s, %(recorded_at)s)
+    values (%(key)s, %(body)s, %(status)s, %(result)s, %(versions)s, %(position)s, clock_timestamp())
 """
 FORGET = "delete from receipts where key = %s and fulfilled_at < clock_timestamp() - %s * interval '1 h'"
 
