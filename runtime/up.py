@@ -20,12 +20,12 @@ def up(settings: Settings) -> None:
     """Runs until Ctrl-C or SIGTERM. Raises StartError, SettingsError, MigrationError, each with one line."""
     data = DataFolder(settings.data)
     with data.hold():
-        _check_port(settings)
         asyncio.run(_up(settings, data))
 
 
 async def _up(settings: Settings, data: DataFolder) -> None:
     async with Supervisor(parts_file(data)) as supervisor:
+        _check_port(settings)  # only now: an API of a former run, which held it, has been ended
         located = await _start_services(supervisor, settings, data)
         await asyncio.to_thread(migrate, located, _say)
         await asyncio.to_thread(first_facts, located, _say)
