@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 
 from infra.migrate import Source
 from infra.settings import Settings
-from runtime.cli_migrate import migrate
+from runtime.cli.migrate import migrate
 
 DIG = "create table moat (crocodile text primary key);"
 

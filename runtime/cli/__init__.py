@@ -1,0 +1,43 @@
+"""`muniment`, the command line: its table of contents.
+
+Exit status 0: done; 1: refused or failed, and one line on stderr says why; 2: wrong usage.
+"""
+
+import click
+
+from runtime.cli.lazy import Lazy, LazyGroup
+from runtime.cli.wired import prepare
+
+COMMANDS = {
+    "up": Lazy("runtime.cli.parts:up", "Run everything on one machine; Ctrl-C stops it cleanly."),
+    "api": Lazy("runtime.cli.parts:api", "Run the API alone."),
+    "follow": Lazy("runtime.cli.parts:follow", "Run the follower alone: it feeds the views from the log."),
+    "status": Lazy("runtime.cli.status:status", "Tell the parts, the log, the views and the schema."),
+    "migrate": Lazy("runtime.cli.migrate:migrate", "Bring the database's schema up to this release. Forward only."),
+    "users": Lazy("runtime.cli.users:users", "Users, their passwords and their sessions."),
+    "roles": Lazy("runtime.cli.roles:roles", "Roles, and who holds them where."),
+    "keys": Lazy("runtime.cli.keys:keys", "The keys that sign and derive tokens."),
+    "events": Lazy("runtime.cli.events:events", "Read the log; secrets are left out."),
+    "projections": Lazy("runtime.cli.projections:projections", "The views: how far they are, and what they parked."),
+    "audit": Lazy("runtime.cli.audit:audit", "The audit log."),
+    "demo": Lazy("runtime.cli.demo:demo", "Fill a small company into the running platform."),
+    "completion": Lazy("runtime.cli.completion:completion", "Print the script that completes commands in your shell."),
+}
+
+
+@click.group(
+    cls=LazyGroup,
+    table=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Settings are environment variables, MUNIMENT_...; docs/command-line.md tells more.",
+)
+@click.version_option(package_name="muniment")
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Muniment: identity, access and audit on one event log."""
+    prepare(context)
+
+
+def main() -> None:
+    """The entry point."""
+    cli.main(prog_name="muniment")

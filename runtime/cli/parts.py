@@ -1,0 +1,56 @@
+"""`muniment up`, and the parts that also run alone."""
+
+import click
+
+from runtime.cli.wired import Wired
+
+# ruff: noqa: PLC0415 - each part imports only what it runs
+
+
+@click.command()
+@click.pass_obj
+def up(wired: Wired) -> None:
+    """Run everything on one machine; Ctrl-C stops it cleanly.
+
+    Brings PostgreSQL and Valkey along, unless MUNIMENT_POSTGRES_URL or MUNIMENT_REDIS_URL names others. Migrates, makes
+    the first start's administrator and prints the password once, and starts again what dies.
+
+    \b
+    Example:
+      MUNIMENT_DATA=/var/lib/muniment MUNIMENT_PORT=8081 muniment up
+    """
+    from runtime.up import up as run
+
+    run(wired.given)
+
+
+@click.command()
+@click.pass_obj
+def api(wired: Wired) -> None:
+    """Run the API alone.
+
+    The database must have been migrated and the follower must run, here or elsewhere, for the views to follow.
+
+    \b
+    Example:
+      MUNIMENT_POSTGRES_URL=postgresql://muniment@db/muniment MUNIMENT_REDIS_URL=redis://cache muniment api
+    """
+    from runtime.serve import serve
+
+    serve(wired.settings)
+
+
+@click.command()
+@click.pass_obj
+def follow(wired: Wired) -> None:
+    """Run the follower alone: it feeds the views from the log.
+
+    Any number may run: one feeds, the others take over when it dies.
+
+    \b
+    Example:
+      MUNIMENT_POSTGRES_URL=postgresql://muniment@db/muniment muniment follow
+    """
+    from runtime.follow import follow as run
+
+    run(wired.settings)
