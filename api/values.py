@@ -257,11 +257,19 @@ class QueryString:
             found = msgspec.convert(given, self.kind, strict=False, str_keys=True)
         except msgspec.ValidationError as error:
             raise invalid(errors_in(given, self.kind, strict=False) or [_field_error("", error)]) from None
+        if given:
+            self._check(given, found, text)
+        return found
+
+    def _check(self, given: Mapping[str, Any], found: Any, text: bytes) -> None:
+        """What the lax conversion lets pass: `null` for a number, integers beyond 64 bits."""
+        values = {f.encode_name: getattr(found, f.name) for f in msgspec.structs.fields(self.kind)}
+        for name in given:
+            if values[name] is None:
+                raise invalid_field(name, "null can't be said here; leave it out")
         if _MANY_DIGITS.search(text):
-            values = {f.encode_name: getattr(found, f.name) for f in msgspec.structs.fields(self.kind)}
             for problem in _unfit(values, "", 2):
                 raise invalid([problem])
-        return found
 
     def _given(self, text: bytes) -> dict[str, Any]:
         try:

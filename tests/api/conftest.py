@@ -10,6 +10,7 @@ import pytest
 from api.app import Application
 from api.limits import HttpLimits
 from tests.api.sample import Harbour, application
+from tests.api.serving import Served
 
 
 class Client:
@@ -76,3 +77,12 @@ def grace(make_client: MakeClient) -> Client:
 def stranger(make_client: MakeClient) -> Client:
     """Nobody knows who calls."""
     return make_client(bearer="")
+
+
+@pytest.fixture(scope="package")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The sample application on granian."""
+    served = Served(tmp_path_factory.mktemp("granian") / "log")
+    yield served
+    served.stop()
+    assert "Traceback" not in served.log.read_text()

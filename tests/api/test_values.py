@@ -173,6 +173,7 @@ def test_words_that_look_like_values_stay_words():
         (b"above=x&height=1", ["above", "height"]),
         (b"q=a&q=b", ["q"]),
         (b"q=%00", ["q"]),
+        (b"above=null", ["above"]),
         (b"above=99999999999999999999999", ["above"]),
     ],
 )
