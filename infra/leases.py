@@ -11,7 +11,10 @@ from psycopg import Connection
 
 _ACQUIRE = """
     insert into leases as held (name, holder, fence, expires_at)
-    values (%(name)s, %(holder)s, 1, clock_timestamp() + %(seconds)s * interval '1 second')
+    select %(name)s, %(holder)s, 1, clock_timestamp() + %(seconds)s * interval '1 second'
+     -- A standby that asks every second writes nothing.
+     where not exists (
+           select from leases where name = %(name)s and holder <> %(holder)s and expires_at > clock_timestamp())
     on conflict (name) do update
        set holder = excluded.holder, fence = held.fence + 1, expires_at = excluded.expires_at
      where held.expires_at <= clock_timestamp() or held.holder = excluded.holder
