@@ -41,7 +41,7 @@ class TestPositionsDontInterleave(RecorderOverDatabase, suite.NonInterleavingNot
 
 
 class TestAggregateRecorder(RecorderOverDatabase, suite.RecorderTestCase):
-    """The library's case for recorders without positions expects None from an insert: the same steps, with positions."""
+    """The library's case for recorders without positions expects None from an insert: here with positions."""
 
     def test_insert_and_select(self) -> None:
         recorder, stream = self.recorder, self.new_originator_id()
