@@ -79,6 +79,6 @@ def read_parts(file: Path) -> Parts | None:
 def process_start(pid: int) -> float | None:
     """When this process started (seconds since 1970), or None where there is none."""
     try:
-        return psutil.Process(pid).create_time()
+        return float(psutil.Process(pid).create_time())
     except psutil.Error:
         return None

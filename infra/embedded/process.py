@@ -101,7 +101,7 @@ def wait_for_ends(processes: Sequence[psutil.Process], timeout_seconds: float) -
 
 def _lives(process: psutil.Process) -> bool:
     with suppress(psutil.Error):
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     return False
 
 
