@@ -51,9 +51,15 @@ class RegisterUser:
 
 async def prepare_registration(ports: Identity, new: NewUser) -> RegisterUser:
     """Raises Invalid, WeakPassword, Overloaded."""
+    email, name = checked(new)
+    return RegisterUser(email, ports.claims.claim_id(email), name, await ports.passwords.hash(new.password))
+
+
+def checked(new: NewUser) -> tuple[EmailAddress, PersonName]:
+    """Raises Invalid, WeakPassword."""
     email, name = EmailAddress(new.email), PersonName(new.name)
     check_password(new.password, email=email, name=name)
-    return RegisterUser(email, ports.claims.claim_id(email), name, await ports.passwords.hash(new.password))
+    return email, name
 
 
 def register_user(work: Work, command: RegisterUser) -> UUID:
@@ -290,7 +296,7 @@ class AddKey:
 
 
 def add_key(work: Work, command: AddKey) -> str:
-    """Starts the keyring where there is none; returns the key's id. With `only_if_none`, one key a purpose is enough."""
+    """Starts the keyring where there is none and returns the key's id. `only_if_none`: one key a purpose will do."""
     ring = work.find(Keyring, Keyring.ID) or work.add(Keyring(command.master_key_id, id=Keyring.ID))
     if command.only_if_none and any(key.purpose == command.purpose for key in ring.keys.values()):
         return ""

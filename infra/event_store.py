@@ -1,6 +1,6 @@
 """The log: aggregates are saved to it and everything else is read from it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Self
@@ -102,6 +102,7 @@ class Log(Application[UUID]):
         self._conninfo = conninfo
         self._limits = limits or Limits()
         self._inline = InlineTables(inline)
+        self._listeners: list[Callable[[Sequence[str]], None]] = []
         super().__init__()
 
     def construct_env(self, name: str, env: EnvType | None = None) -> Environment:
@@ -161,15 +162,27 @@ class Log(Application[UUID]):
         if not events:
             return self._recorder.write_riders(riders, guards)
         to_stored = self.mapper.to_stored_event
-        return self._recorder.save(
+        announcements = self._inline.announcements(events)
+        committed = self._recorder.save(
             Save(
                 [to_stored(event) for event in events],
                 metadata,
                 guards=guards,
                 inline=[inline_step(step) for step in (*self._inline.statements(events, metadata), *riders)],
-                announcements=self._inline.announcements(events),
+                announcements=announcements,
             )
         )
+        if announcements:
+            for listener in self._listeners:
+                listener(announcements)
+        return committed
+
+    def on_announce(self, listener: Callable[[Sequence[str]], None]) -> None:
+        """Calls it with what a commit of this process announces, before the save returns; in the saving thread.
+
+        Other processes hear the same by notification.
+        """
+        self._listeners.append(listener)
 
     def _record(self, processing_event: ProcessingEvent[UUID]) -> list[Recording[UUID]]:
         """The library's `save`, too, goes with inline tables: `log.save(aggregate, metadata=...)`."""

@@ -1,15 +1,19 @@
 """The API as granian's worker runs it: composed when the worker starts, from the environment."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+import logging
+import os
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
-from datetime import timedelta
 from importlib.metadata import version
 from typing import Any
+from uuid import UUID
 
+import msgspec
 import prometheus_client
+from granian import Granian
+from granian.constants import Interfaces, Loops
+from granian.http import HTTP1Settings
 from psycopg import Connection
 from psycopg.rows import dict_row
 from psycopg_pool import ConnectionPool
@@ -17,75 +21,214 @@ from starlette.applications import Starlette
 
 from api.app import Application
 from api.crowds import Crowds
-from api.limits import HttpLimits
 from api.ports import Services
 from infra.accounts import Accounts
 from infra.authenticator import Authenticator
-from infra.event_store import Log
-from infra.keys import Keys
+from infra.cache import Loaded
+from infra.caches import Caches
+from infra.embedded import DataFolder
 from infra.listener import Listener
-from infra.passwords import Passwords
+from infra.parts import parts_file
 from infra.receipts import ReceiptedDispatcher
-from infra.secrets import Secrets
 from infra.sessions import Sessions, StoredSessions
-from infra.settings import Settings, listed
+from infra.settings import Settings
 from infra.throttle import Throttle
-from infra.tokens import Tokens
+from projections.access import Decisions
+from projections.access.reader import AccessReader
+from projections.identity import USERS, UserRow, user_by_id
 from projections.projection import Projection
 from projections.read import Read, Reader, reading
 from runtime import modules
-from runtime.core import Core, build_core, located
+from runtime.core import build_core, located
+from runtime.ports import Ports, http_limits
 from runtime.readiness import Readiness
 
+FEED_LEASE = "follower"
 LOOKUP_THREADS = 8
 """Threads for what a request needs before it is let in: sessions, accounts, grants that aren't in memory."""
-LOOKUP_QUEUE_SECONDS = 5.0
 
 
-@dataclass(frozen=True)
-class Ports:
-    """What the modules' routes and prepares are given; each names what it needs by a Protocol of its own."""
+class Views:
+    """Implements `api.ports.Reader`: one snapshot over the active builds."""
 
-    settings: Settings
-    secrets: Secrets
-    log: Log
-    pool: ConnectionPool[Connection[Any]]
-    keys: Keys
-    tokens: Tokens
-    passwords: Passwords
-    accounts: Accounts
-    throttle: Throttle
-    crowds: Crowds
-    views: Reader
-    projections: dict[str, Projection]
-    decisions: Decisions
+    def __init__(self, pool: ConnectionPool[Connection[Any]], projections: Sequence[Projection]) -> None:
+        self._pool = pool
+        self._by_name = {projection.name: projection for projection in projections}
 
-    @property
-    def claims(self) -> Secrets:
-        """Ids under the claim key."""
-        return self.secrets
-
-    @property
-    def refresh_lifetime(self) -> timedelta:
-        """How long a refresh token lives since its rotation."""
-        return timedelta(seconds=self.settings.refresh_token_seconds)
-
-    @property
-    def refresh_grace(self) -> timedelta:
-        """How long the immediate predecessor gets the same successor."""
-        return timedelta(seconds=self.settings.refresh_grace_seconds)
+    @contextmanager
+    def reading(self, projections: Sequence[str]) -> Iterator[Read]:
+        """Raises Starting while one of them has no view of this release."""
+        with (
+            self._pool.connection() as connection,
+            connection.transaction(),
+            connection.cursor(row_factory=dict_row) as cursor,
+        ):
+            cursor.execute("set transaction isolation level repeatable read, read only")
+            yield reading(cursor, [self._by_name[name] for name in projections])
 
 
-def http_limits(settings: Settings) -> HttpLimits:
-    """The frame's limits, as the settings say."""
-    return HttpLimits(
-        body_bytes=settings.body_limit_bytes,
-        threads=settings.threads,
-        queue=settings.queue_limit,
-        page_size=settings.page_size,
-        page_limit=settings.page_limit,
-        at_least_seconds=settings.at_least_timeout_seconds,
-        trusted_proxies=tuple(listed(settings.trusted_proxies)),
-        allowed_origins=tuple(listed(settings.allowed_origins)),
-        behind_tls=settings.https_only,
-    )
+class Api:
+    """Everything that one API process consists of, and its life."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.core = build_core(settings)
+        self.lookups = ThreadPoolExecutor(LOOKUP_THREADS, "lookup")
+        self.projections = modules.projections()
+        self.listener = Listener(
+            settings.postgres_url,
+            {projection.name: projection.version for projection in self.projections},
+            leases=(FEED_LEASE,),
+            fresh_seconds=settings.listener_fresh_seconds,
+        )
+        self.caches = Caches(
+            settings.postgres_url,
+            self.listener,
+            seal_key=self.core.secrets.derive("shared-cache"),
+            redis_url=settings.redis_url,
+            lease=FEED_LEASE,
+        )
+        self.access_reader = AccessReader(settings.postgres_url)
+        self.reader = Reader(self.core.pool.connection)
+        self.sessions = self._sessions()
+        self.authenticator = Authenticator(self.core.tokens, self.sessions, size=settings.token_cache_size)
+        self.readiness = self._readiness()
+        self.ports = self._ports()
+        self.listener.on_announce(self._announced)
+        # what our own commits end is forgotten before they are answered
+        self.core.log.on_announce(self._announced)
+        self.app = self._application()
+
+    def _sessions(self) -> Sessions:
+        stored = StoredSessions(self.core.pool)
+        return Sessions(stored, self.lookups, lambda: self.listener.fresh, size=self.settings.session_cache_size)
+
+    def _readiness(self) -> Readiness:
+        return Readiness(
+            self.core.pool,
+            self.listener,
+            self.projections,
+            self.lookups,
+            redis_url=self.settings.redis_url,
+            parts_file=parts_file(DataFolder(self.settings.data)),
+        )
+
+    def _ports(self) -> Ports:
+        core, settings = self.core, self.settings
+        return Ports(
+            settings=settings,
+            secrets=core.secrets,
+            log=core.log,
+            pool=core.pool,
+            keys=core.keys,
+            tokens=core.tokens,
+            passwords=core.passwords,
+            accounts=Accounts(core.log, core.secrets, self.lookups),
+            throttle=Throttle(
+                settings.redis_url, per_account=settings.login_account_limit, per_address=settings.login_address_limit
+            ),
+            crowds=Crowds(self._dispatcher(), self._in_thread),
+            views=self.reader,
+            projections={projection.name: projection for projection in self.projections},
+            decisions=self._decisions(),
+            users=self.caches.cache(
+                USERS.name,
+                load=self._load_user,
+                encode=msgspec.json.encode,
+                decode=lambda data: msgspec.json.decode(data, type=UserRow),
+                size=settings.user_cache_size,
+            ),
+        )
+
+    def _decisions(self) -> Decisions:
+        return Decisions(
+            self.core.log,
+            self.access_reader,
+            self.caches,
+            self.listener,
+            self.lookups,
+            size=self.settings.access_cache_size,
+            lag_seconds=self.settings.access_lag_seconds,
+            at_least_seconds=self.settings.at_least_timeout_seconds,
+        )
+
+    def _dispatcher(self) -> ReceiptedDispatcher:
+        return ReceiptedDispatcher(self.core.dispatcher, self.core.receipts)
+
+    def _announced(self, announcements: Sequence[str]) -> None:
+        for announcement in announcements:
+            self.sessions.announced(announcement)
+            if announcement in {"keyring", "*"}:
+                self.core.keys.forget()
+                self.authenticator.forget()
+
+    def _application(self) -> Application:
+        services = Services(
+            authenticator=self.authenticator,
+            authoriser=self.ports.decisions,
+            dispatcher=self._dispatcher(),
+            receipts=self.core.receipts,
+            reader=Views(self.core.pool, self.projections),
+            positions=self.listener,
+            refusals=self.ports.crowds,
+            readiness=self.readiness,
+            ports=self.ports,
+        )
+        return Application(
+            modules.routes(),
+            services,
+            http_limits(self.settings),
+            registry=prometheus_client.REGISTRY,
+            lifespan=self._lifespan,
+            version=version("muniment"),
+        )
+
+    @asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        self.core.passwords.prepare_dummy()
+        await self.access_reader.open()
+        await self.listener.start()
+        yield
+        await self.ports.crowds.close()
+        self.app.close()
+        await self.listener.stop()
+        await self.access_reader.close()
+        await self.caches.close()
+        await self.readiness.close()
+        self.lookups.shutdown(wait=False, cancel_futures=True)
+        self.core.close()
+
+    async def _in_thread(self, function: Any, *arguments: Any) -> Any:
+        return await self.app.frame.in_thread(function, *arguments)
+
+    async def _load_user(self, user_id: UUID) -> Loaded[UserRow]:
+        """Raises UserNotFound, which isn't remembered."""
+        answer = await self._in_thread(self.reader.run, lambda read: user_by_id(read, user_id), USERS)
+        return Loaded(answer.value, answer.position)
+
+
+def app() -> Application:
+    """What granian's worker calls. Its settings come from the environment."""
+    settings = located(Settings.from_env())
+    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    return Api(settings).app
+
+
+def serve(settings: Settings) -> None:
+    """Runs the API until SIGTERM or SIGINT."""
+    os.environ.update(settings.to_env())
+    Granian(
+        "runtime.serve:app",
+        factory=True,
+        address=settings.host,
+        port=settings.port,
+        interface=Interfaces.ASGI,
+        loop=Loops.uvloop,
+        workers=settings.api_workers,
+        respawn_failed_workers=True,
+        log_access=False,
+        websockets=False,
+        backpressure=settings.queue_limit + settings.threads,
+        http1_settings=HTTP1Settings(header_read_timeout=10_000, max_buffer_size=65_536),
+        workers_kill_timeout=2,
+    ).serve()

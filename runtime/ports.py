@@ -1,0 +1,74 @@
+"""What the modules' routes are given, and the limits of the HTTP frame."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from psycopg import Connection
+from psycopg_pool import ConnectionPool
+
+from api.crowds import Crowds
+from api.limits import HttpLimits
+from infra.accounts import Accounts
+from infra.cache import CacheAside
+from infra.event_store import Log
+from infra.keys import Keys
+from infra.passwords import Passwords
+from infra.secrets import Secrets
+from infra.settings import Settings, listed
+from infra.throttle import Throttle
+from infra.tokens import Tokens
+from projections.access import Decisions
+from projections.identity import UserRow
+from projections.projection import Projection
+from projections.read import Reader
+
+
+@dataclass(frozen=True)
+class Ports:
+    """What the modules' routes and prepares are given; each names what it needs by a Protocol of its own."""
+
+    settings: Settings
+    secrets: Secrets
+    log: Log
+    pool: ConnectionPool[Connection[Any]]
+    keys: Keys
+    tokens: Tokens
+    passwords: Passwords
+    accounts: Accounts
+    throttle: Throttle
+    crowds: Crowds
+    views: Reader
+    projections: dict[str, Projection]
+    decisions: Decisions
+    users: CacheAside[UserRow]
+
+    @property
+    def claims(self) -> Secrets:
+        """Ids under the claim key."""
+        return self.secrets
+
+    @property
+    def refresh_lifetime(self) -> timedelta:
+        """How long a refresh token lives since its rotation."""
+        return timedelta(seconds=self.settings.refresh_token_seconds)
+
+    @property
+    def refresh_grace(self) -> timedelta:
+        """How long the immediate predecessor gets the same successor."""
+        return timedelta(seconds=self.settings.refresh_grace_seconds)
+
+
+def http_limits(settings: Settings) -> HttpLimits:
+    """The frame's limits, as the settings say."""
+    return HttpLimits(
+        body_bytes=settings.body_limit_bytes,
+        threads=settings.threads,
+        queue=settings.queue_limit,
+        page_size=settings.page_size,
+        page_limit=settings.page_limit,
+        at_least_seconds=settings.at_least_timeout_seconds,
+        trusted_proxies=tuple(listed(settings.trusted_proxies)),
+        allowed_origins=tuple(listed(settings.allowed_origins)),
+        behind_tls=settings.https_only,
+    )
