@@ -120,12 +120,10 @@ class Frame:
             await self.sender.send(asked, answer, position, receive, send)
         except ClientGone:
             return
-        self._count(asked, answer.status, ready, perf_counter() - started)
-
-    def _count(self, asked: Asked, status: int, ready: ReadyRoute | None, seconds: float) -> None:
-        (self.unmatched if ready is None else ready.counts).count(status, seconds)
-        if self.limits.access_log or (seconds > self.limits.slow_seconds and asked.method != "GET"):
-            log.info("%s %r %d %.1f ms %s", asked.method, asked.url_path, status, seconds * 1e3, asked.request_id)
+        seconds = perf_counter() - started
+        (self.unmatched if ready is None else ready.counts).count(answer.status, seconds)
+        if self.limits.access_log or (seconds > self.limits.slow_seconds and answer.stream is None):
+            _log_request(asked, answer.status, seconds)
 
     async def _answer(
         self,
@@ -222,6 +220,10 @@ class Frame:
 
 
 _NO_HEADERS: Final[requests.Headers] = {}
+
+
+def _log_request(asked: Asked, status: int, seconds: float) -> None:
+    log.info("%s %r %d %.1f ms %s", asked.method, asked.url_path, status, seconds * 1e3, asked.request_id)
 
 
 def _without_route(method: str, methods: Mapping[str, ReadyRoute]) -> Answer:

@@ -12,7 +12,7 @@ from api.limits import HttpLimits
 from api.ports import KeyInFlight, KeyReused
 from api.problems import Problem
 from api.router import parameters, plain
-from api.routing import OPEN, SELF, Answer, Asked, Command, Endpoint, Own, Query, Route
+from api.routing import OPEN, SELF, Answer, Asked, Command, Endpoint, Open, Own, Query, Route, Self
 from domain.errors import (
     Conflict,
     DomainError,
@@ -232,10 +232,11 @@ def _failures(route: Route) -> dict[int, list[type[DomainError]]]:
 
 def _common(route: Route) -> Iterator[type[DomainError]]:
     yield from (problems.Malformed, problems.UrlTooLong, problems.HeadersTooLarge, Invalid, problems.InternalError)
+    yield Unavailable
     if route.permission is not OPEN:
-        yield from (Unauthenticated, Unavailable)
-        if route.permission is not SELF:
-            yield Forbidden
+        yield Unauthenticated
+    if not isinstance(route.permission, Open | Self):
+        yield Forbidden
     if parameters(route.path):
         yield NotFound
     if isinstance(route, Query):
@@ -243,14 +244,17 @@ def _common(route: Route) -> Iterator[type[DomainError]]:
         if route.page is not None:
             yield problems.InvalidCursor
         return
-    if route.body is not None or route.method != "GET":
-        yield from (problems.MalformedJson, problems.BodyTooLarge, problems.UnsupportedMediaType)
-    if isinstance(route, Command):
-        yield from (Conflict, Overloaded, OutcomeUnknown)
-        if route.stream is not None:
-            yield Stale
-        if route.idempotent:
-            yield from (KeyReused, KeyInFlight)
+    if isinstance(route, Command) or route.method != "GET":
+        yield from _of_what_changes(route)
+
+
+def _of_what_changes(route: Command | Endpoint) -> Iterator[type[DomainError]]:
+    yield from (problems.MalformedJson, problems.BodyTooLarge, problems.UnsupportedMediaType)
+    yield from (Conflict, Overloaded, OutcomeUnknown)
+    if isinstance(route, Command) and route.stream is not None:
+        yield Stale
+    if isinstance(route, Command) and route.idempotent and route.permission is not OPEN:
+        yield from (KeyReused, KeyInFlight)
 
 
 def _queried(field: Json) -> Json:

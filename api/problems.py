@@ -157,7 +157,7 @@ def problem(error: DomainError, request_id: str) -> Problem:
         type=f"/docs#problem-{error.code}",
         title=error.code.replace("-", " ").capitalize(),
         status=status_of(type(error)),
-        detail=error.message,
+        detail=_text(error.message),
         code=error.code,
         request_id=request_id,
         errors=[_field(e) for e in error.errors[:MAX_NAMED_ERRORS]],
@@ -165,7 +165,12 @@ def problem(error: DomainError, request_id: str) -> Problem:
 
 
 def _field(error: FieldError) -> Field:
-    return Field(error.field, error.message)
+    return Field(_text(error.field), _text(error.message))
+
+
+def _text(text: str) -> str:
+    """Half a surrogate pair, which a client may have sent, can't be sent back."""
+    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def headers(error: DomainError, *, token_given: bool) -> list[tuple[bytes, bytes]]:

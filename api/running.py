@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
+from urllib.parse import quote
 from uuid import UUID
 
 import msgspec
@@ -116,9 +117,13 @@ class RunCommand:
         if version is not None:
             headers.append((b"etag", b'"%d"' % version))
         if self.route.location:
-            values = {**asked.path, **({f.name: getattr(body, f.name) for f in self._fields})}
-            headers.append((b"location", plain(self.route.location).format_map(values).encode()))
+            headers.append((b"location", self._location(asked, body)))
         return Answer(None if body is None else encode(body), self.status, headers, outcome.position)
+
+    def _location(self, asked: Asked, body: Any) -> bytes:
+        values = {**asked.path, **{f.name: getattr(body, f.name) for f in self._fields}}
+        quoted = {name: quote(str(value), safe="") for name, value in values.items()}
+        return plain(self.route.location).format_map(quoted).encode("ascii")
 
     def _body(self, asked: Asked, outcome: Outcome) -> Any:
         if self.route.result is None:

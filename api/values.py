@@ -5,11 +5,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, datetime
 from types import NoneType, UnionType
-from typing import Annotated, Any, Final, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 from urllib.parse import parse_qsl
 from uuid import UUID
 
 import msgspec
+import orjson
 
 from api.limits import MAX_NAMED_ERRORS, MAX_PATH_VALUE_CHARS
 from api.problems import Malformed, MalformedJson
@@ -17,6 +18,7 @@ from api.router import Parameter
 from domain.errors import FieldError, Invalid, invalid_field
 
 _LARGEST: Final = 2**63 - 1
+_KEY: Final = re.compile(rb'"\s*:')
 _MANY_DIGITS: Final = re.compile(rb"\d{19}")
 _AT: Final = re.compile(r" - at `(?P<path>[^`]*)`$")
 _MISSING: Final = re.compile(r"Object missing required field `(?P<field>[^`]*)`")
@@ -37,7 +39,7 @@ class JsonBody:
         self.kind = kind
         self.depth = depth
         self._decode = msgspec.json.Decoder(kind).decode
-        self._names, self._flat, self._integers = _shape(kind)
+        self._names, self._holds, self._integers = _shape(kind)
         self._empty_will_do = _all_optional(kind)
 
     def read(self, body: bytes) -> Any:
@@ -60,10 +62,12 @@ class JsonBody:
 
     def _suspicious(self, body: bytes) -> bool:
         """Whether a full look is needed for what the decoder lets pass. A false alarm costs only time."""
-        if not self._flat or b"\\u" in body:
+        if self._holds == "anything" or b"\\u" in body:
             return True
         if self._integers and _MANY_DIGITS.search(body):
             return True
+        if self._holds == "structs":
+            return _keys(orjson.loads(body)) != len(_KEY.findall(body))
         return any(body.count(name) > 1 for name in self._names)
 
     def _invalid(self, body: bytes, first: msgspec.ValidationError) -> Invalid:
@@ -125,7 +129,7 @@ def _unfit(value: Any, path: str, depth: int) -> Iterator[FieldError]:
     if isinstance(value, str):
         if "\0" in value:
             yield FieldError(path, "contains a NUL character")
-        elif not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
+        elif not value.isascii() and _unfit_text(value):
             yield FieldError(path, "contains half of a surrogate pair")
     elif isinstance(value, int):
         if abs(value) > _LARGEST:
@@ -138,6 +142,10 @@ def _unfit(value: Any, path: str, depth: int) -> Iterator[FieldError]:
             if isinstance(key, str):
                 yield from _unfit(key, path, depth)
             yield from _unfit(item, _join(path, key), depth - 1)
+
+
+def _unfit_text(value: str) -> bool:
+    return any("\ud800" <= c <= "\udfff" for c in value)
 
 
 def _join(path: str, key: str | int) -> str:
@@ -208,13 +216,24 @@ def _all_optional(kind: Any) -> bool:
     return _is_struct(kind) and not any(f.required for f in msgspec.structs.fields(kind))
 
 
-def _shape(kind: Any) -> tuple[list[bytes], bool, bool]:
-    """A body's field names as they are written, whether none of them can hold an object, and whether any an integer."""
+def _shape(kind: Any) -> tuple[list[bytes], Literal["scalars", "structs", "anything"], bool]:
+    """A body's field names as they are written, what its fields can hold, and whether any holds an integer."""
     if not _is_struct(kind):
-        return [], False, True
+        return [], "anything", True
     names = [b'"%s"' % f.encode_name.encode() for f in msgspec.structs.fields(kind)]
     leaves = [leaf for f in msgspec.structs.fields(kind) for leaf in _leaves(f.type)]
-    return names, all(leaf in _SCALARS for leaf in leaves), int in leaves
+    if all(leaf in _SCALARS for leaf in leaves):
+        return names, "scalars", int in leaves
+    inner = [_shape(leaf) for leaf in leaves if leaf not in _SCALARS]
+    closed = all(holds != "anything" for _, holds, _ in inner)
+    return names, "structs" if closed else "anything", int in leaves or any(integers for *_, integers in inner)
+
+
+def _keys(value: Any) -> int:
+    """The names in all objects. As many stand in the text before colons, unless one is given twice."""
+    if isinstance(value, dict):
+        return len(value) + sum(_keys(v) for v in value.values() if type(v) in (dict, list))
+    return sum(map(_keys, value)) if isinstance(value, list) else 0
 
 
 def _leaves(kind: Any) -> Iterator[Any]:
@@ -324,6 +343,8 @@ def _integer(name: str, value: str) -> int:
 def _text(name: str, value: str) -> str:
     if "\0" in value:
         raise invalid_field(name, "contains a NUL character")
+    if not value.isascii() and _unfit_text(value):
+        raise invalid_field(name, "is not UTF-8")
     if len(value) > MAX_PATH_VALUE_CHARS:
         raise invalid_field(name, f"is longer than {MAX_PATH_VALUE_CHARS} characters")
     return value

@@ -34,6 +34,7 @@ from domain.errors import Unauthenticated
 
 TOKEN = "a" * 400
 USERS = 10_000
+ROUNDS = 3
 ROOT = Path(__file__).parent.parent
 
 
@@ -132,11 +133,10 @@ class Server:
 
     def __enter__(self) -> str:
         for _ in range(100):
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 0.1).close()
-                return f"http://127.0.0.1:{self.port}"
-            except OSError:
-                time.sleep(0.1)
+            with socket.socket() as probe:
+                if not probe.connect_ex(("127.0.0.1", self.port)):
+                    return f"http://127.0.0.1:{self.port}"
+            time.sleep(0.1)
         raise RuntimeError("granian didn't start")
 
     def __exit__(self, *_: object) -> None:
@@ -145,9 +145,9 @@ class Server:
 
 
 def main() -> None:
-    """Prints requests per second, and ours as a share of bare Starlette's."""
+    """Prints requests per second (the best of the rounds), and ours as a share of bare Starlette's."""
     header = f"Authorization: Bearer {TOKEN}"
-    seconds = float(os.environ.get("SECONDS_EACH", "5"))
+    seconds = float(os.environ.get("SECONDS_EACH", "3"))
     with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as bodies:
         for n in range(USERS):
             bodies.write(json.dumps({"user_id": str(UUID(int=n)), "permission": "invoice:read"}) + "\n")
@@ -158,13 +158,15 @@ def main() -> None:
                 "ours, empty": (f"{ours}/empty", {"body": "{}"}),
                 "ours, check": (f"{ours}/check", {"bodies": bodies.name}),
             }
-            base = 0.0
-            for name, (url, options) in runs.items():
-                found = measure(url, method="POST", header=header, seconds=seconds, **options)
-                base = base or float(str(found["rps"]))
-                share = float(str(found["rps"])) / base
-                print(f"{name:24} {found['rps']:9,.0f}/s  p50 {found['p50']:6} ms  p99 {found['p99']:6} ms  {share:.2f}"
-                      f"  {found['statuses']}")  # fmt: skip
+            found: dict[str, list[dict[str, Any]]] = {name: [] for name in runs}
+            for _ in range(ROUNDS):  # in turn, so that what else the machine does hits all alike
+                for name, (url, options) in runs.items():
+                    found[name].append(measure(url, method="POST", header=header, seconds=seconds, **options))
+            best = {name: max(each, key=lambda f: f["rps"]) for name, each in found.items()}
+            base = best["bare Starlette, empty"]["rps"]
+            for name, f in best.items():
+                latency = f"p50 {f['p50']:6} ms  p99 {f['p99']:6} ms"
+                print(f"{name:24} {f['rps']:9,.0f}/s  {latency}  {f['rps'] / base:.2f}  {f['statuses']}")
 
 
 if __name__ == "__main__":

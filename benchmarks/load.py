@@ -118,7 +118,8 @@ class Load:
     def figures(self, took: float) -> dict[str, object]:
         """Requests per second, and latencies in milliseconds."""
         ordered = sorted(self.seconds)
-        latency = {f"p{p}": ordered[min(int(len(ordered) * p / 100), len(ordered) - 1)] * 1e3 for p in (50, 90, 99, 99.9)}
+        last = len(ordered) - 1
+        latency = {f"p{p}": ordered[min(int(len(ordered) * p / 100), last)] * 1e3 for p in (50, 90, 99, 99.9)}
         return {
             "rps": len(ordered) / took,
             **{name: round(value, 3) for name, value in latency.items()},

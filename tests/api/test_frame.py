@@ -224,6 +224,10 @@ class TestLimits:
         assert code(client.post(SHIPS, content=b"{")) == (400, "malformed-json")
         assert code(client.post(SHIPS, content=b'{"name": "\xff"}')) == (400, "malformed")
 
+    def test_half_a_surrogate_pair_in_a_name_is_refused(self, client):
+        answer = client.post(SHIPS, content=rb'{"tonnage": "x", "\ud800": 1, "\ud800": 2}')
+        assert answer.status_code == 422
+
     def test_every_wrong_field_is_named(self, client):
         answer = client.post(SHIPS, json={"name": "", "tonnage": 0, "sails": 3})
         assert fields(answer) == ["name", "tonnage", "sails"]

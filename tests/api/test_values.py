@@ -26,6 +26,10 @@ class Manifest(Body):
     notes: Any = None
 
 
+class Fleet(Body):
+    cargo: list[Cargo]
+
+
 class Search(Body):
     q: str | None = None
     above: int | None = None
@@ -108,6 +112,14 @@ def test_a_name_given_twice_is_refused(text):
 
 def test_a_name_given_twice_is_refused_further_down():
     assert refused(manifest, '{"cargo": [], "notes": {"a": 1, "a": 2}}') == [("a", "is given twice")]
+
+
+def test_a_name_given_twice_is_refused_in_a_list_of_structs():
+    fleet = JsonBody(Fleet, 8)
+    assert refused(fleet, '{"cargo": [{"label": "a"}, {"tons": 1, "label": "b", "tons" : 2}]}') == [
+        ("tons", "is given twice")
+    ]
+    assert fleet.read(b'{"cargo": [{"label": ":\\":"}, {"label": "label"}]}').cargo[0].label == ':":'
 
 
 def test_a_value_may_look_like_a_name():
