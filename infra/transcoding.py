@@ -125,9 +125,14 @@ def _coercion(declared: Any) -> Callable[[Any], Any]:
 _event_types: dict[str, type[Any]] = {}
 
 
-def event_types() -> dict[str, type[Any]]:
-    """Every type of event that this process knows, by topic: those of all aggregates imported so far."""
-    return {cast("Any", kind).TOPIC: kind for aggregate in _subclasses(Aggregate) for kind in _events_of(aggregate)}
+def event_types(package: str = "") -> dict[str, type[Any]]:
+    """Every type of event by topic, of all aggregates imported so far; of one package's, if one is named."""
+    return {
+        cast("Any", kind).TOPIC: kind
+        for aggregate in _subclasses(Aggregate)
+        if f"{aggregate.__module__}.".startswith(f"{package}." if package else "")
+        for kind in _events_of(aggregate)
+    }
 
 
 def event_type(topic: str) -> type[Any]:
