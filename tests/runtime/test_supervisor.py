@@ -64,6 +64,18 @@ def lives(pid: int) -> bool:
     return False
 
 
+@pytest.fixture
+def children() -> Callable[[], set[int]]:
+    """Our children since the test began, and theirs; the services of other tests have children of their own."""
+    before = {one.pid for one in psutil.Process().children()}
+
+    def since() -> set[int]:
+        started = [one for one in psutil.Process().children() if one.pid not in before]
+        return {one.pid for first in started for one in (first, *first.children(recursive=True))}
+
+    return since
+
+
 def told(data: DataFolder, name: str) -> PartStatus:
     """What the file says about a part."""
     parts = read_parts(parts_file(data))
@@ -209,14 +221,14 @@ class TestTheFirstStart:
 
         play(scene())
 
-    def test_of_a_part_that_is_never_ready_is_refused_and_leaves_none(self, data):
+    def test_of_a_part_that_is_never_ready_is_refused_and_leaves_none(self, data, children):
         async def scene():
             async with quiet(data) as supervisor:
                 part = shell("api", "exec sleep 60", is_ready=lambda: False, ready_timeout_seconds=0.2)
                 with pytest.raises(StartError, match=r"api wasn't ready within 0.2 s"):
                     await supervisor.start(part)
                 assert read_parts(parts_file(data)).parts == ()
-                assert psutil.Process().children() == []
+                assert children() == set()
 
         play(scene())
 
@@ -230,7 +242,7 @@ class TestTheFirstStart:
 
 
 class TestStopping:
-    def test_leaves_none_even_of_those_who_will_not(self, data):
+    def test_leaves_none_even_of_those_who_will_not(self, data, children):
         stubborn = "trap '' TERM INT; sleep 60 & while :; do wait; done"
 
         async def scene():
@@ -238,10 +250,10 @@ class TestStopping:
                 await supervisor.start(shell("api", "exec sleep 60"))
                 await supervisor.start(shell("worker", stubborn))
                 await eventually(lambda: len(psutil.Process(pid_of(data, "worker")).children()) == 1)
-                ours = psutil.Process().children(recursive=True)
+                ours = children()
                 began = time.monotonic()
             assert time.monotonic() - began < 5
-            await eventually(lambda: not any(lives(one.pid) for one in ours), 0.5)
+            await eventually(lambda: not any(lives(pid) for pid in ours), 0.5)
 
         play(scene())
         assert not parts_file(data).exists()
@@ -262,7 +274,7 @@ class TestStopping:
         play(scene())
         assert ended[2:] == ["api", "database"]
 
-    def test_while_a_part_is_starting_ends_that_too(self, data):
+    def test_while_a_part_is_starting_ends_that_too(self, data, children):
         async def scene():
             async with quiet(data) as supervisor:
                 asyncio.get_running_loop().call_later(0.3, supervisor.request_stop)
@@ -270,16 +282,16 @@ class TestStopping:
                 raise AssertionError
 
         play(scene())
-        assert psutil.Process().children() == []
+        assert children() == set()
 
-    def test_while_a_part_waits_for_its_next_start_starts_it_no_more(self, data):
+    def test_while_a_part_waits_for_its_next_start_starts_it_no_more(self, data, children):
         async def scene():
             async with quiet(data, backoff=Backoff(60, 60)) as supervisor:
                 await supervisor.start(shell("api", "exit 1"))
                 await eventually(lambda: told(data, "api").state is State.BACKING_OFF)
 
         play(scene())
-        assert psutil.Process().children() == []
+        assert children() == set()
 
 
 DRIVER = """
