@@ -13,7 +13,7 @@ Json = dict[str, Any]
 _STYLE: Final = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --accent: #7a4d1d; }
 @media (prefers-color-scheme: dark) { :root { --accent: #d9a066; } }
-* { box-sizing: border-box; }
+* { box-sizing: border-box; } [hidden] { display: none !important; }
 body { font: 15px/1.5 system-ui, sans-serif; margin: 0; display: grid; grid-template-columns: 17rem 1fr; }
 nav { position: sticky; top: 0; height: 100vh; overflow: auto; padding: 1rem; border-right: 1px solid var(--line); }
 nav a { display: block; text-decoration: none; color: inherit; font-size: 13px; padding: 1px 0; }

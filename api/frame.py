@@ -5,6 +5,7 @@ happens around it counts. Fixed paths are found in a dictionary, headers become 
 answers are made once, and counting is two list operations.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
@@ -15,7 +16,15 @@ from api.guard import authenticate, authorisation, record_refusal
 from api.limits import HttpLimits
 from api.metrics import RouteCounts
 from api.ports import Services
-from api.problems import BodyTooLarge, InternalError, MethodNotAllowed, NoSuchRoute, UnsupportedMediaType, UrlTooLong
+from api.problems import (
+    BodyTooLarge,
+    BodyTooSlow,
+    InternalError,
+    MethodNotAllowed,
+    NoSuchRoute,
+    UnsupportedMediaType,
+    UrlTooLong,
+)
 from api.router import Router, parameters, plain
 from api.routing import NOBODY, OPEN, Answer, Asked, Query, Route
 from api.running import act_of, encode
@@ -165,7 +174,7 @@ class Frame:
             asked.path = path_values(ready.parameters, values)
         if ready.authorise is not None and not ready.body_first:
             await ready.authorise(asked)
-        query = scope["query_string"]
+        query = asked.query = scope["query_string"]
         if query or ready.params.kind is not None:
             asked.params = ready.params.read(query)
         if ready.body is not None:
@@ -176,26 +185,22 @@ class Frame:
         return await ready.act(asked)
 
     async def _read_body(self, headers: requests.Headers, receive: Receive) -> bytes:
-        """The whole body. Raises BodyTooLarge as soon as that is known, UnsupportedMediaType, ClientGone."""
+        """The whole body.
+
+        Raises BodyTooLarge as soon as that is known, BodyTooSlow, UnsupportedMediaType, ClientGone.
+        """
         limit = self.limits.body_bytes
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length[:19]) > limit:
             raise BodyTooLarge(f"At most {limit} bytes.")
-        chunks: list[bytes] = []
-        size, more = 0, True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ClientGone
-            chunk = message.get("body", b"")
-            size += len(chunk)
-            if size > limit:
-                raise BodyTooLarge(f"At most {limit} bytes.")
-            chunks.append(chunk)
-            more = message.get("more_body", False)
-        if size and headers.get(b"content-type", _JSON) != _JSON:
+        try:
+            async with asyncio.timeout(self.limits.body_seconds):
+                body = await _read_chunks(receive, limit)
+        except TimeoutError:
+            raise BodyTooSlow(f"It has to be complete within {self.limits.body_seconds:g} s.") from None
+        if body and headers.get(b"content-type", _JSON) != _JSON:
             _check_media_type(headers[b"content-type"])
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return body
 
     async def _refused(self, asked: Asked, ready: ReadyRoute | None, error: Exception) -> Answer:
         known = problems.translated(error)
@@ -234,6 +239,22 @@ def _without_route(method: str, methods: Mapping[str, ReadyRoute]) -> Answer:
     if method != "OPTIONS":
         raise MethodNotAllowed(allow)
     return Answer(None, 204, [(b"allow", allow.encode())])
+
+
+async def _read_chunks(receive: Receive, limit: int) -> bytes:
+    chunks: list[bytes] = []
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > limit:
+            raise BodyTooLarge(f"At most {limit} bytes.")
+        chunks.append(chunk)
+        more = message.get("more_body", False)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 def _check_media_type(given: bytes) -> None:

@@ -16,15 +16,16 @@ MAX_PATH_VALUE_CHARS = 255
 class HttpLimits:
     """What a request may be, and how much is worked on at once.
 
-    `body_bytes`: of a request; `header_bytes`, `headers`: of all its headers together; `url_bytes`: path and query;
-    `json_depth`: nested arrays and objects; `threads`, `queue`: commands and queries that run and that wait;
-    `page_size`, `page_limit`: items of a page, unless asked and at most; `at_least_seconds`: how long a query waits
-    for a position; `trusted_proxies`: networks whose `Forwarded` and `X-Forwarded-For` are believed;
-    `allowed_origins`: for CORS, none by default; `behind_tls`: send HSTS; `slow_seconds`: requests that took longer
-    are logged; `access_log`: log every request.
+    `body_bytes`: of a request's body, which has to arrive within `body_seconds`; `header_bytes`, `headers`: of all its
+    headers together; `url_bytes`: path and query; `json_depth`: nested arrays and objects; `threads`, `queue`: commands
+    and queries that run and that wait; `page_size`, `page_limit`: items of a page, unless asked and at most;
+    `at_least_seconds`: how long a query waits for a position; `trusted_proxies`: networks whose `Forwarded` and
+    `X-Forwarded-For` are believed; `allowed_origins`: for CORS, none by default; `behind_tls`: send HSTS;
+    `slow_seconds`: requests that took longer are logged; `access_log`: log every request.
     """
 
     body_bytes: int = 1_048_576
+    body_seconds: float = 30.0
     header_bytes: int = 16_384
     headers: int = 64
     url_bytes: int = 8_192

@@ -249,7 +249,7 @@ def _common(route: Route) -> Iterator[type[DomainError]]:
 
 
 def _of_what_changes(route: Command | Endpoint) -> Iterator[type[DomainError]]:
-    yield from (problems.MalformedJson, problems.BodyTooLarge, problems.UnsupportedMediaType)
+    yield from (problems.MalformedJson, problems.BodyTooSlow, problems.BodyTooLarge, problems.UnsupportedMediaType)
     yield from (Conflict, Overloaded, OutcomeUnknown)
     if isinstance(route, Command) and route.stream is not None:
         yield Stale

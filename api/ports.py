@@ -70,9 +70,9 @@ class Outcome(Protocol):
 class Receipt:
     """One use of an `Idempotency-Key`: reserved before the command, fulfilled with its commit.
 
-    `actor`, `route` (method and path) and `key` identify it; `body` is what has to be equal at a repetition (only a
-    keyed hash of it may be kept); `status` is that of the answer; `encode` turns the handler's result into the bytes
-    to keep.
+    `actor`, `route` (method and path) and `key` identify it; `body` is what has to be equal at a repetition: the query
+    string and the body (only a keyed hash of it may be kept); `status` is that of the answer; `encode` turns the
+    handler's result into the bytes to keep.
     """
 
     actor: str

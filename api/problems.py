@@ -57,6 +57,12 @@ class BodyTooLarge(Invalid):
     code = "body-too-large"
 
 
+class BodyTooSlow(Invalid):
+    """The body didn't arrive in time."""
+
+    code = "body-too-slow"
+
+
 class UrlTooLong(Invalid):
     """The URL is longer than this server takes."""
 
@@ -96,6 +102,7 @@ class InternalError(DomainError):
 STATUS: Final[dict[type[DomainError], int]] = {
     Malformed: 400,
     MethodNotAllowed: 405,
+    BodyTooSlow: 408,
     BodyTooLarge: 413,
     UrlTooLong: 414,
     UnsupportedMediaType: 415,

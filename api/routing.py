@@ -132,12 +132,12 @@ class Asked:
     """A request that has passed the guard: typed values, the caller, and the services.
 
     `path` holds the typed path parameters, `params` the query string as the route's `params` type, `body` the body as
-    its `body` type, `raw` the body's bytes. `headers` are by lower-case name. `ip` is the client's address: the peer's,
-    or what a trusted proxy says. `caller` is None on open routes only, which don't look at tokens.
+    its `body` type; `query` and `raw` are their bytes. `headers` are by lower-case name. `ip` is the client's address:
+    the peer's, or what a trusted proxy says. `caller` is None on open routes only, which don't look at tokens.
     """
 
     __slots__ = (
-        "_context", "_surroundings", "body", "caller", "headers", "ip", "method", "params", "path", "raw",
+        "_context", "_surroundings", "body", "caller", "headers", "ip", "method", "params", "path", "query", "raw",
         "request_id", "traceparent", "url_path",
     )  # fmt: skip
 
@@ -159,7 +159,7 @@ class Asked:
         self.caller = NOBODY
         self.params = self.body = None
         self.path = NOTHING
-        self.raw = b""
+        self.query = self.raw = b""
         self.ip = ""
         self.traceparent: str | None = None
 

@@ -101,7 +101,8 @@ class RunCommand:
         if key is None:
             return None
         route = f"{asked.method} {asked.url_path}"
-        return Receipt(str(asked.context.actor), route, key, asked.raw, self.status, encode)
+        what = asked.query + b"\n" + asked.raw
+        return Receipt(str(asked.context.actor), route, key, what, self.status, encode)
 
     async def _release(self, asked: Asked, receipt: Receipt) -> None:
         try:

@@ -218,6 +218,20 @@ class RenameShip:
     name: str
 
 
+class Flag(Body):
+    up: bool
+
+
+@dataclass(frozen=True)
+class HoistFlag:
+    ship_id: UUID
+    up: bool
+
+
+def hoist_flag(work: Harbour, command: HoistFlag) -> None:
+    """Up or down."""
+
+
 async def prepare_name(ports: Any, command: RenameShip) -> RenameShip:
     await asyncio.sleep(0)
     return RenameShip(command.ship_id, command.name.strip())
@@ -306,6 +320,7 @@ ROUTES = [
             location="/api/v1/ships/{id}", raises=(ShipTaken,)),
     Command("POST", "/api/v1/ships/{ship_id}/name", NewName, rename_ship, permission="ship:rename",
             prepare=prepare_name, stream=lambda asked: asked.path["ship_id"], raises=(ShipNotFound,)),
+    Command("POST", "/api/v1/ships/{ship_id}/flag", None, hoist_flag, permission="ship:rename", params=Flag),
     Query("GET", "/api/v1/ships", Page[ShipView], ships, permission="ship:read", params=ShipSearch,
           page=Keyset(lambda ship: (ship.name, ship.id), (str, UUID))),
     Query("GET", "/api/v1/ships/{ship_id}", ShipView, ship_by_id, permission="ship:read",

@@ -27,6 +27,19 @@ def fields(response) -> list[str]:
     return [error["field"] for error in response.json()["errors"]]
 
 
+def ask(client, receive) -> list[dict]:
+    """What is sent to a client whose body is received so."""
+    sent = []
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    head = [(b"authorization", b"Bearer adas-token")]
+    scope = {"type": "http", "method": "POST", "path": SHIPS, "query_string": b"", "headers": head, "client": None}
+    client.runner.run(client.app(scope, receive, send))
+    return sent
+
+
 class TestCommands:
     def test_what_is_created_is_named_with_its_place_version_and_position(self, client):
         answer = client.post(SHIPS, json={"name": "Victory"})
@@ -79,14 +92,12 @@ class TestIdempotency:
         answer = client.post(SHIPS, json={"name": "Beagle"}, headers=self.KEY)
         assert code(answer) == (422, "idempotency-key-reused")
 
+    def test_another_query_under_the_same_key_is_422(self, client, victory):
+        first, second = (client.post(f"{victory}/flag?{flag}", headers=self.KEY) for flag in ("up=true", "up=false"))
+        assert (first.status_code, code(second)) == (204, (422, "idempotency-key-reused"))
+
     def test_while_the_first_is_in_flight_the_second_is_409(self, client, harbour):
-        inner = []
-
-        def impatient(*_: object, **__: object):
-            inner.append(client.app.frame.services.receipts)
-            raise Overloaded
-
-        harbour.receipts[f"user:{ADA}", f"POST {SHIPS}", "laying-the-keel"] = (b'{"name":"Victory"}', None)
+        harbour.receipts[f"user:{ADA}", f"POST {SHIPS}", "laying-the-keel"] = (b'\n{"name":"Victory"}', None)
         answer = client.post(SHIPS, content=b'{"name":"Victory"}', headers=self.KEY)
         assert code(answer) == (409, "idempotency-key-in-flight")
 
@@ -200,6 +211,13 @@ class TestLimits:
         answer = client.post("/api/v1/sink", content=chunks() if streamed else b" " * 10_000)
         assert code(answer) == (413, "body-too-large")
 
+    def test_a_body_that_never_ends_is_408(self, make_client):
+        async def forever() -> dict[str, str]:
+            await asyncio.sleep(60)
+            raise AssertionError("nobody waits so long")
+
+        assert ask(make_client(HttpLimits(body_seconds=0.01)), forever)[0]["status"] == 408
+
     def test_headers_beyond_the_limit_are_431(self, client):
         assert code(client.get(SHIPS, headers={"x-cargo": "x" * 20_000})) == (431, "headers-too-large")
 
@@ -281,18 +299,10 @@ class TestUnexpected:
         assert (code(answer), answer.headers["retry-after"]) == ((429, "too-many-requests"), "7")
 
     def test_a_client_that_hangs_up_is_no_error(self, client, caplog):
-        sent = []
-
         async def gone() -> dict[str, str]:
             return {"type": "http.disconnect"}
 
-        async def send(message: object) -> None:
-            sent.append(message)
-
-        head = [(b"authorization", b"Bearer adas-token")]
-        scope = {"type": "http", "method": "POST", "path": SHIPS, "query_string": b"", "headers": head, "client": None}
-        asyncio.run(client.app(scope, gone, send))
-        assert (sent, caplog.text) == ([], "")
+        assert (ask(client, gone), caplog.text) == ([], "")
 
 
 class TestHeaders:
