@@ -46,12 +46,11 @@ class Follower:
         self.leading = Event()
         self._setup = setup
         self._holder = f"{socket.gethostname()}:{uuid4().hex}"
-        self._stopping = Event()
         self._wake = _Wake()
 
     def stop(self) -> None:
         """Ends after the batches in hand, and lets the lease go."""
-        self._stopping.set()
+        self._wake.stopping = True
         self._wake.ring()
 
     def run(self) -> None:
@@ -63,7 +62,7 @@ class Follower:
 
     def _run(self) -> None:
         backoff = Backoff(self._setup.limits)
-        while not self._stopping.is_set():
+        while not self._wake.stopping:
             try:
                 with connect(self._setup.conninfo, self._setup.limits) as connection:
                     self._compete(connection, backoff)
@@ -71,27 +70,28 @@ class Follower:
                 raise
             except Exception:
                 logger.exception("the follower tries again")
-                backoff.wait(self._stopping)
+                backoff.wait(self._wake.wait)
 
     def _compete(self, connection: Connection[Any], backoff: Backoff) -> None:
         limits = self._setup.limits
-        while not self._stopping.is_set():
+        while not self._wake.stopping:
             lease = leases.acquire(connection, FEED, self._holder, limits.lease_seconds)
             backoff.reset()
             if lease is None:
-                self._stopping.wait(limits.renew_seconds)
+                self._wake.wait(limits.renew_seconds)
                 continue
             try:
-                _Term(self._setup, connection, lease, self._wake, self._stopping).serve(self.leading)
+                _Term(self._setup, connection, lease, self._wake).serve(self.leading)
             except (Fenced, BuildGone) as error:
                 logger.warning("the follower starts anew: %r", error)
-                self._stopping.wait(limits.renew_seconds)
+                self._wake.wait(limits.renew_seconds)
 
 
 class _Wake:
-    """Ends a wait in `select` from another thread or a signal handler."""
+    """Ends a wait from another thread or a signal handler, which must not take a lock that the waiter may hold."""
 
     def __init__(self) -> None:
+        self.stopping = False
         self.ear, self._bell = socket.socketpair()
         self.ear.setblocking(False)
         self._bell.setblocking(False)
@@ -99,6 +99,15 @@ class _Wake:
     def ring(self) -> None:
         with suppress(OSError):  # it has rung often enough, or nobody listens any more
             self._bell.send(b"\0")
+
+    def wait(self, seconds: float) -> None:
+        """Waits so long, or until `stopping`."""
+        until = time.monotonic() + seconds
+        with DefaultSelector() as selector:
+            selector.register(self.ear, EVENT_READ)
+            while not self.stopping and (remaining := until - time.monotonic()) > 0:
+                if selector.select(remaining):
+                    self.hush()
 
     def hush(self) -> None:
         with suppress(BlockingIOError):
@@ -112,12 +121,11 @@ class _Wake:
 class _Term:
     """One term of leadership, from the lease to its loss."""
 
-    def __init__(self, setup: Setup, connection: Connection[Any], lease: Lease, wake: _Wake, stopping: Event) -> None:
+    def __init__(self, setup: Setup, connection: Connection[Any], lease: Lease, wake: _Wake) -> None:
         self._setup = setup
         self._connection = connection
         self._lease = lease
         self._wake = wake
-        self._stopping = stopping
         self._failure: Exception | None = None
         self._tail = Tail(setup.log.head(), setup.limits.tail_events)
         self._lanes: dict[tuple[Any, ...], BuildLane] = {}
@@ -128,7 +136,7 @@ class _Term:
             self._take_over()
             leading.set()
             self._refresh_lanes()
-            while not self._stopping.is_set() and self._renew():
+            while not self._wake.stopping and self._renew():
                 self._watch(time.monotonic() + self._setup.limits.renew_seconds)
         finally:
             leading.clear()
@@ -160,7 +168,7 @@ class _Term:
         with DefaultSelector() as selector:
             selector.register(self._connection.fileno(), EVENT_READ)
             selector.register(self._wake.ear, EVENT_READ)
-            while not self._stopping.is_set() and (remaining := until - time.monotonic()) > 0:
+            while not self._wake.stopping and (remaining := until - time.monotonic()) > 0:
                 if selector.select(remaining):
                     self._wake.hush()
                     self._hear()

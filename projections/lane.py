@@ -69,11 +69,11 @@ class Backoff:
         self._first, self._most = limits.backoff_first_seconds, limits.backoff_most_seconds
         self._attempt = 0
 
-    def wait(self, stopping: Event) -> None:
-        """Waits before the next attempt, or until `stopping`."""
+    def wait(self, wait: Callable[[float], object]) -> None:
+        """Waits, by `wait(seconds)`, before the next attempt."""
         ceiling = min(self._most, self._first * 2 ** min(self._attempt, 30))
         self._attempt += 1
-        stopping.wait(self._first + random.uniform(0, ceiling))  # noqa: S311 - spreads load, hides nothing
+        wait(self._first + random.uniform(0, ceiling))  # noqa: S311 - spreads load, hides nothing
 
     def reset(self) -> None:
         """It worked."""
@@ -159,7 +159,7 @@ class BuildLane:
                 return
             except Exception:
                 logger.exception("%s build %d: trying again", self.build.projection.label, self.build.number)
-                self._backoff.wait(self._stopping)
+                self._backoff.wait(self._stopping.wait)
 
     def _follow(self) -> None:
         with connect(self._setup.conninfo, self._limits, self._fence) as connection:
@@ -190,4 +190,4 @@ class BuildLane:
                 break
             except Exception:
                 logger.exception("%s: making up for it failed too", self.build.projection.label)
-                self._backoff.wait(self._stopping)
+                self._backoff.wait(self._stopping.wait)

@@ -88,9 +88,9 @@ def voyage(database, vessel, fleet, number, skipped, chance):
         vessel.load(1, {"assam": number})
     elif deed < 0.95:
         vessel.sight_kraken(chance.randint(1, 8))
-    elif deed < 0.97:
+    elif deed < 0.965:
         vessel.moor(0)
-    elif deed < 0.99:
+    elif deed < 0.998:
         lost = [position for position in parked_now(database) if position not in skipped][:1]
         touched = [Skip("harbour", position, "lost with all hands") for position in lost]
         skipped.update(lost)
