@@ -29,6 +29,9 @@ PAYLOAD_LIMIT = 7900
 """The longest payload of a notification, in bytes (PostgreSQL refuses 8,000)."""
 
 EVERYTHING = ("*",)
+RETRY_STREAMS = 200
+"""Streams whose parked events are tried again in one transaction."""
+
 TRACEBACK_LIMIT = 8000
 """The end of a traceback that is kept with a parked event, in characters."""
 
@@ -103,7 +106,10 @@ _PARK = """
     on conflict (projection, version, build, position) do update
        set error = excluded.error, traceback = excluded.traceback, attempts = parked.attempts + 1
 """
-_PARKED_OF = f"select position, stream_version from projection_parked where {_BUILD} and stream = %(stream)s order by 1"
+_PARKED_OF = (
+    "select stream, min(stream_version), array_agg(position) from projection_parked"
+    f" where {_BUILD} and stream = any(%(streams)s) group by stream"
+)
 _PARKED_STREAMS = f"select stream from projection_parked where {_BUILD} group by stream order by min(position)"
 _UNPARK = f"delete from projection_parked where {_BUILD} and position = any(%(positions)s)"
 _SKIP = f"delete from projection_parked where {_BUILD} and position = %(position)s returning stream"
@@ -303,8 +309,8 @@ class Engine:
         """Carries out an operator's decision about parked events. Doing it again after a crash does no harm."""
         event = fact.event if isinstance(fact, Recorded) else None
         if isinstance(event, Retry.Requested) and event.projection == self.build.projection.name:
-            for stream in [event.stream] if event.stream else self._parked_streams():
-                self._reapply(stream)
+            for streams in _batched([event.stream] if event.stream else self._parked_streams()):
+                self._reapply(streams)
         if isinstance(event, Skip.EventSkipped) and event.projection == self.build.projection.name:
             self._skip(event.position)
         return self._segment([fact], after)
@@ -312,11 +318,11 @@ class Engine:
     def _parked_streams(self) -> list[UUID]:
         return [stream for (stream,) in self._connection.execute(_PARKED_STREAMS, self._key).fetchall()]
 
-    def _reapply(self, stream: UUID) -> None:
-        """Applies the parked events of one stream in order; the first that still fails stays, with those behind it."""
+    def _reapply(self, streams: Sequence[UUID]) -> None:
+        """Applies parked events; of each stream, the first that still fails stays, with those behind it."""
         with self._rolled_back_on_error(), self._connection.cursor() as cursor:
             batch = self._begin(())
-            self._unpark(cursor, batch, stream)
+            self._unpark(cursor, batch, streams)
             cursor.execute("commit")
         self._committed(self._applied(batch))
 
@@ -327,21 +333,25 @@ class Engine:
             row = cursor.execute(_SKIP, self._key | {"position": position}).fetchone()
             if row:
                 batch.stale.update(dict.fromkeys(EVERYTHING))
-                self._unpark(cursor, batch, row[0])
+                self._unpark(cursor, batch, row)
             cursor.execute("commit")
         self._committed(self._applied(batch))
 
-    def _unpark(self, cursor: Cursor[Any], batch: _Batch, stream: UUID) -> None:
-        self._find_poison(cursor, batch, self._parked_facts(cursor, stream))
+    def _unpark(self, cursor: Cursor[Any], batch: _Batch, streams: Sequence[UUID]) -> None:
+        self._find_poison(cursor, batch, self._parked_facts(cursor, streams))
         cursor.execute(_UNPARK, self._key | {"positions": [fact.position for fact in batch.done]})
         self._notify(cursor, batch)
 
-    def _parked_facts(self, cursor: Cursor[Any], stream: UUID) -> list[Fact]:
-        rows = cursor.execute(_PARKED_OF, self._key | {"stream": stream}).fetchall()
-        if not rows:
-            return []
-        positions = {position for position, _ in rows}
-        return [fact for fact in read_stream(self._log, stream, rows[0][1]) if fact.position in positions]
+    def _parked_facts(self, cursor: Cursor[Any], streams: Sequence[UUID]) -> list[Fact]:
+        rows = cursor.execute(_PARKED_OF, self._key | {"streams": list(streams)}).fetchall()
+        wanted = {position for _, _, positions in rows for position in positions}
+        facts = [fact for stream, first, _ in rows for fact in read_stream(self._log, stream, first)]
+        return sorted((fact for fact in facts if fact.position in wanted), key=lambda fact: fact.position)
+
+
+def _batched(streams: Sequence[UUID]) -> list[Sequence[UUID]]:
+    """Streams in groups that are retried in one transaction."""
+    return [streams[start : start + RETRY_STREAMS] for start in range(0, len(streams), RETRY_STREAMS)]
 
 
 def _is_control(fact: Fact) -> bool:

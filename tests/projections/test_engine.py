@@ -199,6 +199,18 @@ class TestOperators:
         catch_up()
         assert [(position, attempts) for position, _, attempts in parked()] == [(2, 2), (3, 2), (5, 1)]
 
+    def test_retry_of_a_whole_fleet_frees_those_that_can_be_freed(self, record, catch_up, parked, connection):
+        fleet = [ship(f"Galleon {number}", 0 if number % 2 else -1, 5) for number in range(250)]
+        record(*fleet)
+        catch_up()
+        assert len(parked()) == 500
+        connection.execute("alter table harbour_ships_v1_b1 drop constraint harbour_ships_v1_b1_berth_check")
+        connection.execute("alter table harbour_ships_v1_b1 add check (berth >= 0)")
+        record(Retry("harbour", None))
+        catch_up()
+        assert len(parked()) == 250
+        assert {row(connection, galleon.id)[1] for galleon in fleet[1::2]} == {5}
+
     def test_retry_of_another_projection_does_nothing_here(self, record, catch_up, parked):
         record(ship("Vasa", 0))
         catch_up()
