@@ -1,9 +1,6 @@
 """The explicit limits of the HTTP frame. `infra/settings.py` gives them names in the environment."""
 
 from dataclasses import dataclass
-from typing import Self
-
-from infra.settings import Settings, listed
 
 MAX_NAMED_ERRORS = 50
 """Invalid fields that one problem names at most."""
@@ -40,18 +37,3 @@ class HttpLimits:
     behind_tls: bool = False
     slow_seconds: float = 1.0
     access_log: bool = False
-
-    @classmethod
-    def of(cls, settings: Settings) -> Self:
-        """As the settings say; what they don't name keeps its default."""
-        return cls(
-            body_bytes=settings.body_limit_bytes,
-            threads=settings.threads,
-            queue=settings.queue_limit,
-            page_size=settings.page_size,
-            page_limit=settings.page_limit,
-            at_least_seconds=settings.at_least_timeout_seconds,
-            trusted_proxies=tuple(listed(settings.trusted_proxies)),
-            allowed_origins=tuple(listed(settings.allowed_origins)),
-            behind_tls=settings.https_only,
-        )
