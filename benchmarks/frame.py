@@ -183,7 +183,7 @@ def _show(found: dict[str, list[dict[str, Any]]]) -> None:
         best = max(each, key=lambda f: f["rps"]) | {"cpu": min(f["cpu"] for f in each)}
         base = base or best
         print(
-            f"{name:22} {best['rps']:7,.0f}/s  p50 {best['p50']} ms  p99 {best['p99']} ms  {best['cpu']:.0f} us/request",
+            f"{name:22} {best['rps']:7,.0f}/s  p50 {best['p50']} ms  p99 {best['p99']} ms  {best['cpu']:.0f} us each",
             f"{best['rps'] / base['rps']:.2f} of the throughput, {base['cpu'] / best['cpu']:.2f} by processor time",
             best["statuses"],
             sep="  ",
