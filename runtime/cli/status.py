@@ -1,0 +1,147 @@
+"""`muniment status`: the whole platform on one screen."""
+
+import http.client
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any
+
+import click
+import orjson
+
+from infra.embedded import DataFolder
+from infra.migrate import Limits, check_compatible, current_release
+from infra.parts import Parts, PartStatus, parts_file, read_parts
+from infra.settings import Settings
+from projections.catalogue import Status, catalogue
+from runtime.cli.options import as_json
+from runtime.cli.output import print_fields, print_json, print_table, text, utc
+from runtime.cli.wired import NotRunning, Wired
+
+PROBE_SECONDS = 2.0
+
+COLOURS = {"ready": "green", "fine": "green", "starting": "yellow", "degraded": "yellow", "pending": "yellow"}
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What could be found out. `state` is that of `/readyz`, or `unreachable`."""
+
+    release: str
+    data: str
+    url: str
+    state: str
+    reasons: list[str]
+    supervised: bool
+    parts: tuple[PartStatus, ...]
+    schema: dict[str, str]
+    head: int
+    newest: datetime | None
+    projections: list[Status] = field(default_factory=list)
+
+
+@click.command()
+@as_json
+@click.pass_obj
+def status(wired: Wired, as_json: bool) -> None:
+    """Tell the parts, the log, the views and the schema.
+
+    Exit status 0 if it could be told, whatever it is (`state` in the JSON says whether requests are served); 1 if the
+    platform isn't running.
+
+    \b
+    Example:
+      muniment status --json | jq -e '.state == "ready"'
+    """
+    parts = read_parts(parts_file(DataFolder(wired.given.data)))
+    told = _tell(wired, parts)
+    if as_json:
+        print_json(asdict(told) | {"parts": [_part(part) for part in told.parts]})
+    else:
+        _print(told)
+
+
+def _tell(wired: Wired, parts: Parts | None) -> Told:
+    settings = wired.given
+    try:
+        with wired.connection() as connection:
+            views = catalogue(connection) if _has_log(connection) else []
+            head = connection.execute("select position, recorded_at from log_head").fetchone() if views else None
+    except NotRunning as error:
+        if parts is None:
+            raise
+        unready = ", ".join(f"{part.name} {part.state}" for part in parts.unready) or "its parts are ready"
+        raise NotRunning(f"{error.message}: the supervisor runs, but {unready}") from error
+    state, reasons = ask_readiness(settings)
+    found = check_compatible(wired.settings.postgres_url, wired.sources, limits=Limits.from_settings(settings))
+    position, newest = head or (0, None)
+    return Told(
+        release=current_release(),
+        data=str(settings.data.absolute()),
+        url=f"http://{settings.host}:{settings.port}",
+        state=state,
+        reasons=reasons,
+        supervised=parts is not None,
+        parts=parts.parts if parts else (),
+        schema={"state": found.state, "message": found.message},
+        head=position,
+        newest=newest if position else None,
+        projections=views,
+    )
+
+
+def _has_log(connection: Any) -> bool:
+    row = connection.execute("select to_regclass('projection_builds') is not null").fetchone()
+    return bool(row and row[0])
+
+
+def ask_readiness(settings: Settings) -> tuple[str, list[str]]:
+    """What `/readyz` says, and why; `unreachable` where no API answers."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 - compared, not bound
+    connection = http.client.HTTPConnection(host, settings.port, timeout=PROBE_SECONDS)
+    try:
+        connection.request("GET", "/readyz")
+        said = orjson.loads(connection.getresponse().read())
+        return str(said["status"]), [str(reason) for reason in said["reasons"]]
+    except (OSError, http.client.HTTPException, orjson.JSONDecodeError, KeyError, TypeError):
+        return "unreachable", ["no Muniment answers there"]
+    finally:
+        connection.close()
+
+
+def _part(part: PartStatus) -> dict[str, Any]:
+    return {
+        "name": part.name,
+        "state": str(part.state),
+        "pid": part.pid,
+        "since": part.since,
+        "restarts": part.restarts,
+        "last_exit": part.last_exit,
+    }
+
+
+def _print(told: Told) -> None:
+    newest = f", the newest event of {utc(told.newest)} UTC" if told.newest else ""
+    print_fields(
+        {
+            "release": told.release,
+            "data": told.data,
+            "api": f"{told.state} at {told.url}",
+            "log": f"position {told.head}{newest}",
+            "schema": told.schema["message"] or told.schema["state"],
+        }
+    )
+    for reason in told.reasons:
+        click.echo(f"  {click.style(text(reason), fg=COLOURS.get(told.state, 'red'))}")
+    click.echo()
+    if told.supervised:
+        shown = [(p.name, str(p.state), p.pid, p.since, p.restarts, p.last_exit) for p in told.parts]
+        print_table(("PART", "STATE", "PID", "SINCE (UTC)", "RESTARTS", "LAST EXIT"), shown)
+    else:
+        click.echo("No supervisor here: the parts are run one by one, or elsewhere.")
+    click.echo()
+    views = [
+        (v.name, f"{v.version}.{v.build}{'' if v.active else ' (not read)'}", v.feed, v.position, v.lag_events,
+         v.lag_seconds, v.parked)
+        for v in told.projections
+    ]  # fmt: skip
+    print_table(("VIEW", "BUILD", "FEED", "POSITION", "LAG", "SECONDS", "PARKED"), views)
