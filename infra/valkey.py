@@ -261,7 +261,7 @@ class SharedCache:
             await connection.send_command("SET", _marker(versions), "1")
             await connection.read_response()
         finally:
-            await connection.disconnect(nowait=True)
+            await connection.disconnect()
 
 
 class Burial:

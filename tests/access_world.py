@@ -30,6 +30,7 @@ from infra.dispatch import Dispatcher
 from infra.event_store import Log, Metadata
 from infra.invalidation import Invalidator
 from infra.listener import Listener
+from infra.recorder import Limits
 from projections.access import ACCESS, AccessReader, Decisions
 from projections.builds import ensure_builds
 from projections.engine import Applied, Build, Engine
@@ -44,16 +45,19 @@ class World:
 
     def __init__(self, database: str, valkey: str | None = None) -> None:
         self.database, self.valkey = database, valkey
-        self.log = Log(database)
+        self.log = Log(database, limits=Limits(pool_seconds=1.0))
         self.dispatcher = Dispatcher(self.log)
         self.connection = psycopg.connect(database, autocommit=True)
         self.invalidator = Invalidator(database, valkey)
         self.tombstones: Callable[[Applied], None] = self._bury
         ensure_builds(self.connection, [ACCESS])
         self.build = Build(ACCESS, 1)
-        self.engine = Engine(self.connection, self.log, self.build, committed=lambda applied: self.tombstones(applied))
+        self.engine = Engine(self.connection, self.log, self.build, committed=self._committed)
         self.position = 0
         self.hold_lease()
+
+    def _committed(self, applied: Applied) -> None:
+        self.tombstones(applied)
 
     def _bury(self, applied: Applied) -> None:
         self.invalidator.committed(applied.build.projection.name, applied.invalidate, applied.position)
@@ -146,6 +150,7 @@ async def process_of(
     *,
     seal_key: bytes = SEAL_KEY,
     listener_database: str | None = None,
+    start_seconds: float = 10,
     **options: Any,
 ) -> AsyncIterator[Process]:
     listener = Listener(listener_database or database, {"access": 1}, leases=["follower"], beat_seconds=0.1)
@@ -154,7 +159,7 @@ async def process_of(
     with ThreadPoolExecutor(4) as executor:
         decisions = Decisions(log, reader, caches, listener, executor, **options)
         await reader.open()
-        await listener.start()
+        await listener.start(start_seconds)
         try:
             yield Process(listener, caches, reader, decisions)
         finally:
