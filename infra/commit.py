@@ -2,19 +2,20 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from uuid import UUID
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import psycopg
 from eventsourcing import persistence
-from eventsourcing.persistence import IntegrityError
 from psycopg.errors import LockNotAvailable, ReadOnlySqlTransaction, UniqueViolation
 
 from domain.errors import OutcomeUnknown, Unavailable
 from infra import metrics, recovery
 from infra.append import LOCK_HEAD, Attempt, attempt, existing_step, newest_step, read_bigint, read_pairs, read_time
+from infra.judgement import judge
 from infra.save import Committed, InlineRefused, Limits, Save
 from infra.wire import BEGIN, ROLLBACK, Answer, Backend, ConnectionLost, Wire
 
@@ -32,6 +33,10 @@ _LIBRARY_ERRORS: tuple[tuple[type[psycopg.Error], type[persistence.PersistenceEr
 )
 
 
+_SAME_POSITION = "stored_events_position"
+_MAX_CULPRITS = 3
+"""Past that, a group with still another one is done save by save: trying it whole costs more."""
+
 _NOT_THEIRS = (psycopg.OperationalError, ReadOnlySqlTransaction)
 """Errors that no save of the group has brought about: each would get the same."""
 
@@ -42,6 +47,20 @@ def library_error(error: psycopg.Error) -> persistence.PersistenceError:
         if isinstance(error, theirs):
             return librarys(str(error))
     return persistence.PersistenceError(str(error))
+
+
+@dataclass(slots=True)
+class _Group:
+    """Saves to be committed together, and what is known of them."""
+
+    saves: list[Save]
+    carefully: bool = False
+    """Some contradict each other or what is recorded."""
+    culprits: int = 0
+    """So many were taken out for what an inline table said."""
+
+
+Todo = list[_Group]
 
 
 @dataclass(slots=True)
@@ -83,10 +102,9 @@ class Committer:
     def finish(self, flight: Flight) -> None:
         """Each save of the group has its result afterwards, whatever happens."""
         try:
-            if flight.attempt is None or flight.wire is None:
-                self._commit([save for save in flight.saves if not save.done])
-            else:
-                self._land(flight.saves, flight.attempt, flight.wire, flight.started + self._limits.commit_seconds)
+            todo = deque(self._land(flight))
+            while todo:
+                todo.extendleft(reversed(self._commit(todo.popleft())))
         except BaseException as error:
             # Not an error of the database's: but what was sent may have happened.
             self._recover(flight.saves)
@@ -104,91 +122,87 @@ class Committer:
         if self._wire is not None:
             self._wire.close()
 
-    def _land(self, saves: Sequence[Save], sent: Attempt, wire: Wire, deadline: float) -> None:
-        try:
-            answer = wire.receive(deadline)
-        except ConnectionLost:
-            self._recover(saves)
-        else:
-            self._settle(saves, sent, answer)
+    # Each of the following settles what it can, and returns what has to be committed after it, in this order.
 
-    def _commit(self, saves: Sequence[Save]) -> None:
+    def _land(self, flight: Flight) -> Todo:
+        """Reads the answer to what `begin` sent."""
+        if flight.attempt is None or flight.wire is None:
+            return [_Group([save for save in flight.saves if not save.done])]
+        group = _Group(flight.saves)
+        try:
+            answer = flight.wire.receive(flight.started + self._limits.commit_seconds)
+        except ConnectionLost:
+            return self._recover(group.saves)
+        return self._settle(group, flight.attempt, answer)
+
+    def _commit(self, group: _Group) -> Todo:
         """From the start, in its own time."""
+        saves = group.saves
         if not saves:
-            return
+            return []
         try:
             wire = self._connected()
         except psycopg.Error as error:
-            _fail(saves, Unavailable(f"The log can't be reached: {error}"))
-            return
+            return _fail(saves, partial(Unavailable, f"The log can't be reached: {error}"))
         try:
-            if any(save.guards for save in saves):
-                self._commit_carefully(wire, saves)
-            else:
-                steps = attempt(saves, self._limits.inline_lock_milliseconds)
-                self._settle(saves, steps, wire.run(steps.steps, self._deadline()))
+            if group.carefully or any(save.guards for save in saves):
+                return self._commit_carefully(wire, group)
+            sent = attempt(saves, self._limits.inline_lock_milliseconds)
+            return self._settle(group, sent, wire.run(sent.steps, self._deadline()))
         except ConnectionLost:
-            self._recover(saves)
+            return self._recover(saves)
 
-    def _settle(self, saves: Sequence[Save], sent: Attempt, answer: Answer) -> None:
-        """Gives each save its part of the answer; on an error finds whose it was, and commits the others."""
-        error = answer.error
-        if error is None:
-            _succeed(saves, answer, sent.append_at)
-        elif answer.failed in sent.owners:
-            self._without_culprit(saves, sent.owners[answer.failed], error)
-        elif isinstance(error, UniqueViolation):
-            self._commit_carefully(self._connected(), saves)
-        elif len(saves) == 1 or isinstance(error, _NOT_THEIRS):
-            self._refuse(saves, error)
-        else:
-            for save in saves:
-                self._commit([save])
+    def _settle(self, group: _Group, sent: Attempt, answer: Answer) -> Todo:
+        """Gives each save its part of the answer; on an error finds whose it was, and leaves the others to be done."""
+        error, saves = answer.error, group.saves
+        if error is None or answer.failed is None:
+            return _succeed(saves, answer, sent.append_at)
+        if answer.failed in sent.owners:
+            return _without_culprit(group, sent.owners[answer.failed], error)
+        if isinstance(error, UniqueViolation) and error.diag.constraint_name == _SAME_POSITION:
+            return _fail(saves, partial(Unavailable, "The log is damaged: log_head stands behind the newest event."))
+        if isinstance(error, UniqueViolation) and not group.carefully:
+            return [replace(group, carefully=True)]
+        if len(saves) > 1 and not isinstance(error, _NOT_THEIRS):
+            return [_Group([save]) for save in saves]
+        if answer.failed > sent.append_at:
+            return _fail(saves, partial(InlineRefused, error))
+        return self._refuse(saves, error)
 
-    def _refuse(self, saves: Sequence[Save], error: psycopg.Error) -> None:
+    def _refuse(self, saves: Sequence[Save], error: psycopg.Error) -> Todo:
         """The database said no: surely nothing was committed."""
         if isinstance(error, ReadOnlySqlTransaction) and self._wire is not None:
             # A standby, after a fail-over: the next connection may reach the new primary.
             self._wire.close()
             self._wire = None
         if isinstance(error, _NOT_THEIRS):
-            _fail(saves, Unavailable(f"The log can't be written right now: {error}"))
-        else:
-            _fail(saves, library_error(error))
+            return _fail(saves, partial(Unavailable, f"The log can't be written right now: {error}"))
+        return _fail(saves, partial(library_error, error))
 
-    def _without_culprit(self, saves: Sequence[Save], culprit: Save, error: psycopg.Error) -> None:
-        """The others first. The culprit's error may come from one of those: alone it gets its own, or none."""
-        others = [save for save in saves if save is not culprit]
-        self._commit(others)
-        if others and not isinstance(error, LockNotAvailable):
-            self._commit([culprit])
-        else:
-            culprit.error = InlineRefused(error)
-
-    def _commit_carefully(self, wire: Wire, saves: Sequence[Save]) -> None:
+    def _commit_carefully(self, wire: Wire, group: _Group) -> Todo:
         """Takes the head first, then looks (in a statement of its own, which sees all commits before), then appends."""
-        guarded = list(dict.fromkeys(stream for save in saves for stream, _ in save.guards))
-        steps = [BEGIN, LOCK_HEAD, existing_step(saves), *([newest_step(guarded)] if guarded else [])]
+        guarded = list(dict.fromkeys(stream for save in group.saves for stream, _ in save.guards))
+        steps = [BEGIN, LOCK_HEAD, existing_step(group.saves), *([newest_step(guarded)] if guarded else [])]
         answer = wire.run(steps, self._deadline())
         if answer.error is not None:
-            self._refuse(saves, answer.error)
-            return
+            return self._refuse(group.saves, answer.error)
         existing = set(read_pairs(answer.results[2]))
         newest = dict(read_pairs(answer.results[3])) if guarded else {}
-        winners, rivals = _judge(saves, existing, newest)
+        winners, rivals = judge(group.saves, existing, newest)
         if not winners:
             wire.run([ROLLBACK], self._deadline())
-            return
+            return []
         sent = attempt(winners, self._limits.inline_lock_milliseconds, begun=True)
-        self._settle(winners, sent, wire.run(sent.steps, self._deadline()))
+        answer = wire.run(sent.steps, self._deadline())
+        todo = self._settle(replace(group, saves=winners, carefully=True), sent, answer)
         if all(save.committed for save in winners):
             for save, conflict in rivals:
                 save.error = conflict
-        elif rivals:
-            self._commit_carefully(self._connected(), [save for save, _ in rivals])
+            return todo
+        return [*todo, _Group([save for save, _ in rivals])]
 
-    def _recover(self, saves: Sequence[Save]) -> None:
-        """The connection is lost: finds out what became of the saves, and commits again what surely didn't happen."""
+    def _recover(self, saves: Sequence[Save]) -> Todo:
+        """The connection is lost: finds out what became of the saves; what surely didn't happen is done again, once."""
         undecided = [save for save in saves if not save.done]
         if self._wire is not None:
             self._lost = self._wire.backend
@@ -199,12 +213,11 @@ class Committer:
             self._lost = None
         missing = [save for save in undecided if not save.done]
         again = [save for save in missing if not save.retried]
-        _fail(
-            [save for save in missing if save.retried], Unavailable("The connection was lost; nothing was committed.")
-        )
+        twice = [save for save in missing if save.retried]
+        _fail(twice, partial(Unavailable, "The connection was lost, nothing committed."))
         for save in again:
             save.retried = True
-        self._commit(again)
+        return [_Group(again)]
 
     def _connected(self) -> Wire:
         if self._wire is None:
@@ -230,57 +243,31 @@ def _settings(limits: Limits) -> str:
     """
 
 
-def _succeed(saves: Sequence[Save], answer: Answer, append_at: int) -> None:
+def _succeed(saves: Sequence[Save], answer: Answer, append_at: int) -> Todo:
     result = answer.results[append_at]
     if result.ntuples != 1:
-        _fail(saves, persistence.OperationalError("log_head has lost its row: nothing was appended"))
-        return
+        return _fail(saves, partial(Unavailable, "The log is damaged: log_head has no row."))
     head, recorded_at = read_bigint(result.get_value(0, 0)), read_time(result.get_value(0, 1))
     position = head - sum([len(save.events) for save in saves])
     for save in saves:
         position += len(save.events)
         save.committed = Committed(position, recorded_at)
+    return []
 
 
-def _fail(saves: Sequence[Save], error: Exception) -> None:
+def _fail(saves: Sequence[Save], error: Callable[[], Exception]) -> Todo:
+    """Each save gets an error of its own: they are raised in different threads."""
     for save in saves:
-        save.error = error
+        save.error = error()
+    return []
 
 
-Pair = tuple[UUID, int]
-
-
-def _judge(
-    saves: Sequence[Save], existing: set[Pair], newest: dict[UUID, int]
-) -> tuple[list[Save], list[tuple[Save, IntegrityError]]]:
-    """Walks the group in order. Who contradicts what is recorded gets its error.
-
-    Returns the winners, and their rivals: who contradicts only an earlier save of the group, and would be right if that
-    one came to nothing.
-    """
-    winners: list[Save] = []
-    rivals: list[tuple[Save, IntegrityError]] = []
-    ahead, after = set(existing), dict(newest)
-    for save in saves:
-        conflict = _conflict(save, ahead, after)
-        if conflict is None:
-            winners.append(save)
-            ahead.update(save.pairs)
-            after.update((stream, max(after[stream], version)) for stream, version in save.pairs if stream in after)
-        elif winners and not _conflict(save, existing, newest):
-            rivals.append((save, conflict))
-        else:
-            save.error = conflict
-    return winners, rivals
-
-
-def _conflict(save: Save, existing: set[Pair], newest: dict[UUID, int]) -> IntegrityError | None:
-    if len(set(save.pairs)) < len(save.pairs):
-        return IntegrityError("the save has one version of a stream twice")
-    for stream, version in save.pairs:
-        if (stream, version) in existing:
-            return IntegrityError(f"stream {stream} has version {version} already")
-    for stream, version in save.guards:
-        if newest[stream] != version:
-            return IntegrityError(f"stream {stream} is at version {newest[stream]}, no longer at {version}")
-    return None
+def _without_culprit(group: _Group, culprit: Save, error: psycopg.Error) -> Todo:
+    """The others first. The culprit's error may come from one of those: alone it gets its own, or none."""
+    others = [save for save in group.saves if save is not culprit]
+    if not others or isinstance(error, LockNotAvailable):
+        culprit.error = InlineRefused(error)
+        return [replace(group, saves=others, culprits=group.culprits + 1)]
+    if group.culprits >= _MAX_CULPRITS:
+        return [_Group([save]) for save in group.saves]
+    return [replace(group, saves=others, culprits=group.culprits + 1), _Group([culprit])]

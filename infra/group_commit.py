@@ -115,7 +115,7 @@ class GroupCommit:
         group: list[Save] = []
         events = size = 0
         oldest = time.monotonic() - self._limits.queue_seconds
-        while self._queue:
+        while self._queue and len(group) < self._limits.group_saves:
             save = self._queue[0]
             events += len(save.events)
             size += save.size

@@ -34,6 +34,8 @@ class Limits:
     """Saves that may wait; one more is refused as overloaded."""
     queue_seconds: float = 5.0
     """How long a save may wait for its turn; past that it is refused as overloaded."""
+    group_saves: int = 256
+    """Saves in one transaction."""
     group_events: int = 1_000
     """Events in one transaction (a single save may be larger)."""
     group_bytes: int = 4 * 1024 * 1024

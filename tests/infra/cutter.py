@@ -15,13 +15,14 @@ from psycopg.conninfo import make_conninfo
 
 @dataclass
 class Cut:
-    """When the client sends next: let so many messages through, then cut.
+    """When the client sends next (something with `when` in it): let so many messages through, then cut.
 
     `answered`: wait for the server's answer to what came through, and keep it to ourselves. `noticed`: tell the server,
     too; else it goes on with a client that isn't there any more. `late`: deliver the rest after the client has gone.
     """
 
     messages: int
+    when: bytes = b""
     answered: bool = False
     noticed: bool = True
     late: bool = False
@@ -77,7 +78,7 @@ class Cutter:
         try:
             while data := client.recv(1 << 20):
                 cut = self.cut
-                if cut is None:
+                if cut is None or cut.when not in data:
                     self.messages = len(boundaries(data)) if data[0] else 0
                     server.sendall(data)
                     continue

@@ -1,6 +1,7 @@
 """Group commit against the library's own recorder: whatever is saved in a group, it is as if saved one by one."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from uuid import UUID, uuid4
 
@@ -10,6 +11,7 @@ from eventsourcing.persistence import DataError, IntegrityError, StoredEvent
 from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 
 from domain.errors import Overloaded, Unavailable
 from infra.append import MAX_ANNOUNCEMENT_BYTES, announcement
@@ -250,6 +252,36 @@ class TestLimits:
         group_commit._leading = False
         recorder.close()
 
+    def test_who_waited_too_long_is_overloaded_and_not_committed(self, database) -> None:
+        recorder = LogRecorder(LogDatastore(database, Limits()), Limits(queue_seconds=0.0))
+        recorder.save(a_save())
+        with psycopg.connect(database) as holder, ThreadPoolExecutor(2) as threads:
+            holder.execute("select from log_head for update")
+            leader = threads.submit(recorder.save, a_save())
+            while not recorder._group_commit._leading:
+                pass
+            waiting = threads.submit(recorder.save, a_save())
+            while not recorder._group_commit._queue:
+                pass
+            holder.rollback()
+
+            assert leader.result(timeout=5).position == 2
+            assert isinstance(waiting.exception(timeout=5), Overloaded)
+        assert recorder.head().position == 2
+        recorder.close()
+
+    def test_a_damaged_head_is_named_and_not_appended_to(self, recorder, database) -> None:
+        recorder.save(a_save())
+        with psycopg.connect(database) as connection:
+            connection.execute("update log_head set position = 0")
+        with pytest.raises(Unavailable, match="stands behind"):
+            recorder.save(a_save())
+
+        with psycopg.connect(database) as connection:
+            connection.execute("delete from log_head")
+        with pytest.raises(Unavailable, match="no row"):
+            recorder.save(a_save())
+
     def test_a_save_after_closing_is_refused(self, database) -> None:
         recorder = LogRecorder(LogDatastore(database, Limits()))
         recorder.save(a_save())
@@ -279,6 +311,25 @@ class TestAnnouncements:
     def test_too_much_to_announce_means_forget_everything(self) -> None:
         words = [f"session:{uuid4()}" for _ in range(MAX_ANNOUNCEMENT_BYTES // 40)]
         assert announcement([Save([], announcements=words)]) == b'["*"]'
+
+
+def test_metrics_count_events_groups_and_refusals(committer) -> None:
+    def value(name: str, **labels: str) -> float:
+        return REGISTRY.get_sample_value(name, labels) or 0.0
+
+    names = (
+        "muniment_log_appended_events_total",
+        "muniment_log_group_saves_count",
+        "muniment_log_commit_seconds_count",
+    )
+    before = [value(name) for name in names]
+    refused = value("muniment_log_saves_total", outcome="refused")
+    stream = uuid4()
+
+    committer.finish(begun(committer, [a_save(stream), a_save(stream), a_save()]))
+
+    assert [value(name) - was for name, was in zip(names, before, strict=True)] == [2, 1, 1]
+    assert value("muniment_log_saves_total", outcome="refused") - refused == 1
 
 
 def begun(committer: Committer, saves: list[Save]) -> Flight:

@@ -17,6 +17,7 @@ import pytest
 from eventsourcing.persistence import IntegrityError, StoredEvent
 
 from domain.errors import OutcomeUnknown, Unavailable
+from infra.commit import Committer, Flight
 from infra.inline import inline_step
 from infra.recorder import Committed, InlineRefused, Limits, LogDatastore, LogRecorder, Save
 from tests.infra.cutter import Cut, Cutter
@@ -26,6 +27,11 @@ COMMITTING = (
     "select pid from pg_stat_activity where application_name = 'muniment commit' and datname = current_database()"
 )
 QUICK = Limits(commit_seconds=1.0, recovery_seconds=1.0, head_lock_seconds=0.5, connect_seconds=2.0)
+
+
+def seeds(few: int, many: int = 60) -> list[object]:
+    """A few for every run of the tests, many for the fault drills."""
+    return [*range(few), *(pytest.param(seed, marks=pytest.mark.faults) for seed in range(few, many))]
 
 
 @pytest.fixture
@@ -198,7 +204,7 @@ def test_a_log_that_somebody_holds_refuses_in_time_and_commits_nothing(recorder,
     assert isinstance(recorder.save(a_save(stream)), Committed)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", seeds(3))
 def test_backends_ended_at_random_lose_and_double_nothing(database, seed) -> None:
     """Each thread goes on with its stream from what it was told: a lie would be a conflict or a gap."""
     recorder, done, chance = LogRecorder(LogDatastore(database, Limits())), Event(), random.Random(seed)  # noqa: S311
@@ -274,7 +280,7 @@ def template_on_disk(durable_postgres: str) -> Iterator[str]:
         connection.execute(f"drop database {name} with (force)")
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", seeds(4))
 def test_a_killed_writer_loses_nothing_that_it_was_promised(database, seed) -> None:
     command = [sys.executable, "-m", "tests.infra.writer", database, "8", "100000"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -294,6 +300,36 @@ def test_a_killed_writer_loses_nothing_that_it_was_promised(database, seed) -> N
     recorder = LogRecorder(LogDatastore(database, Limits()))
     assert isinstance(recorder.save(a_save()), Committed)
     recorder.close()
+
+
+class TestRidersAlone:
+    """Without events there is nothing to look up by: the transaction's own id tells."""
+
+    RIDER = ("insert into berths values (0, %(ship)s)", {"ship": uuid4()})
+
+    @pytest.mark.parametrize("messages", [0, 99])
+    @pytest.mark.parametrize("noticed", [True, False])
+    def test_cut_around_their_commit_are_there_once_or_not_at_all(self, cutter, recorder, table, messages, noticed):
+        cutter.cut = Cut(messages, when=b"commit", noticed=noticed)
+        try:
+            outcome = recorder.write_riders([self.RIDER])
+        except OutcomeUnknown:
+            outcome = None
+            assert not noticed  # the server still waits for a client that is gone
+        except Unavailable as error:
+            outcome = error
+
+        (written,) = table.execute("select count(*) from berths").fetchone()
+        assert cutter.cuts == 1
+        if outcome is not None:
+            assert written == isinstance(outcome, Committed)
+
+    def test_cut_before_their_commit_are_surely_not_written(self, cutter, recorder, table) -> None:
+        cutter.cut = Cut(0, when=b"insert into berths")
+        with pytest.raises(Unavailable) as refused:
+            recorder.write_riders([self.RIDER])
+        assert not isinstance(refused.value, OutcomeUnknown)
+        assert table.execute("select count(*) from berths").fetchone() == (0,)
 
 
 class TestInlineTables:
@@ -325,6 +361,29 @@ class TestInlineTables:
         assert errors[5].unique_violation
         assert errors[5].table == "berths"
         assert table.execute("select count(*) from berths").fetchone() == (13,)
+
+    def test_many_failures_in_one_group_refuse_just_those(self, database, table) -> None:
+        occupied, committer = uuid4(), Committer(database, Limits())
+        table.execute("insert into berths values (-1, %s)", [occupied])
+        statement = ("insert into berths values (%(position)s, %(ship)s)", {"ship": occupied})
+        saves = [
+            a_save(inline=[inline_step(statement)]) if number % 2 else with_berth(uuid4()) for number in range(200)
+        ]
+
+        committer.finish(Flight(saves))
+
+        assert [isinstance(save.error, InlineRefused) for save in saves] == [number % 2 == 1 for number in range(200)]
+        assert_sound(database)
+        committer.close()
+
+    def test_a_constraint_checked_at_the_end_refuses_the_save(self, recorder, table) -> None:
+        table.execute(
+            "create table pairs (id uuid, partner uuid references berths (ship) deferrable initially deferred)"
+        )
+        lonely = a_save(inline=[inline_step(("insert into pairs values (%(id)s, %(id)s)", {"id": uuid4()}))])
+        with pytest.raises(InlineRefused):
+            recorder.save(lonely)
+        assert recorder.head().position == 1
 
     def test_a_row_that_somebody_holds_is_waited_for_200_ms_and_no_longer(self, recorder, database, table) -> None:
         held = uuid4()
