@@ -357,7 +357,7 @@ async def effective_permissions(asked: Asked) -> Answer:
     permissions = [HeldView(permission=pattern, sources=sources) for pattern, sources in sorted(held.items())]
     view = EffectiveView(
         user_id=user_id,
-        scope=scope,
+        scope=str(scope),
         suspended=facts.suspended is not None,
         position=facts.position,
         permissions=permissions,

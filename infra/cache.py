@@ -1,5 +1,6 @@
 """What a process remembers, so that it needn't ask again, without ever remembering something that has been changed."""
 
+import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from prometheus_client import Counter
 
 from infra.valkey import ENTRY_SECONDS, Found, Missing
 from infra.versions import Versions
+
+log = logging.getLogger(__name__)
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -183,9 +186,10 @@ class CacheAside(Generic[V]):
         shared = self._shared()
         answer = await shared.read(self.name, str(key), versions) if shared and shared.usable else None
         if isinstance(answer, Found) and self.local.is_newer(key, answer.position):
-            value = self._decode(answer.value)
-            self.local.put(key, Loaded(value, answer.position), token, until=begun + answer.seconds)
-            return Loaded(value, answer.position, level="valkey")
+            shared_value = self._decoded(answer)
+            if shared_value is not None:
+                self.local.put(key, shared_value, token, until=begun + answer.seconds)
+                return shared_value
         loaded = await self._load(key)
         if loaded.seconds > 0:
             until = begun + min(loaded.seconds, self._local_seconds)
@@ -193,6 +197,14 @@ class CacheAside(Generic[V]):
             if kept and shared and isinstance(answer, Missing):
                 await self._share(shared, key, loaded, versions, answer.moment)
         return loaded
+
+    def _decoded(self, found: Found) -> Loaded[V] | None:
+        """None for what another release wrote in another form."""
+        try:
+            return Loaded(self._decode(found.value), found.position, level="valkey")
+        except Exception as error:  # noqa: BLE001 - whatever `decode` makes of it, the source knows better
+            log.info("an entry of the cache %s can't be read: %s", self.name, error)
+            return None
 
     async def _share(self, shared: Shares, key: UUID, loaded: Loaded[V], versions: Versions, moment: int) -> None:
         await shared.write(

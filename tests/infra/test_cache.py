@@ -1,11 +1,15 @@
 """What a process remembers."""
 
+import asyncio
 from time import monotonic
+from uuid import UUID
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.cache import LocalCache
+from infra.cache import CacheAside, Loaded, LocalCache
+from infra.valkey import Found, Missing
+from infra.versions import Versions
 
 
 def test_remembers_what_was_put():
@@ -92,3 +96,113 @@ def test_never_remembers_what_was_read_before_a_change(history, size, tombstones
         for name in "abcd":
             assert cache.get(name) in (None, truth[name])
             assert not cache.is_newer(name, truth[name] - 1)
+
+
+# Cache-aside
+
+
+ADA = UUID("00000000-0000-7000-8000-000000000ada")
+VERSIONS = Versions(1, 1, "")
+
+
+class Ear:
+    """A listener that hears what it is told."""
+
+    fresh = True
+    heard = 0
+
+    def position(self, _: str) -> int:
+        return self.heard
+
+
+class Shelf:
+    """A shared level with one place."""
+
+    usable = True
+    content: Found | Missing = Missing(0)
+
+    async def read(self, name: str, key: str, versions: Versions) -> Found | Missing:
+        return self.content
+
+    async def write(self, name: str, key: str, value: bytes, *, position: int, seconds: float, **_: object) -> None:
+        self.content = Found(value, position, seconds)
+
+
+class Source:
+    """What is true, and how often it was asked."""
+
+    def __init__(self, value: str) -> None:
+        self.value, self.asked, self.seconds = value, 0, 60.0
+
+    async def load(self, _: UUID) -> Loaded[str]:
+        self.asked += 1
+        return Loaded(self.value, 7, self.seconds)
+
+
+def cache_aside(ear: Ear, shelf: Shelf | None, source: Source) -> CacheAside[str]:
+    return CacheAside(
+        "users",
+        listener=ear,
+        load=source.load,
+        encode=str.encode,
+        decode=bytes.decode,
+        size=10,
+        shared=lambda: shelf,
+        versions=lambda: VERSIONS,
+    )
+
+
+def levels(cache: CacheAside[str], times: int) -> list[str]:
+    async def look() -> list[str]:
+        return [(await cache.get(ADA)).level for _ in range(times)]
+
+    return asyncio.run(look())
+
+
+def test_the_source_is_asked_once_and_then_memory():
+    source = Source("Ada")
+    assert levels(cache_aside(Ear(), Shelf(), source), 3) == ["sql", "local", "local"]
+    assert source.asked == 1
+
+
+def test_what_another_process_has_stored_spares_the_source():
+    source, shelf = Source("Ada"), Shelf()
+    levels(cache_aside(Ear(), shelf, source), 1)
+    assert levels(cache_aside(Ear(), shelf, source), 2) == ["valkey", "local"]
+
+
+def test_without_a_fresh_listener_only_the_source_is_asked():
+    source, ear = Source("Ada"), Ear()
+    cache = cache_aside(ear, Shelf(), source)
+    levels(cache, 1)
+    ear.fresh = False
+    assert levels(cache, 2) == ["sql", "sql"]
+
+
+def test_what_is_older_than_an_invalidation_that_was_heard_isn_t_taken_from_the_shared_level():
+    source, shelf = Source("Ada King"), Shelf()
+    shelf.content = Found(b"Ada Byron", 6, 60)
+    cache = cache_aside(Ear(), shelf, source)
+    cache.local.forget(ADA, 7)
+    assert levels(cache, 1) == ["sql"]
+
+
+def test_what_another_release_wrote_in_another_form_counts_as_missing():
+    source, shelf = Source("Ada"), Shelf()
+    shelf.content = Found(b"\xff", 7, 60)
+    assert levels(cache_aside(Ear(), shelf, source), 1) == ["sql"]
+
+
+def test_what_must_not_be_remembered_isn_t():
+    source, shelf = Source("Ada"), Shelf()
+    source.seconds = 0
+    assert levels(cache_aside(Ear(), shelf, source), 2) == ["sql", "sql"]
+    assert isinstance(shelf.content, Missing)
+
+
+def test_a_remembered_answer_holds_through_what_has_been_heard():
+    ear = Ear()
+    cache = cache_aside(ear, None, Source("Ada"))
+    levels(cache, 1)
+    ear.heard = 12
+    assert asyncio.run(cache.get(ADA)).position == 12
