@@ -74,7 +74,12 @@ def open_core(settings: Settings) -> Iterator[Core]:
 def build_core(settings: Settings) -> Core:
     """Constructs everything; connections are made when they are first needed. Raises SettingsError."""
     secrets = secret_store.load(settings, may_create=may_create_secrets(settings))
-    log = Log(settings.postgres_url, inline=modules.inline_tables(), limits=Limits(pool_max=settings.pool_size))
+    limits = Limits(
+        queue_saves=settings.commit_queue_limit,
+        group_saves=settings.commit_group_limit,
+        pool_max=settings.pool_size,
+    )
+    log = Log(settings.postgres_url, inline=modules.inline_tables(), limits=limits)
     pool: ConnectionPool[Connection[TupleRow]] = ConnectionPool(
         settings.postgres_url,
         min_size=1,
