@@ -127,6 +127,7 @@ class _Term:
         self._lease = lease
         self._wake = wake
         self._failure: Exception | None = None
+        self._read_at = 0.0
         self._tail = Tail(setup.log.head(), setup.limits.tail_events)
         self._lanes: dict[tuple[Any, ...], BuildLane] = {}
 
@@ -187,7 +188,10 @@ class _Term:
             self._read_on()
 
     def _read_on(self) -> None:
+        """Reads what is new; under load not too often, so that each commit of a view carries several events."""
         limit = self._setup.limits.batch_events
+        time.sleep(max(0.0, self._read_at + self._setup.limits.gather_seconds - time.monotonic()))
+        self._read_at = time.monotonic()
         while facts := read(self._setup.log, self._tail.head, limit):
             self._tail.extend(facts)
             if len(facts) < limit:

@@ -54,6 +54,7 @@ class FollowerLimits:
 
     batch_events: int = 1000
     tail_events: int = 2000
+    gather_seconds: float = 0.005
     lease_seconds: float = 3.0
     renew_seconds: float = 1.0
     backoff_first_seconds: float = 0.05
