@@ -5,8 +5,9 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any, Protocol, cast
 from uuid import UUID
 
-from msgspec import Meta
+from msgspec import Meta, convert
 
+from api import requests
 from api.routing import (
     OPEN,
     SELF,
@@ -51,7 +52,7 @@ from commands.identity import (
     suspend_user,
 )
 from domain.access import UserAssignments
-from domain.errors import Forbidden, Overloaded
+from domain.errors import Forbidden, Overloaded, PositionUnknown, ProjectionBehind
 from domain.identity import (
     EmailTaken,
     InvalidCredentials,
@@ -73,7 +74,7 @@ from infra.secrets import Secrets
 from infra.settings import Settings
 from infra.tokens import RefreshToken, Tokens, parse_refresh_token
 from infra.work import UnitOfWork
-from projections.identity import sessions_of, user_by_id, users
+from projections.identity import sessions_of, users
 
 VIEWS = ("identity",)
 EMAIL_CHARS, NAME_CHARS, PASSWORD_CHARS = 254, 200, 1024
@@ -260,6 +261,18 @@ class SessionView(View):
     user_agent: str | None
 
 
+async def get_user(asked: Asked) -> Answer:
+    """A user, from memory where that is sure."""
+    ports, user_id = asked.ports, asked.path["id"]
+    if (position := requests.at_least(asked.headers)) is not None:
+        await asked.services.positions.wait(VIEWS, position, ports.settings.at_least_timeout_seconds)
+    found = await ports.users.get(user_id)
+    tag = b'"%d"' % found.value.version
+    if requests.none_match(asked.headers, tag):
+        return Answer(None, 304, [(b"etag", tag)], found.position)
+    return Answer(convert(found.value, UserView, from_attributes=True), 200, [(b"etag", tag)], found.position)
+
+
 async def prepare_new_user(ports: IdentityPorts, body: NewUserBody) -> RegisterUser:
     """Raises Invalid, WeakPassword, Overloaded."""
     return await prepare_registration(ports, NewUser(body.email, body.name, body.password))
@@ -375,9 +388,9 @@ ROUTES: list[Route] = [
         "GET", "/api/v1/users", Page[UserView], users, permission="user:read", projections=VIEWS, params=UserSearch,
         page=Keyset(_registered, (int,)),
     ),
-    Query(
-        "GET", "/api/v1/users/{id}", UserView, user_by_id, permission=Own("id", "user:read"), projections=VIEWS,
-        etag=lambda view: view.version, raises=(UserNotFound,),
+    Endpoint(
+        "GET", "/api/v1/users/{id}", get_user, permission=Own("id", "user:read"), result=UserView, also=(304,),
+        raises=(UserNotFound, ProjectionBehind, PositionUnknown), headers={"ETag": "The user's version."},
     ),
     Command(
         "PATCH", "/api/v1/users/{id}", RenameBody, rename_user, permission=Own("id", "user:update"), stream=_user_id,

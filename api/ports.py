@@ -4,7 +4,6 @@ All types are structural, so that `infra/` can implement them without importing 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 from uuid import UUID
@@ -159,11 +158,28 @@ class Read(Protocol):
         ...
 
 
-class Reader(Protocol):
-    """Opens looks at the views. Called in a thread."""
+class Found(Protocol):
+    """What a look at the views came to."""
 
-    def reading(self, projections: Sequence[str]) -> AbstractContextManager[Any]:
-        """A pooled connection with the active builds of these projections, as a `Read`."""
+    @property
+    def value(self) -> Any:
+        """What the query returned."""
+        ...
+
+    @property
+    def position(self) -> int:
+        """The least position over the projections that were read."""
+        ...
+
+
+class Reader(Protocol):
+    """Looks at the views. Called in a thread."""
+
+    def look(self, query: Callable[[Any], Any], projections: Sequence[str]) -> Found:
+        """Runs the query with a `Read` over the active builds of these projections, in one snapshot.
+
+        It may run again, on another snapshot, where a build was dropped under its feet.
+        """
         ...
 
 

@@ -167,10 +167,9 @@ class RunQuery:
         return size
 
     def _look(self, asked: Asked, arguments: dict[str, Any], size: int) -> Answer:
-        with asked.services.reader.reading(self.route.projections) as read:
-            found = self.route.query(read, **arguments)
-            position = read.position
-        view = self._view(found, size)
+        query, projections = self.route.query, self.route.projections
+        found = asked.services.reader.look(lambda read: query(read, **arguments), projections)
+        view, position = self._view(found.value, size), found.position
         if self.route.etag is None:
             return Answer(encode(view), position=position)
         tag = b'"%s"' % str(self.route.etag(view)).encode()

@@ -76,7 +76,14 @@ USERS = Projection(
     },
     invalidates={
         kind: lambda recorded: [str(recorded.stream)]
-        for kind in (User.Registered, User.Renamed, User.Suspended, User.Reactivated, User.PasswordChanged)
+        for kind in (
+            User.Registered,
+            User.Renamed,
+            User.Suspended,
+            User.Reactivated,
+            User.PasswordChanged,
+            User.PasswordRehashed,
+        )
     },
 )
 

@@ -2,9 +2,9 @@
 
 import logging
 import os
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 from uuid import UUID
@@ -14,9 +14,6 @@ import prometheus_client
 from granian import Granian
 from granian.constants import Interfaces, Loops
 from granian.http import HTTP1Settings
-from psycopg import Connection
-from psycopg.rows import dict_row
-from psycopg_pool import ConnectionPool
 from starlette.applications import Starlette
 
 from api.app import Application
@@ -37,7 +34,7 @@ from projections.access import Decisions
 from projections.access.reader import AccessReader
 from projections.identity import USERS, UserRow, user_by_id
 from projections.projection import Projection
-from projections.read import Read, Reader, reading
+from projections.read import Answer, Read, Reader
 from runtime import modules
 from runtime.core import build_core, located
 from runtime.ports import Ports, http_limits
@@ -49,22 +46,15 @@ LOOKUP_THREADS = 8
 
 
 class Views:
-    """Implements `api.ports.Reader`: one snapshot over the active builds."""
+    """Implements `api.ports.Reader`: projections by name."""
 
-    def __init__(self, pool: ConnectionPool[Connection[Any]], projections: Sequence[Projection]) -> None:
-        self._pool = pool
+    def __init__(self, reader: Reader, projections: Sequence[Projection]) -> None:
+        self._reader = reader
         self._by_name = {projection.name: projection for projection in projections}
 
-    @contextmanager
-    def reading(self, projections: Sequence[str]) -> Iterator[Read]:
+    def look(self, query: Callable[[Read], Any], projections: Sequence[str]) -> Answer[Any]:
         """Raises Starting while one of them has no view of this release."""
-        with (
-            self._pool.connection() as connection,
-            connection.transaction(),
-            connection.cursor(row_factory=dict_row) as cursor,
-        ):
-            cursor.execute("set transaction isolation level repeatable read, read only")
-            yield reading(cursor, [self._by_name[name] for name in projections])
+        return self._reader.run(query, *(self._by_name[name] for name in projections))
 
 
 class Api:
@@ -168,7 +158,7 @@ class Api:
             authoriser=self.ports.decisions,
             dispatcher=self._dispatcher(),
             receipts=self.core.receipts,
-            reader=Views(self.core.pool, self.projections),
+            reader=Views(self.reader, self.projections),
             positions=self.listener,
             refusals=self.ports.crowds,
             readiness=self.readiness,

@@ -1,8 +1,7 @@
 """A small application on the frame, with everything behind it in memory: what the tests of the frame talk to."""
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count
@@ -41,6 +40,7 @@ from domain.errors import (
     Stale,
     Unauthenticated,
 )
+from projections.read import Answer as Found
 
 NAMESPACE = UUID("01890000-0000-7000-8000-000000000000")
 ADA, GRACE = (uuid5(NAMESPACE, name) for name in ("ada", "grace"))
@@ -129,9 +129,9 @@ class Harbour:
     def release(self, receipt: Receipt) -> None:
         del self.receipts[receipt.actor, receipt.route, receipt.key]
 
-    @contextmanager
-    def reading(self, _: Sequence[str]) -> Iterator[Any]:
-        yield Looking(self)
+    def look(self, query: Callable[[Any], Any], _: Sequence[str]) -> Found[Any]:
+        read = Looking(self)
+        return Found(query(read), read.position)
 
     def handled(self) -> int:
         return self.position
