@@ -9,11 +9,11 @@ import msgspec
 
 from api import problems
 from api.limits import HttpLimits
-from api.ports import KeyInFlight, KeyReused
 from api.problems import Problem
 from api.router import parameters, plain
 from api.routing import OPEN, SELF, Answer, Asked, Command, Endpoint, Open, Own, Query, Route, Self
 from domain.errors import (
+from infra.receipts import KeyInFlight, KeyReused
     Conflict,
     DomainError,
     Forbidden,

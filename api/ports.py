@@ -9,7 +9,6 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from uuid import UUID
 
 from domain.context import Context
-from domain.errors import Conflict, Invalid
 
 
 class Caller(Protocol):
@@ -80,18 +79,6 @@ class Receipt:
     body: bytes
     status: int
     encode: Callable[[Any], bytes]
-
-
-class KeyInFlight(Conflict):
-    """The first request with this Idempotency-Key is still being worked on."""
-
-    code = "idempotency-key-in-flight"
-
-
-class KeyReused(Invalid):
-    """This Idempotency-Key was used with another body."""
-
-    code = "idempotency-key-reused"
 
 
 class Stored(Protocol):

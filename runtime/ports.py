@@ -63,6 +63,13 @@ def http_limits(settings: Settings) -> HttpLimits:
     """The frame's limits, as the settings say."""
     return HttpLimits(
         body_bytes=settings.body_limit_bytes,
+        body_seconds=settings.body_timeout_seconds,
+        header_bytes=settings.header_limit_bytes,
+        headers=settings.header_limit,
+        url_bytes=settings.url_limit_bytes,
+        json_depth=settings.json_depth_limit,
+        slow_seconds=settings.slow_request_seconds,
+        access_log=settings.access_log,
         threads=settings.threads,
         queue=settings.queue_limit,
         page_size=settings.page_size,

@@ -12,7 +12,7 @@ import msgspec
 
 from api.app import Application
 from api.limits import HttpLimits
-from api.ports import Health, KeyInFlight, KeyReused, Receipt, Refusal, Services
+from api.ports import Health, Receipt, Refusal, Services
 from api.routing import (
     OPEN,
     SELF,
@@ -40,6 +40,7 @@ from domain.errors import (
     Stale,
     Unauthenticated,
 )
+from infra.receipts import KeyInFlight, KeyReused
 from projections.read import Answer as Found
 
 NAMESPACE = UUID("01890000-0000-7000-8000-000000000000")
