@@ -13,7 +13,6 @@ from api.problems import Problem
 from api.router import parameters, plain
 from api.routing import OPEN, SELF, Answer, Asked, Command, Endpoint, Open, Own, Query, Route, Self
 from domain.errors import (
-from infra.receipts import KeyInFlight, KeyReused
     Conflict,
     DomainError,
     Forbidden,
@@ -27,6 +26,7 @@ from infra.receipts import KeyInFlight, KeyReused
     Unauthenticated,
     Unavailable,
 )
+from infra.receipts import KeyInFlight, KeyReused
 
 Json = dict[str, Any]
 
