@@ -4,6 +4,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
+from random import Random
 from time import monotonic
 from typing import Generic, Literal, NewType, Protocol, TypeVar
 from uuid import UUID
@@ -23,16 +24,22 @@ Token = NewType("Token", int)
 
 
 class LocalCache(Generic[K, V]):
-    """At most `size` values, the least recently used leaves first. For one event loop; not for threads.
+    """At most `size` values; a new one takes the place of any other. For one event loop; not for threads.
+
+    Which one is left to chance: a hit then costs a single look, and going round and round through a few more keys than
+    there is room for costs a few misses a round, where the least recently used would always be the next one needed.
 
     A value that was read while its key was being invalidated isn't stored: take a token with `begin` before reading,
     and hand it to `put`. Tombstones of the newest invalidations, with their log positions, are kept for that; of older
     ones, as many as leave, only that there were some.
     """
 
-    def __init__(self, size: int, *, tombstones: int | None = None) -> None:
+    def __init__(self, size: int, *, tombstones: int | None = None, chance: Random | None = None) -> None:
         self._size = size
-        self._entries: OrderedDict[K, tuple[V, float]] = OrderedDict()
+        self._chance = chance or Random()  # noqa: S311 - no secret
+        self._entries: dict[K, tuple[V, float]] = {}
+        self._keys: list[K] = []
+        self._places: dict[K, int] = {}
         self._tombstone_limit = tombstones or size
         self._tombstones: OrderedDict[K, tuple[int, int]] = OrderedDict()
         self._invalidations = 0
@@ -48,10 +55,17 @@ class LocalCache(Generic[K, V]):
         if entry is None:
             return None
         if entry[1] <= monotonic():
-            del self._entries[key]
+            self.discard(key)
             return None
-        self._entries.move_to_end(key)
         return entry[0]
+
+    def discard(self, key: K) -> None:
+        """Lets go of a value that may well be right."""
+        if self._entries.pop(key, None) is None:
+            return
+        place, last = self._places.pop(key), self._keys.pop()
+        if last != key:
+            self._keys[place], self._places[last] = last, place
 
     def begin(self) -> Token:
         """To be called before reading what will be `put`."""
@@ -61,10 +75,12 @@ class LocalCache(Generic[K, V]):
         """Stores the value until then (monotonic seconds); refused if the key was invalidated since the token."""
         if self._invalidated(key)[0] > token:
             return False
+        if key not in self._entries:
+            if len(self._keys) >= self._size:
+                self.discard(self._keys[int(self._chance.random() * len(self._keys))])
+            self._places[key] = len(self._keys)
+            self._keys.append(key)
         self._entries[key] = (value, until)
-        self._entries.move_to_end(key)
-        if len(self._entries) > self._size:
-            self._entries.popitem(last=False)
         return True
 
     def is_newer(self, key: K, position: int) -> bool:
@@ -74,7 +90,7 @@ class LocalCache(Generic[K, V]):
     def forget(self, key: K, position: int = 0) -> None:
         """Invalidates one key; `position` is that of the change."""
         self._invalidations += 1
-        self._entries.pop(key, None)
+        self.discard(key)
         self._tombstones[key] = (self._invalidations, max(position, self._tombstones.pop(key, (0, 0))[1]))
         if len(self._tombstones) > self._tombstone_limit:
             _, oldest = self._tombstones.popitem(last=False)
@@ -84,6 +100,8 @@ class LocalCache(Generic[K, V]):
         """Invalidates everything; `position` is the newest at which something may have changed."""
         self._invalidations += 1
         self._entries.clear()
+        self._keys.clear()
+        self._places.clear()
         newest = max((mark[1] for mark in self._tombstones.values()), default=0)
         self._tombstones.clear()
         self._floor = (self._invalidations, max(position, newest, self._floor[1]))

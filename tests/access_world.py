@@ -135,7 +135,7 @@ class Process:
         return (await self.decisions.decide(user, permission, scope)).allowed
 
     def remembers(self, user: UUID) -> bool:
-        return self.decisions._cache.local.get(user) is not None
+        return self.decisions.cache.local.get(user) is not None
 
     async def heard(self) -> None:
         """Everything committed before this call has been handled."""

@@ -112,10 +112,10 @@ class Decisions:
         self._executor = executor
         self._lag_seconds = lag_seconds
         self._at_least_seconds = at_least_seconds
-        self._cache: CacheAside[Held] = caches.cache(
+        self.cache: CacheAside[Held] = caches.cache(
             ACCESS.name, load=self._load, encode=Held.encode, decode=Held.decode, size=size
         )
-        self._remembered = self._cache.local.get
+        self._remembered = self.cache.local.get
         levels: tuple[Level, ...] = ("local", "valkey", "sql", "store")
         self._observe: dict[Level, Callable[[float], None]] = {each: SECONDS.labels(each).observe for each in levels}
         self._observe_local = self._observe["local"]
@@ -206,7 +206,7 @@ class Decisions:
             await self._wait(at_least)
         if self._listener.lag_seconds(ACCESS.name) >= self._lag_seconds:
             return self._loaded("store", await self._fold(user_id, None))
-        return await self._cache.get(user_id)
+        return await self.cache.get(user_id)
 
     async def _load(self, user_id: UUID) -> Loaded[Held]:
         """The cache's source: the view; the event store where the view can't be trusted."""

@@ -1,6 +1,7 @@
 """What a process remembers."""
 
 import asyncio
+from random import Random
 from time import monotonic
 from uuid import UUID
 
@@ -18,13 +19,22 @@ def test_remembers_what_was_put():
     assert cache.get("kettle") == "black"
 
 
-def test_the_least_recently_used_leaves_first():
-    cache = LocalCache[str, int](2)
-    for key in ("pot", "kettle", "pan"):
-        cache.put(key, 1, cache.begin())
-        cache.get("kettle")
-    assert cache.get("pot") is None
-    assert cache.get("kettle") == 1
+def test_keeps_as_many_as_there_is_room_for():
+    cache = LocalCache[int, int](2)
+    for key in range(50):
+        cache.put(key, key, cache.begin())
+        assert cache.get(key) == key
+    assert len(cache) == 2
+
+
+def test_going_round_through_one_more_than_there_is_room_for_misses_seldom():
+    cache = LocalCache[int, int](1000, chance=Random(7))  # noqa: S311 - no secret
+    misses = 0
+    for key in [*range(1001)] * 10:
+        if cache.get(key) is None:
+            misses += 1
+            cache.put(key, key, cache.begin())
+    assert misses < 1001 + 100
 
 
 def test_what_has_expired_is_gone():

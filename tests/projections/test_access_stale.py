@@ -70,7 +70,7 @@ async def warm(ada: UUID, *processes: Process) -> None:
         await process.heard()
         for _ in range(2):  # The first look at a new server only moves the epoch.
             assert await process.may(ada, "page:read")
-            process.decisions._cache.local._entries.clear()
+            process.decisions.cache.local.discard(ada)
         assert await process.may(ada, "page:read")
         assert process.remembers(ada)
     level = (await shared(processes[0], ada)).level
@@ -79,8 +79,8 @@ async def warm(ada: UUID, *processes: Process) -> None:
 
 async def shared(process: Process, user: UUID) -> Any:
     """What the cache says when this process remembers nothing."""
-    process.decisions._cache.local._entries.pop(user, None)
-    return await process.decisions._cache.get(user)
+    process.decisions.cache.local.discard(user)
+    return await process.decisions.cache.get(user)
 
 
 async def eventually(condition: Callable[[], bool], seconds: float = 10) -> None:
@@ -142,7 +142,7 @@ async def test_a_suspension_is_seen_by_every_process(world, process, other, ada)
 async def test_what_one_process_has_read_serves_the_others_from_valkey(process, other, ada):
     await warm(ada, process)
     await other.heard()
-    found = await other.decisions._cache.get(ada)
+    found = await other.decisions.cache.get(ada)
     assert found.level == "valkey"
     assert found.value.allows("page:read", "/")
 
@@ -184,7 +184,7 @@ async def test_a_slow_reader_who_hears_nothing_can_t_store_it_in_valkey_either(w
     slow.go_on.set()
     await check
     async with process_of(world.database, world.valkey, world.log) as third:
-        found = await third.decisions._cache.get(ada)
+        found = await third.decisions.cache.get(ada)
         assert (found.level, found.value.allows("page:read", "/")) == ("sql", False)
 
 
@@ -292,7 +292,7 @@ async def test_a_valkey_that_was_flushed_forgets_its_tombstones_and_so_gets_a_ne
     await warm(ada, process, other)
     before = process.caches.versions()
     slow = Slow(process)
-    process.decisions._cache.local._entries.clear()
+    process.decisions.cache.local.discard(ada)
     with in_valkey(world.valkey) as client:
         client.delete(*entries(client, ada))
         check = asyncio.create_task(process.may(ada, "page:read"))
@@ -332,10 +332,10 @@ async def test_a_valkey_that_was_restored_from_an_old_dump_isn_t_believed(databa
                     assert entries(client, ada, before.epoch), "the old grant is back in Valkey"
                 async with process_of(database, url, world.log) as newcomer:
                     # Not even a process that remembers no invalidation.
-                    newcomer.decisions._cache.local._floor = (0, 0)
+                    newcomer.decisions.cache.local._floor = (0, 0)
                     assert not await newcomer.may(ada, "page:read")
                     assert newcomer.caches.versions().epoch > before.epoch
-                process.decisions._cache.local._entries.clear()
+                process.decisions.cache.local.discard(ada)
                 assert not await process.may(ada, "page:read")
 
 
@@ -363,7 +363,7 @@ async def test_a_sealed_entry_counts_only_under_its_own_key(world, process, ada)
 async def test_processes_with_different_seal_keys_don_t_believe_each_other(world, process, ada):
     await warm(ada, process)
     async with process_of(world.database, world.valkey, world.log, seal_key=b"another key") as stranger:
-        assert (await stranger.decisions._cache.get(ada)).level == "sql"
+        assert (await stranger.decisions.cache.get(ada)).level == "sql"
 
 
 # A listener that doesn't hear
