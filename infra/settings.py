@@ -85,6 +85,11 @@ class Settings:
     listener_fresh_seconds: float = _setting(2.0, "age of the newest heartbeat up to which caches are trusted", least=0)
     access_lag_seconds: float = _setting(5.0, "lag of the access view from which checks ask the store", least=0)
 
+    # the follower
+    follow_batch_events: int = _setting(1000, "events that a view applies in one transaction", least=1)
+    follow_tail_events: int = _setting(2000, "newest events that all views share in memory", least=1)
+    follow_lease_seconds: float = _setting(3.0, "how long a follower's lease lasts unless renewed", least=1)
+
     # migrations
     migration_lock_seconds: float = _setting(60.0, "how long to wait for another migration", least=0)
     migration_table_lock_seconds: float = _setting(3.0, "how long a migration waits for a lock on a table", least=0.1)

@@ -2,16 +2,20 @@
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 from uuid import UUID
 
 from limits import RateLimitItem, parse
-from limits.aio.storage import MemoryStorage, Storage
+from limits.aio.storage import MemoryStorage, RedisStorage, Storage
 from limits.aio.strategies import MovingWindowRateLimiter
-from limits.storage import storage_from_string
+from redis.asyncio import ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from domain.identity import TooManyAttempts
 
 RETRY_VALKEY_AFTER_SECONDS = 5.0
+TIMEOUT_SECONDS = 0.2
 
 
 class Throttle:
@@ -28,7 +32,8 @@ class Throttle:
         self._account = parse(per_account)
         self._address = parse(per_address)
         self._clock = clock
-        self._shared = MovingWindowRateLimiter(shared_storage(valkey_url)) if valkey_url else None
+        self._pool = _connections(valkey_url) if valkey_url else None
+        self._shared = MovingWindowRateLimiter(_storage(self._pool)) if self._pool else None
         self._own = MovingWindowRateLimiter(MemoryStorage())
         self._shared_again_at = 0.0
 
@@ -60,13 +65,23 @@ class Throttle:
             return self._own
         return self._shared
 
+    async def close(self) -> None:
+        """Ends the connections to Valkey."""
+        if self._pool:
+            await self._pool.aclose()
 
-def shared_storage(valkey_url: str) -> Storage:
-    """The limits library's storage for a `redis://`, `rediss://` or `unix://` URL, with short timeouts (seconds)."""
-    scheme, _, rest = valkey_url.partition("://")
-    uri = {"unix": "async+redis+unix"}.get(scheme, f"async+{scheme}") + f"://{rest}"
-    storage = storage_from_string(
-        uri, implementation="redispy", socket_connect_timeout=0.2, socket_timeout=0.2, key_prefix="muniment:throttle"
+
+def _connections(valkey_url: str) -> ConnectionPool:
+    return ConnectionPool.from_url(
+        valkey_url,
+        socket_connect_timeout=TIMEOUT_SECONDS,
+        socket_timeout=TIMEOUT_SECONDS,
+        retry=Retry(NoBackoff(), 0),
     )
-    assert isinstance(storage, Storage)  # noqa: S101 - tells the type checker
-    return storage
+
+
+def _storage(pool: Any) -> Storage:
+    """The limits library's, on our own connections; it types its options as plain values only."""
+    return RedisStorage(
+        "async+redis://", implementation="redispy", connection_pool=pool, key_prefix="muniment:throttle"
+    )

@@ -185,6 +185,7 @@ class Api:
         await self.access_reader.close()
         await self.caches.close()
         await self.readiness.close()
+        await self.ports.throttle.close()
         self.lookups.shutdown(wait=False, cancel_futures=True)
         self.core.close()
 
@@ -204,11 +205,11 @@ def app() -> Application:
     return Api(settings).app
 
 
-def serve(settings: Settings) -> None:
-    """Runs the API until SIGTERM or SIGINT."""
+def serve(settings: Settings, target: str = "runtime.serve:app") -> None:
+    """Runs the API until SIGTERM or SIGINT. `target` makes the application (`module:function`)."""
     os.environ.update(settings.to_env())
     Granian(
-        "runtime.serve:app",
+        target,
         factory=True,
         address=settings.host,
         port=settings.port,
