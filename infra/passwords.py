@@ -64,6 +64,11 @@ class Passwords:
         matches = bcrypt.checkpw(_peppered(pepper, password), hashed.encode())
         return matches and stored is not None and bool(pepper)
 
+    @property
+    def waiting(self) -> int:
+        """How many are being hashed or wait for it."""
+        return self._waiting
+
     def close(self) -> None:
         """Ends the threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -14,6 +14,7 @@ import prometheus_client
 from granian import Granian
 from granian.constants import Interfaces, Loops
 from granian.http import HTTP1Settings
+from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
 from api.app import Application
@@ -37,6 +38,7 @@ from projections.projection import Projection
 from projections.read import Answer, Read, Reader
 from runtime import modules
 from runtime.core import build_core, located
+from runtime.gauges import Gauges
 from runtime.ports import Ports, http_limits
 from runtime.readiness import Readiness
 
@@ -168,10 +170,17 @@ class Api:
             modules.routes(),
             services,
             http_limits(self.settings),
-            registry=prometheus_client.REGISTRY,
+            registry=self._registry(),
             lifespan=self._lifespan,
             version=version("muniment"),
         )
+
+    def _registry(self) -> CollectorRegistry:
+        views = {projection.name: projection.version for projection in self.projections}
+        prometheus_client.REGISTRY.register(
+            Gauges(self.listener, views, {"commands-and-queries": self.core.pool}, self.core.passwords)
+        )
+        return prometheus_client.REGISTRY
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:

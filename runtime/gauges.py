@@ -1,0 +1,76 @@
+"""What `/metrics` tells about this process beside its counters: views, pools, queues."""
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+from psycopg_pool import ConnectionPool
+
+from infra.listener import Listener
+from infra.passwords import Passwords
+
+POOL_GAUGES = {
+    "pool_size": "connections",
+    "pool_available": "idle connections",
+    "requests_waiting": "callers that wait for a connection",
+}
+
+
+class Gauges(Collector):
+    """Read when Prometheus asks; costs nothing in between."""
+
+    def __init__(
+        self,
+        listener: Listener,
+        views: Mapping[str, int],
+        pools: Mapping[str, ConnectionPool[Any]],
+        passwords: Passwords,
+    ) -> None:
+        """`views` are the projections by name, `pools` the connection pools by what they are for."""
+        self._listener = listener
+        self._views = views
+        self._pools = pools
+        self._passwords = passwords
+
+    def collect(self) -> Iterator[Metric]:
+        """The gauges, each with the process it belongs to."""
+        process = str(os.getpid())
+        yield from self._log(process)
+        yield from self._projections(process)
+        yield from self._pool_use(process)
+        waiting = GaugeMetricFamily(
+            "muniment_passwords_waiting", "Passwords being hashed or waiting.", labels=["process"]
+        )
+        waiting.add_metric([process], self._passwords.waiting)
+        yield waiting
+
+    def _log(self, process: str) -> Iterator[Metric]:
+        head = GaugeMetricFamily("muniment_log_head", "Position of the newest event heard of.", labels=["process"])
+        head.add_metric([process], self._listener.head)
+        fresh = GaugeMetricFamily("muniment_listener_fresh", "1 while caches are trusted.", labels=["process"])
+        fresh.add_metric([process], float(self._listener.fresh))
+        yield from (head, fresh)
+
+    def _projections(self, process: str) -> Iterator[Metric]:
+        labels = ["process", "projection", "version"]
+        position = GaugeMetricFamily("muniment_projection_position", "Position of the active build.", labels=labels)
+        events = GaugeMetricFamily("muniment_projection_lag_events", "Events that it hasn't applied.", labels=labels)
+        seconds = GaugeMetricFamily("muniment_projection_lag_seconds", "Age of the oldest of them.", labels=labels)
+        for name, version in self._views.items():
+            at = self._listener.position(name)
+            values = [process, name, str(version)]
+            position.add_metric(values, at)
+            events.add_metric(values, max(0, self._listener.head - at))
+            seconds.add_metric(values, self._listener.lag_seconds(name))
+        yield from (position, events, seconds)
+
+    def _pool_use(self, process: str) -> Iterator[Metric]:
+        stats = {name: pool.get_stats() for name, pool in self._pools.items()}
+        for key, what in POOL_GAUGES.items():
+            gauge = GaugeMetricFamily(f"muniment_{key}", f"PostgreSQL: {what}.", labels=["process", "pool"])
+            for name, values in stats.items():
+                gauge.add_metric([process, name], values.get(key, 0))
+            yield gauge
