@@ -13,9 +13,9 @@ from infra.listener import Listener
 from infra.passwords import Passwords
 
 POOL_GAUGES = {
-    "pool_size": "connections",
-    "pool_available": "idle connections",
-    "requests_waiting": "callers that wait for a connection",
+    "pool_size": ("muniment_pool_connections", "Connections to PostgreSQL."),
+    "pool_available": ("muniment_pool_idle", "Idle connections to PostgreSQL."),
+    "requests_waiting": ("muniment_pool_waiting", "Callers that wait for a connection to PostgreSQL."),
 }
 
 
@@ -41,18 +41,12 @@ class Gauges(Collector):
         yield from self._log(process)
         yield from self._projections(process)
         yield from self._pool_use(process)
-        waiting = GaugeMetricFamily(
-            "muniment_passwords_waiting", "Passwords being hashed or waiting.", labels=["process"]
-        )
-        waiting.add_metric([process], self._passwords.waiting)
-        yield waiting
+        waiting = self._passwords.waiting
+        yield _gauge("muniment_passwords_waiting", "Passwords being hashed or waiting.", process, waiting)
 
     def _log(self, process: str) -> Iterator[Metric]:
-        head = GaugeMetricFamily("muniment_log_head", "Position of the newest event heard of.", labels=["process"])
-        head.add_metric([process], self._listener.head)
-        fresh = GaugeMetricFamily("muniment_listener_fresh", "1 while caches are trusted.", labels=["process"])
-        fresh.add_metric([process], float(self._listener.fresh))
-        yield from (head, fresh)
+        yield _gauge("muniment_log_head", "Position of the newest event heard of.", process, self._listener.head)
+        yield _gauge("muniment_listener_fresh", "1 while caches are trusted.", process, self._listener.fresh)
 
     def _projections(self, process: str) -> Iterator[Metric]:
         labels = ["process", "projection", "version"]
@@ -69,8 +63,14 @@ class Gauges(Collector):
 
     def _pool_use(self, process: str) -> Iterator[Metric]:
         stats = {name: pool.get_stats() for name, pool in self._pools.items()}
-        for key, what in POOL_GAUGES.items():
-            gauge = GaugeMetricFamily(f"muniment_{key}", f"PostgreSQL: {what}.", labels=["process", "pool"])
+        for key, (name_of_gauge, what) in POOL_GAUGES.items():
+            gauge = GaugeMetricFamily(name_of_gauge, what, labels=["process", "pool"])
             for name, values in stats.items():
                 gauge.add_metric([process, name], values.get(key, 0))
             yield gauge
+
+
+def _gauge(name: str, what: str, process: str, value: float) -> Metric:
+    gauge = GaugeMetricFamily(name, what, labels=["process"])
+    gauge.add_metric([process], value)
+    return gauge
