@@ -68,8 +68,6 @@ class Load:
         self.requests = cycle(requests)
         self.connections = {c.socket.fileno(): c for c in (Connection(address) for _ in range(connections))}
         self.epoll = select.epoll()
-        for number in self.connections:
-            self.epoll.register(number, select.EPOLLIN)
         self.seconds = array("d")
         self.statuses: Counter[str] = Counter()
 
@@ -77,7 +75,8 @@ class Load:
         """As fast as answers come. Returns the time that it took."""
         started = perf_counter()
         until = started + seconds
-        for connection in self.connections.values():
+        for number, connection in self.connections.items():
+            self.epoll.register(number, select.EPOLLIN)
             connection.send(next(self.requests), perf_counter())
         waiting = len(self.connections)
         while waiting:
@@ -87,13 +86,16 @@ class Load:
                     now = perf_counter()
                     if now < until:
                         connection.send(next(self.requests), now)
-                    else:
+                    else:  # the server may end it before the others are done
+                        self.epoll.unregister(number)
                         waiting -= 1
         return perf_counter() - started
 
     def paced(self, seconds: float, rate: float) -> float:
         """At fixed times. Returns the time that it took."""
         started = perf_counter()
+        for number in self.connections:
+            self.epoll.register(number, select.EPOLLIN)
         free, sent, answered, total = deque(self.connections.values()), 0, 0, int(seconds * rate)
         while answered < total:
             now = perf_counter()
