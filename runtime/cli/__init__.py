@@ -16,10 +16,10 @@ COMMANDS = {
     "migrate": Lazy("runtime.cli.migrate:migrate", "Bring the database's schema up to this release. Forward only."),
     "users": Lazy("runtime.cli.users:users", "Users, their passwords and their sessions."),
     "roles": Lazy("runtime.cli.roles:roles", "Roles, and who holds them where."),
-    "keys": Lazy("runtime.cli.keys:keys", "The keys that sign and derive tokens."),
+    "keys": Lazy("runtime.cli.keys:keys", "The keys that sign and derive tokens. Their private parts are never shown."),
     "events": Lazy("runtime.cli.events:events", "Read the log; secrets are left out."),
     "projections": Lazy("runtime.cli.projections:projections", "The views: how far they are, and what they parked."),
-    "audit": Lazy("runtime.cli.audit:audit", "The audit log."),
+    "audit": Lazy("runtime.cli.audit:audit", "The audit log. Reading it is in it."),
     "demo": Lazy("runtime.cli.demo:demo", "Fill a small company into the running platform."),
     "completion": Lazy("runtime.cli.completion:completion", "Print the script that completes commands in your shell."),
 }

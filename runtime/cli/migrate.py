@@ -31,14 +31,24 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Machine-readable
 
 @click.group()
 def migrate() -> None:
-    """Bring the database's schema up to this release. Forward only."""
+    """Bring the database's schema up to this release. Forward only.
+
+    \b
+    Example:
+      muniment migrate plan && muniment migrate apply
+    """
 
 
 @migrate.command("plan")
 @as_json
 @click.pass_obj
 def plan_command(wired: Wired, as_json: bool) -> None:
-    """Show what `apply` would do, as SQL."""
+    """Show what `apply` would do, as SQL.
+
+    \b
+    Example:
+      muniment migrate plan > review-me.sql
+    """
     with _one_line():
         todo = plan(_conninfo(wired), wired.sources, limits=Limits.from_settings(wired.settings))
     if as_json:
@@ -52,7 +62,12 @@ def plan_command(wired: Wired, as_json: bool) -> None:
 @as_json
 @click.pass_obj
 def status_command(wired: Wired, as_json: bool) -> None:
-    """List every migration: applied, pending, edited or missing."""
+    """List every migration: applied, pending, edited or missing.
+
+    \b
+    Example:
+      muniment migrate status --json | jq -r '.migrations[] | select(.state == "pending").file'
+    """
     with _one_line():
         entries = status(_conninfo(wired), wired.sources, limits=Limits.from_settings(wired.settings))
     if as_json:
@@ -67,7 +82,12 @@ def status_command(wired: Wired, as_json: bool) -> None:
 @as_json
 @click.pass_obj
 def apply_command(wired: Wired, as_json: bool) -> None:
-    """Apply what is pending, each migration with its record in one transaction."""
+    """Apply what is pending, each migration with its record in one transaction.
+
+    \b
+    Example:
+      muniment migrate apply
+    """
     applied: list[dict[str, Any]] = []
 
     def report(progress: Progress) -> None:
@@ -89,7 +109,12 @@ def apply_command(wired: Wired, as_json: bool) -> None:
 @as_json
 @click.pass_obj
 def verify_command(wired: Wired, as_json: bool) -> None:
-    """Compare files and records; exit status 1 if anything is wrong."""
+    """Compare files and records; exit status 1 if anything is wrong.
+
+    \b
+    Example:
+      muniment migrate verify
+    """
     with _one_line():
         problems = verify(_conninfo(wired), wired.sources, limits=Limits.from_settings(wired.settings))
     if as_json:

@@ -37,7 +37,7 @@ def ask(wired: Wired, query: Callable[[Read], T], *projections: Projection) -> T
     """Runs a query over views that hold all that was recorded before, or says on stderr which don't."""
     wired.check()
     with wired.connection() as connection:
-        behind = wait_until_level(connection, projections)
+        behind = wait_until_level(connection, projections, PATIENCE_SECONDS)
     if behind:
         say(f"{', '.join(behind)}: behind the log, so this may be old (is the follower running?)")
     return reader(wired).run(query, *projections).value
@@ -49,7 +49,7 @@ def reader(wired: Wired) -> Reader:
 
 
 def wait_until_level(
-    connection: Connection[Any], projections: Sequence[Projection], patience_seconds: float = PATIENCE_SECONDS
+    connection: Connection[Any], projections: Sequence[Projection], patience_seconds: float
 ) -> list[str]:
     """Waits until the views hold what the log holds now. The names of those that don't in time."""
     connection.execute(f"listen {PROGRESS_CHANNEL}".encode())

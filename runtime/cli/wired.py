@@ -83,6 +83,9 @@ class Wired:
                 connect_timeout=CONNECT_SECONDS,
                 application_name="muniment (command line)",
             )
+        except psycopg.ProgrammingError as error:  # its message quotes the URL, which may hold a password
+            form = "postgresql://user:password@host:5432/name"
+            raise click.ClickException(f"MUNIMENT_POSTGRES_URL isn't of the form {form}") from error
         except psycopg.OperationalError as error:
             raise self._not_running(str(error)) from error
         with connection:
