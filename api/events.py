@@ -98,5 +98,6 @@ def view_of(recorded: Recorded) -> EventView:
 ROUTES: list[Route] = [
     Endpoint(
         "GET", "/api/v1/events", list_events, permission="event:read", params=EventFilter, result=EventsView,
+        projections=(),
     ),
 ]  # fmt: skip

@@ -11,7 +11,7 @@ from api import problems
 from api.limits import HttpLimits
 from api.problems import Problem
 from api.router import parameters, plain
-from api.routing import OPEN, SELF, Answer, Asked, Command, Endpoint, Open, Own, Query, Route, Self
+from api.routing import OPEN, SELF, Answer, Asked, Command, Endpoint, Open, Own, Query, Route, Self, waits_for
 from domain.errors import (
     Conflict,
     DomainError,
@@ -194,7 +194,7 @@ def _permission_text(route: Route) -> str:
 
 
 def _header_parameters(route: Route) -> Iterator[Json]:
-    if isinstance(route, Query):
+    if waits_for(route) is not None:
         text = "Answer from views that hold at this position; waits a bounded time."
         yield _header("Muniment-At-Least", text, {"type": "integer", "minimum": 0})
     if isinstance(route, Command) and route.idempotent and route.permission is not OPEN:
@@ -239,8 +239,10 @@ def _common(route: Route) -> Iterator[type[DomainError]]:
         yield Forbidden
     if parameters(route.path):
         yield NotFound
+    if waits_for(route) is not None:
+        yield from (ProjectionBehind, PositionUnknown)
     if isinstance(route, Query):
-        yield from (ProjectionBehind, PositionUnknown, Overloaded)
+        yield Overloaded
         if route.page is not None:
             yield problems.InvalidCursor
         return

@@ -130,6 +130,7 @@ def _position(row: Any) -> Sequence[Any]:
 ROUTES: list[Route] = [
     Endpoint(
         "GET", "/api/v1/projections", list_projections, permission="projection:read", result=ProjectionsView,
+        projections=(),
     ),
     Query(
         "GET", "/api/v1/projections/{name}/parked", Page[ParkedView], parked_events, permission="projection:read",

@@ -267,7 +267,8 @@ class Endpoint(Documented):
     """The way out for what is neither: login, a check answered from memory, server-sent events.
 
     `await endpoint(asked)` returns an `Answer`, or the body of a 200. `result` is the answer's type, for validation
-    of nothing but the documentation. `media_type` is what it answers with, if not JSON.
+    of nothing but the documentation. `media_type` is what it answers with, if not JSON. `projections` are those that
+    it reads (none: the log itself), where it honours `Muniment-At-Least`; None where it doesn't, or waits itself.
     """
 
     method: Method
@@ -280,7 +281,13 @@ class Endpoint(Documented):
     answers: int = field(default=200, kw_only=True)
     also: tuple[int, ...] = field(default=(), kw_only=True)
     """Other statuses with the same type."""
+    projections: tuple[str, ...] | None = field(default=None, kw_only=True)
     media_type: str = field(default="application/json", kw_only=True)
 
 
 Route = Command | Query | Endpoint
+
+
+def waits_for(route: Route) -> tuple[str, ...] | None:
+    """The projections that `Muniment-At-Least` waits for; None where the route doesn't honour it."""
+    return None if isinstance(route, Command) else route.projections

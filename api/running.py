@@ -14,7 +14,7 @@ from api.cursors import Cursors
 from api.limits import HttpLimits
 from api.ports import Outcome, Receipt, Stored
 from api.router import plain
-from api.routing import NOBODY, Answer, Asked, Command, Endpoint, Query
+from api.routing import NOBODY, Answer, Asked, Command, Endpoint, Query, waits_for
 from domain.errors import OutcomeUnknown, invalid_field
 
 Act = Callable[[Asked], Awaitable[Answer]]
@@ -29,8 +29,23 @@ def act_of(route: Command | Query | Endpoint, limits: HttpLimits) -> Act:
     if isinstance(route, Command):
         return RunCommand(route)
     if isinstance(route, Query):
-        return RunQuery(route, limits)
-    return run_endpoint(route)
+        return waiting(route, limits, RunQuery(route, limits))
+    return waiting(route, limits, run_endpoint(route))
+
+
+def waiting(route: Query | Endpoint, limits: HttpLimits, act: Act) -> Act:
+    """Waits for the position that the caller has asked for, where the route honours that."""
+    projections = waits_for(route)
+    if projections is None:
+        return act
+
+    async def waited(asked: Asked) -> Answer:
+        position = requests.at_least(asked.headers)
+        if position is not None:
+            await asked.services.positions.wait(projections, position, limits.at_least_seconds)
+        return await act(asked)
+
+    return waited
 
 
 def run_endpoint(route: Endpoint) -> Act:
@@ -138,7 +153,7 @@ class RunCommand:
 
 
 class RunQuery:
-    """Wait for the asked position, look, answer."""
+    """Look, answer."""
 
     def __init__(self, route: Query, limits: HttpLimits) -> None:
         self.route, self.limits = route, limits
@@ -146,9 +161,6 @@ class RunQuery:
         self._cursors = None if route.page is None else Cursors(route.path, route.page.types)
 
     async def __call__(self, asked: Asked) -> Answer:
-        position = requests.at_least(asked.headers)
-        if position is not None:
-            await asked.services.positions.wait(self.route.projections, position, self.limits.at_least_seconds)
         arguments = self._bind(asked)
         size = self._page(asked, arguments) if self.route.page is not None else 0
         if self.route.before is not None:

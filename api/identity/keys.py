@@ -85,7 +85,7 @@ async def prepare_rotation(ports: IdentityPorts, body: RotationBody) -> AddKey:
 
 
 ROUTES: list[Route] = [
-    Endpoint("GET", "/api/v1/keys", keys, permission="key:read", result=KeysView),
+    Endpoint("GET", "/api/v1/keys", keys, permission="key:read", result=KeysView, projections=()),
     Command(
         "POST", "/api/v1/keys/rotate", RotationBody, add_key, prepare=prepare_rotation, permission="key:rotate",
         answers=201, result=RotationView,

@@ -151,5 +151,5 @@ ROUTES: list[Route] = [
         raises=(InvalidRefreshToken, RefreshTokenReused),
     ),
     Endpoint("POST", "/api/v1/auth/logout", logout, permission=SELF, answers=204),
-    Endpoint("GET", "/api/v1/auth/me", me, permission=SELF, result=MeView),
+    Endpoint("GET", "/api/v1/auth/me", me, permission=SELF, result=MeView, projections=()),
 ]  # fmt: skip

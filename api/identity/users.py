@@ -41,7 +41,7 @@ from commands.identity import (
     rename_user,
     suspend_user,
 )
-from domain.errors import Forbidden, Overloaded, PositionUnknown, ProjectionBehind
+from domain.errors import Forbidden, Overloaded
 from domain.identity import (
     EmailTaken,
     SessionNotFound,
@@ -122,8 +122,6 @@ class SessionView(View):
 async def get_user(asked: Asked) -> Answer:
     """A user, from memory where that is sure."""
     ports, user_id = asked.ports, asked.path["id"]
-    if (position := requests.at_least(asked.headers)) is not None:
-        await asked.services.positions.wait(VIEWS, position, ports.settings.at_least_timeout_seconds)
     found = await ports.users.get(user_id)
     tag = b'"%d"' % found.value.version
     if requests.none_match(asked.headers, tag):
@@ -181,7 +179,7 @@ ROUTES: list[Route] = [
     ),
     Endpoint(
         "GET", "/api/v1/users/{id}", get_user, permission=Own("id", "user:read"), result=UserView, also=(304,),
-        raises=(UserNotFound, ProjectionBehind, PositionUnknown), headers={"ETag": "The user's version."},
+        projections=VIEWS, raises=(UserNotFound,), headers={"ETag": "The user's version."},
     ),
     Command(
         "PATCH", "/api/v1/users/{id}", RenameBody, rename_user, permission=Own("id", "user:update"), stream=_user_id,
