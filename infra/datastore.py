@@ -9,6 +9,12 @@ from psycopg.rows import DictRow, dict_row
 
 from infra.save import Limits
 
+RECONNECT_SECONDS = 1.0
+"""How long a pool of connections tries by itself to have one again; after that, each request that needs one does.
+
+The pool's own pauses double, so it would take as long again as the outage was until it notices its end.
+"""
+
 
 class LogDatastore(PostgresDatastore):
     """The library's datastore on a connection string or URL, without composite types, with explicit pool sizes."""
@@ -24,6 +30,7 @@ class LogDatastore(PostgresDatastore):
             max_size=limits.pool_max,
             max_waiting=limits.pool_waiting,
             timeout=limits.pool_seconds,
+            reconnect_timeout=RECONNECT_SECONDS,
             open=False,
             configure=_configure,
         )

@@ -54,7 +54,7 @@ class Limits:
     pool_max: int = 10
     pool_waiting: int = 200
     """Reads that may wait for a connection; one more is refused."""
-    pool_seconds: float = 5.0
+    pool_seconds: float = 2.0
 
 
 @dataclass(frozen=True, slots=True)

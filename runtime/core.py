@@ -16,6 +16,7 @@ from commands.identity import AddKey, add_key
 from domain.context import Context
 from domain.identity import Keyring
 from infra import secrets as secret_store
+from infra.datastore import RECONNECT_SECONDS
 from infra.dispatch import Dispatcher
 from infra.embedded import DataFolder, Postgres, Valkey
 from infra.event_store import Log
@@ -85,6 +86,7 @@ def build_core(settings: Settings) -> Core:
         min_size=1,
         max_size=settings.pool_size,
         timeout=POOL_TIMEOUT_SECONDS,
+        reconnect_timeout=RECONNECT_SECONDS,
         kwargs={"autocommit": True, "application_name": "muniment"},
         open=True,
     )
@@ -108,7 +110,7 @@ def build_core(settings: Settings) -> Core:
     )
 
 
-POOL_TIMEOUT_SECONDS = 5.0
+POOL_TIMEOUT_SECONDS = 2.0
 
 
 def may_create_secrets(settings: Settings) -> bool:

@@ -15,6 +15,7 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRe
 from domain.access import Assignment, Mark, Role, RoleContent, UserAssignments
 from domain.access.grants import NOWHERE
 from domain.errors import PositionUnknown, ProjectionBehind, Unavailable, invalid_field
+from infra.datastore import RECONNECT_SECONDS
 from projections.access.facts import UserFacts
 from projections.access.view import ACCESS
 from projections.errors import Starting
@@ -54,6 +55,7 @@ class AccessReader:
             max_size=pool_size,
             max_waiting=waiting,
             timeout=timeout_seconds,
+            reconnect_timeout=RECONNECT_SECONDS,
             open=False,
         )
 
