@@ -382,15 +382,14 @@ class _Link:
         fd = self._pgconn.socket
         loop.add_reader(fd, self._readable)
         try:
-            while True:
+            while self._lost is None:
                 self._send()
                 async with asyncio.timeout(timeout_seconds):
                     await self._answered.wait()
-                if self._lost:
-                    raise self._lost
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(beat_seconds):
                         await self._wanted.wait()
+            raise self._lost
         finally:
             loop.remove_reader(fd)
 
@@ -429,6 +428,7 @@ class _Link:
         except Exception as error:  # noqa: BLE001 - whatever it is, this connection can't be trusted any more
             self._lost = error
             self._answered.set()
+            self._wanted.set()  # or a lost connection would be noticed at the next beat only
 
     def _hear(self, channel: str, payload: str) -> None:
         if channel != self._beat_channel:

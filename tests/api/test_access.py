@@ -1,7 +1,7 @@
 """Roles, assignments and checks over HTTP, on the real log and the real view."""
 
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
@@ -10,7 +10,6 @@ import httpx
 import psycopg
 import pytest
 from prometheus_client import CollectorRegistry
-from psycopg.rows import dict_row
 
 from api.access import ROUTES
 from api.app import Application
@@ -19,7 +18,8 @@ from commands.access import DefineBuiltinRoles, define_builtin_roles
 from domain.errors import Unauthenticated
 from infra.dispatch import Dispatcher
 from projections.access import ACCESS, Decisions
-from projections.read import Read, reading
+from projections.read import Answer as Found
+from projections.read import Read, Reader
 from tests.access_world import Process, World, process_of, world_of
 
 pytestmark = pytest.mark.anyio
@@ -61,14 +61,9 @@ class House:
         self.world.feed()
         return outcome
 
-    @contextmanager
-    def reading(self, projections: Sequence[str]) -> Iterator[Read]:
+    def look(self, query: Callable[[Read], Any], projections: Sequence[str]) -> Found[Any]:
         assert projections == ("access",)
-        with (
-            psycopg.connect(self.world.database, autocommit=True) as connection,
-            connection.cursor(row_factory=dict_row) as cursor,
-        ):
-            yield reading(cursor, [ACCESS])
+        return Reader(lambda: psycopg.connect(self.world.database, autocommit=True)).run(query, ACCESS)
 
     async def record(self, refusal: Any) -> None:
         self.refused.append(refusal)
