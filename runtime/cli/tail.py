@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import click
 import psycopg
 from psycopg import Connection
 
@@ -17,14 +18,24 @@ BATCH = 500
 GONE = select.POLLERR | select.POLLHUP | select.POLLNVAL
 
 
+class ConnectionLost(click.ClickException):
+    """PostgreSQL has gone, or was started again."""
+
+
 def follow(
     connection: Connection[Any], log: Log, after: int, types: Sequence[str], show: Callable[[Recorded], None]
 ) -> None:
-    """Shows every event above a position, for ever. Raises BrokenPipeError once nobody reads stdout any more."""
+    """Shows every event above a position, for ever.
+
+    Raises BrokenPipeError once nobody reads stdout any more, ConnectionLost.
+    """
     connection.execute(f"listen {LOG_CHANNEL}".encode())
     while True:
         after = read_on(log, after, types, show)
-        wait_for_commit(connection)
+        try:
+            wait_for_commit(connection)
+        except psycopg.OperationalError as error:
+            raise ConnectionLost(f"the connection to PostgreSQL was lost; go on with --after {after}") from error
 
 
 def read_on(log: Log, after: int, types: Sequence[str], show: Callable[[Recorded], None]) -> int:

@@ -71,8 +71,17 @@ class Site:
     def process(self, *arguments: str, **options: Any) -> "subprocess.Popen[str]":
         """The command as a process of its own."""
         given: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
-        command = [sys.executable, "-m", "runtime", *arguments]
+        command = [sys.executable, "-c", HEARS_CTRL_C, *arguments]
         return subprocess.Popen(command, cwd=ROOT, env=self.environment(), text=True, **(given | options))
+
+
+# whoever runs the tests in the background has made their children deaf to it
+HEARS_CTRL_C = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from runtime.cli import main
+main()
+"""
 
 
 @contextmanager

@@ -284,6 +284,17 @@ def test_the_tail_ends_quietly_when_its_reader_has_gone(tail):
     tail.stdout = None
 
 
+def test_a_tail_that_is_cut_off_says_where_to_go_on(cli_site: Site, tail):
+    head = cli_site.events()[-1].position
+    with psycopg.connect(cli_site.settings.postgres_url, autocommit=True) as connection:
+        connection.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where application_name = 'muniment (command line)' and datname = current_database()"
+        )
+    assert tail.wait(10) == 1
+    assert tail.stderr.read() == f"Error: the connection to PostgreSQL was lost; go on with --after {head}\n"
+
+
 def test_a_list_into_a_closed_pipe_is_quiet(cli_site: Site):
     reading, writing = os.pipe()
     os.close(reading)
