@@ -58,7 +58,9 @@ class Layers:
     def __init__(self, conninfo: str) -> None:
         self.log = Log(conninfo, inline=modules.inline_tables())
         self.dispatcher = Dispatcher(self.log)
-        self.pool: ConnectionPool = ConnectionPool(conninfo, min_size=1, max_size=16, open=True)
+        self.pool: ConnectionPool = ConnectionPool(
+            conninfo, min_size=1, max_size=16, kwargs={"autocommit": True}, open=True
+        )
         self.receipts = Receipts(self.pool, b"k" * 32)
         self.receipted = ReceiptedDispatcher(self.dispatcher, self.receipts)
         self.users = self._register()
