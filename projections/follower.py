@@ -68,6 +68,10 @@ class Follower:
                     self._compete(connection, backoff)
             except NewerSoftware:
                 raise
+            except psycopg.OperationalError as error:
+                # PostgreSQL is away, or threw us out: nothing that a traceback would explain
+                logger.warning("the follower tries again: %s", str(error).strip().splitlines()[0])
+                backoff.wait(self._wake.wait)
             except Exception:
                 logger.exception("the follower tries again")
                 backoff.wait(self._wake.wait)

@@ -37,6 +37,7 @@ def api(wired: Wired) -> None:
     """
     from runtime.serve import serve
 
+    wired.check()
     serve(wired.settings)
 
 
@@ -53,4 +54,5 @@ def follow(wired: Wired) -> None:
     """
     from runtime.follow import follow as run
 
+    wired.check()
     run(wired.settings)
