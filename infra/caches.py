@@ -84,8 +84,9 @@ class Caches:
     async def _connected(self, connection: AsyncConnection[Any]) -> None:
         row = await (await connection.execute(READ)).fetchone()
         self._known = Versions(*row) if row else UNKNOWN
+        # What others stored before counts only if it holds at the head of now: who knows what was missed.
         for cache in self._caches:
-            cache.local.forget_all(self._listener.position(cache.name))
+            cache.local.forget_all(self._listener.head)
 
     def _moved(self, payload: str) -> None:
         self._known = Versions.parse(payload).newer(self._known)

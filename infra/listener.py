@@ -255,8 +255,8 @@ class Listener:
         while True:
             try:
                 await self._listen()
-            except (psycopg.Error, OSError, TimeoutError) as error:
-                log.warning("the listener lost its connection: %s", error)
+            except Exception as error:  # noqa: BLE001 - whatever it was, nothing is trusted until the next connection
+                log.warning("the listener lost its connection: %s", error or type(error).__name__)
             if self._was_fresh.is_set():
                 backoff = 0.05
             self._was_fresh.clear()

@@ -114,6 +114,14 @@ async def test_a_tombstone_refuses_what_is_older_and_lets_pass_what_isn_t(cache,
     assert await value(cache, house) == b"as it is"
 
 
+async def test_what_a_tombstone_refused_isn_t_there_either_once_the_tombstone_has_gone(cache, house, burial, client):
+    moment = await missing(cache, house)
+    burial.bury("access", ["ada"], 8)
+    await store(cache, house, b"as it was", 7, moment)
+    client.delete("muniment:tombstone:access:ada")
+    assert await value(cache, house) is None
+
+
 async def test_a_tombstone_hides_what_is_there_already(cache, house, burial):
     await store(cache, house, b"as it was", 7, await missing(cache, house))
     burial.bury("access", ["ada"], 8)

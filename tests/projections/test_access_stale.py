@@ -204,6 +204,18 @@ async def test_a_crash_between_the_view_s_commit_and_its_tombstones_leaves_nothi
         assert not await newcomer.may(ada, "page:read")
 
 
+async def test_a_changed_role_moves_every_key_with_the_view_s_own_commit(world, process, other, ada):
+    """So that a feed which dies right after it leaves nothing that anybody could still find."""
+    await warm(ada, process, other)
+    before = process.caches.versions()
+    world.tombstones = lambda _: None
+    position = world.permissions("viewer", "page:print")
+    world.feed()
+    await other.heard()
+    assert other.caches.versions().graph == position > before.graph
+    assert not await other.may(ada, "page:read")
+
+
 async def test_while_nobody_feeds_the_view_nothing_that_others_stored_is_believed(world, process, ada):
     await warm(ada, process)
     world.hold_lease(seconds=0)
