@@ -110,9 +110,11 @@ _PARKED_OF = (
     "select stream, min(stream_version), array_agg(position) from projection_parked"
     f" where {_BUILD} and stream = any(%(streams)s) group by stream"
 )
+_STILL_PARKED = f"select position from projection_parked where {_BUILD} and position = any(%(positions)s)"
+_STREAM_AT = f"select stream from projection_parked where {_BUILD} and position = %(position)s"
 _PARKED_STREAMS = f"select stream from projection_parked where {_BUILD} group by stream order by min(position)"
 _UNPARK = f"delete from projection_parked where {_BUILD} and position = any(%(positions)s)"
-_SKIP = f"delete from projection_parked where {_BUILD} and position = %(position)s returning stream"
+_SKIP = f"delete from projection_parked where {_BUILD} and position = %(position)s"
 
 
 class Engine:
@@ -320,32 +322,45 @@ class Engine:
 
     def _reapply(self, streams: Sequence[UUID]) -> None:
         """Applies parked events; of each stream, the first that still fails stays, with those behind it."""
+        facts = self._parked_facts(streams)
         with self._rolled_back_on_error(), self._connection.cursor() as cursor:
             batch = self._begin(())
-            self._unpark(cursor, batch, streams)
+            self._unpark(cursor, batch, facts)
             cursor.execute("commit")
         self._committed(self._applied(batch))
 
     def _skip(self, position: int) -> None:
         """Forgets one parked event and applies what waits behind it."""
+        parked = self._connection.execute(_STREAM_AT, self._key | {"position": position}).fetchone()
+        if parked is None:
+            return
+        facts = self._parked_facts(parked)
         with self._rolled_back_on_error(), self._connection.cursor() as cursor:
             batch = self._begin(())
-            row = cursor.execute(_SKIP, self._key | {"position": position}).fetchone()
-            if row:
+            if cursor.execute(_SKIP, self._key | {"position": position}).rowcount:
                 batch.stale.update(dict.fromkeys(EVERYTHING))
-                self._unpark(cursor, batch, row)
+                self._unpark(cursor, batch, facts)
             cursor.execute("commit")
         self._committed(self._applied(batch))
 
-    def _unpark(self, cursor: Cursor[Any], batch: _Batch, streams: Sequence[UUID]) -> None:
-        self._find_poison(cursor, batch, self._parked_facts(cursor, streams))
+    def _unpark(self, cursor: Cursor[Any], batch: _Batch, facts: Sequence[Fact]) -> None:
+        positions = [fact.position for fact in facts]
+        rows = cursor.execute(_STILL_PARKED, self._key | {"positions": positions}).fetchall()
+        parked = {position for (position,) in rows}
+        self._find_poison(cursor, batch, [fact for fact in facts if fact.position in parked])
         cursor.execute(_UNPARK, self._key | {"positions": [fact.position for fact in batch.done]})
         self._notify(cursor, batch)
 
-    def _parked_facts(self, cursor: Cursor[Any], streams: Sequence[UUID]) -> list[Fact]:
-        rows = cursor.execute(_PARKED_OF, self._key | {"streams": list(streams)}).fetchall()
+    def _parked_facts(self, streams: Sequence[UUID]) -> list[Fact]:
+        """What these streams have parked, in the log's order. Not to be called inside the view's transaction.
+
+        Reading the log takes its time, and a transaction that is idle meanwhile is taken for that of a frozen feed.
+        """
+        rows = self._connection.execute(_PARKED_OF, self._key | {"streams": list(streams)}).fetchall()
         wanted = {position for _, _, positions in rows for position in positions}
-        facts = [fact for stream, first, _ in rows for fact in read_stream(self._log, stream, first)]
+        facts = [
+            fact for stream, first, positions in rows for fact in read_stream(self._log, stream, first, max(positions))
+        ]
         return sorted((fact for fact in facts if fact.position in wanted), key=lambda fact: fact.position)
 
 

@@ -32,9 +32,9 @@ def read(log: Log, after: int, limit: int) -> list[Fact]:
     return [_fact(log, row) for row in _recorder(log).read(after, limit)]
 
 
-def read_stream(log: Log, stream: UUID, from_version: int) -> list[Fact]:
-    """The facts of one stream from a version on, in order. Raises NewerSoftware for an unknown topic."""
-    return [_fact(log, row) for row in _recorder(log).read_stream(stream, from_version - 1, None)]
+def read_stream(log: Log, stream: UUID, from_version: int, up_to_position: int) -> list[Fact]:
+    """The facts of one stream from a version up to a position, in order. Raises NewerSoftware for an unknown topic."""
+    return [_fact(log, row) for row in _recorder(log).read_stream(stream, from_version - 1, up_to_position)]
 
 
 def _recorder(log: Log) -> LogRecorder:

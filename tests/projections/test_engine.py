@@ -1,6 +1,7 @@
 """One batch, one transaction: rows, position and notification together."""
 
 import json
+import time
 
 import psycopg
 import pytest
@@ -12,7 +13,7 @@ from projections.builds import drop_build
 from projections.compare import differences, fold_views, scratch_build
 from projections.engine import Engine
 from projections.errors import BuildGone, Fenced, Hole, is_poison
-from projections.facts import read
+from projections.facts import read, read_stream
 from tests.projections.conftest import row
 from tests.projections.harbour import Keeper, Ship
 
@@ -147,9 +148,10 @@ class TestPoison:
             (4, None),
         ]
 
-    def test_that_cannot_even_be_read_is_parked(self, record, catch_up, parked, connection):
+    @pytest.mark.parametrize("damage", ["state = 'not json'", "state = 'null'", "metadata = 'not json'"])
+    def test_that_cannot_even_be_read_is_parked(self, damage, record, catch_up, parked, connection):
         record(ship("Argo", 1), ship("Beagle", 2))
-        connection.execute("update stored_events set state = 'not json' where notification_id = 2")
+        connection.execute(f"update stored_events set {damage} where notification_id = 2".encode())
         assert catch_up() == 4
         assert [(position, error.split(":")[0]) for position, error, _ in parked()] == [
             (2, "MapperDeserialisationError")
@@ -210,6 +212,24 @@ class TestOperators:
         catch_up()
         assert len(parked()) == 250
         assert {row(connection, galleon.id)[1] for galleon in fleet[1::2]} == {5}
+
+    @pytest.mark.parametrize("decision", [lambda: Retry("harbour", None), lambda: Skip("harbour", 2, "top-heavy")])
+    def test_a_long_look_into_the_log_is_not_taken_for_a_frozen_feed(
+        self, decision, record, catch_up, parked, connection, monkeypatch
+    ):
+        record(ship("Vasa", 0, 7))
+        catch_up()
+        connection.execute("alter table harbour_ships_v1_b1 drop constraint harbour_ships_v1_b1_berth_check")
+        connection.execute("set idle_in_transaction_session_timeout = '50ms'")
+
+        def slow(*arguments):
+            time.sleep(0.2)
+            return read_stream(*arguments)
+
+        monkeypatch.setattr("projections.engine.read_stream", slow)
+        record(decision())
+        assert catch_up() == 4
+        assert parked() == []
 
     def test_retry_of_another_projection_does_nothing_here(self, record, catch_up, parked):
         record(ship("Vasa", 0))
