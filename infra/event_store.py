@@ -12,6 +12,7 @@ from eventsourcing.persistence import (
     EventStore,
     InfrastructureFactory,
     Mapper,
+    MapperDeserialisationError,
     Notification,
     Recording,
     StoredEvent,
@@ -214,19 +215,23 @@ class Log(Application[UUID]):
         return self._recorder.now()
 
     def recorded(self, row: StoredEvent) -> Recorded:
-        """A row with its event decoded. Raises NewerSoftware for an unknown topic."""
+        """A row with its event decoded. Raises NewerSoftware for an unknown topic, MapperDeserialisationError."""
         assert isinstance(row, RecordedEvent)  # noqa: S101 - tells the type checker
         return self._recorded(row)
 
     def _recorded(self, row: RecordedEvent) -> Recorded:
         event: Any = self.mapper.to_domain_event(row)
+        try:
+            metadata = Metadata.from_bytes(row.metadata)
+        except (ValueError, AttributeError) as error:
+            raise MapperDeserialisationError(f"the metadata at {row.position} can't be read: {error}") from error
         return Recorded(
             position=row.position,
             stream=event.originator_id,
             version=row.originator_version,
             topic=row.topic,
             recorded_at=row.recorded_at,
-            metadata=Metadata.from_bytes(row.metadata),
+            metadata=metadata,
             event=event,
         )
 

@@ -84,7 +84,9 @@ class EventMapper(Mapper[UUID]):
             for name, coerce in coercions(kind):  # type: ignore[arg-type]  # a class is hashable
                 if name in state:
                     state[name] = coerce(state[name])
-        except (ValueError, TypeError, KeyError) as error:
+        except NewerSoftware:
+            raise
+        except Exception as error:  # an upcast may fail in any way, and must not hold up the events of other streams
             where = f"{stored_event.originator_id}:{stored_event.originator_version} ({stored_event.topic})"
             raise MapperDeserialisationError(f"event {where} can't be read: {error}") from error
         state["originator_id"] = stored_event.originator_id
