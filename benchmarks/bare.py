@@ -1,4 +1,4 @@
-"""The peer of the HTTP benchmarks: an empty route of bare Starlette that reads its body, on the platform's own server."""
+"""The peer over HTTP: an empty route of bare Starlette that reads its body, on the platform's own server."""
 
 from starlette.applications import Starlette
 from starlette.requests import Request

@@ -29,7 +29,7 @@ from domain.identity import EmailAddress, PersonName, User
 from infra.dispatch import Dispatcher
 from infra.event_store import Log, Metadata
 from infra.receipts import ReceiptedDispatcher, Receipts
-from infra.recorder import Save
+from infra.recorder import LogRecorder, Save
 from infra.work import UnitOfWork
 from runtime import modules
 
@@ -77,7 +77,8 @@ class Layers:
 
     def recorder(self) -> None:
         """A row that exists already, through the group commit."""
-        self.log._recorder.save(Save([StoredEvent(uuid4(), 1, TOPIC, STATE)], METADATA))
+        assert isinstance(self.log.recorder, LogRecorder)
+        self.log.recorder.save(Save([StoredEvent(uuid4(), 1, TOPIC, STATE)], METADATA))
 
     def event(self) -> None:
         """The same with an event made, encoded and stamped with its metadata."""

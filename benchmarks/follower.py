@@ -10,15 +10,12 @@ PostgreSQL: generator, follower, and this one, which listens.
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from threading import Event, Thread
 from typing import Self
 from uuid import uuid4
@@ -26,26 +23,20 @@ from uuid import uuid4
 import psutil
 import psycopg
 
+from benchmarks.common import ROOT, postgres, quantile, told
 from domain.audit import Entry
 from domain.identity import Session
-from infra.embedded import DataFolder, Postgres, running
 from infra.event_store import Log, Metadata
-from infra.migrate import Source, apply
-from projections.access import ACCESS
-from projections.audit import AUDIT
 from projections.builds import ensure_builds
 from projections.follower import Follower
-from projections.identity import SESSIONS, USERS
+from projections.identity import SESSIONS
 from projections.lane import Setup
+from runtime import modules
 
-ROOT = Path(__file__).parent.parent
-PROJECTIONS = (USERS, ACCESS, AUDIT)
-SOURCES = [
-    Source(name, (), ROOT / "infra" / "migrations" / name)
-    for name in ("log", "projections", "identity", "access", "audit")
-]
+PROJECTIONS = modules.projections()
 GENERATOR_THREADS = 8
 WARM_UP_SECONDS = 2.0
+P99_MILLISECONDS = 20.0
 METADATA = Metadata(actor="service:benchmark", correlation_id="bench").to_bytes()
 
 
@@ -116,16 +107,10 @@ def delays(answered: Sequence[tuple[int, float]], heard: Sequence[tuple[int, flo
 
 @contextmanager
 def prepared() -> Iterator[str]:
-    folder = Path(tempfile.mkdtemp(prefix="muniment-bench-"))
-    try:
-        postgres = Postgres(DataFolder(folder))
-        with running(postgres):
-            apply(postgres.conninfo, SOURCES)
-            with psycopg.connect(postgres.conninfo, autocommit=True) as connection:
-                ensure_builds(connection, PROJECTIONS)
-            yield postgres.conninfo
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with postgres() as conninfo:
+        with psycopg.connect(conninfo, autocommit=True) as connection:
+            ensure_builds(connection, PROJECTIONS)
+        yield conninfo
 
 
 def started(*arguments: str, **options: object) -> subprocess.Popen[str]:
@@ -145,10 +130,6 @@ def level(conninfo: str) -> None:
         sql = "select (select position from log_head) = (select min(position) from projection_progress)"
         while connection.execute(sql).fetchone() != (True,):
             time.sleep(0.05)
-
-
-def quantile(ordered: Sequence[float], share: float) -> float:
-    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
 def main(rate: float, seconds: float, idle: float) -> None:
@@ -180,10 +161,8 @@ def report(rows: Sequence[tuple[int, float, float]], ears: Ears) -> None:
     print(f"{'due to durable':>24}: median {quantile(late, 0.5):5.1f} ms, p99 {quantile(late, 0.99):5.1f} ms")
     for name, heard in sorted(ears.heard.items()):
         took = delays([(position, answered) for position, _, answered in rows], heard)
-        print(
-            f"{'durable to ' + name:>24}: median {quantile(took, 0.5):5.1f} ms, p99 {quantile(took, 0.99):5.1f} ms,"
-            f" longest {took[-1]:5.1f} ms, {len(heard)} commits"
-        )
+        what = f"durable to {name}: p99 (median {quantile(took, 0.5):.1f}, longest {took[-1]:.1f} ms, {len(heard)} commits)"
+        told(what, [quantile(took, 0.99)], f"< {P99_MILLISECONDS:g}", digits=1, unit=" ms")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,9 @@ def free_port() -> int:
 class Process:
     """A server of ours that is ready when it answers a path with 200."""
 
-    def __init__(self, arguments: list[str], port: int, ready_path: str, settings: dict[str, str], output: Path) -> None:
+    def __init__(
+        self, arguments: list[str], port: int, ready_path: str, settings: dict[str, str], output: Path
+    ) -> None:
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self.start_seconds = 0.0

@@ -3,27 +3,21 @@
 Run: python -m benchmarks.saves [SECONDS_PER_ROUND]
 """
 
-import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from uuid import uuid4
 
 import psycopg
 from eventsourcing.persistence import StoredEvent
 from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore
-from psycopg.conninfo import make_conninfo
 
-from infra import migrate
-from infra.embedded import DataFolder, Postgres, running
+from benchmarks.common import postgres, ratios, told
 from infra.embedded.postgres import binaries
 from infra.inline import inline_step
-from infra.migrate import Source
 from infra.recorder import Limits, LogDatastore, LogRecorder, Save
 
 THREADS = 32
@@ -32,7 +26,6 @@ ROUNDS = 5
 WARM_UP_SECONDS = 0.5
 TOPIC, STATE = "identity.UserRegistered", b'{"email":"ada@engine.example","name":"Ada Lovelace"}'
 METADATA = b'{"actor":"user:0192a7b0-0000-7000-8000-000000000000","correlation_id":"0192a7b1"}'
-MIGRATIONS = Path(__file__).parent.parent / "infra" / "migrations" / "log"
 
 RAW_TABLE = """
 create table raw_events (originator_id uuid, originator_version bigint, topic text, state bytea, metadata bytea,
@@ -144,37 +137,24 @@ def measure(conninfo: str, seconds: float) -> dict[str, list[float]]:
 def report(results: dict[str, list[float]]) -> None:
     """Medians, and the ratios that the goals are about: taken within each round, since the machine has its moods."""
     for name, values in results.items():
-        print(f"{name:55} {statistics.median(values):9,.0f} /s")
+        told(name, values, digits=0, unit="/s")
     librarys = [max(rates) for rates in zip(*(results[f"library, {n} threads"] for n in LIBRARY_THREADS), strict=True)]
     ours, lone = results[f"ours, {THREADS} threads"], results["ours, a lone saver"]
     inline = results[f"ours with one inline table, {THREADS} threads"]
     raw = results[f"pgbench, bare one-row commits, {THREADS} clients"]
     print()
-    print(f"ours / library at its best thread count: {ratios(ours, librarys)}   (goal: >= 10)")
-    print(f"ours / bare commits by pgbench:          {ratios(ours, raw)}   (goal: >= 0.8)")
-    print(f"lone save / library's lone save:         {ratios(lone, results['library, 1 threads'])}   (goal: >= 1.0)")
-    print(f"with an inline table / without:          {ratios(inline, ours)}")
-
-
-def ratios(ours: list[float], theirs: list[float]) -> str:
-    """The median of the rounds' ratios, and their range."""
-    rounds = [one / other for one, other in zip(ours, theirs, strict=True)]
-    return f"{statistics.median(rounds):5.2f} ({min(rounds):.2f} to {max(rounds):.2f})"
+    told("ours / library at its best thread count", ratios(ours, librarys), ">= 10")
+    told("ours / bare commits by pgbench", ratios(ours, raw), ">= 0.8")
+    told("lone save / library's lone save", ratios(lone, results["library, 1 threads"]), ">= 1.0")
+    told("with an inline table / without", ratios(inline, ours))
 
 
 def main(seconds: float = 3.0) -> None:
-    folder = Path(tempfile.mkdtemp(prefix="bench-"))
-    postgres = Postgres(DataFolder(folder), {"max_connections": "200"})
-    try:
-        with running(postgres):
-            conninfo = make_conninfo(postgres.conninfo)
-            migrate.apply(conninfo, [Source("log", (), MIGRATIONS)])
-            with psycopg.connect(conninfo) as connection:
-                connection.execute(RAW_TABLE)
-                connection.execute(INLINE_TABLE)
-            report(measure(conninfo, seconds))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with postgres({"max_connections": "200"}) as conninfo:
+        with psycopg.connect(conninfo) as connection:
+            connection.execute(RAW_TABLE)
+            connection.execute(INLINE_TABLE)
+        report(measure(conninfo, seconds))
 
 
 if __name__ == "__main__":

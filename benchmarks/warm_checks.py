@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid5
 
-import orjson
 import psycopg
 
 from benchmarks.common import ratios, temporary_folder, told
@@ -28,7 +27,6 @@ from benchmarks.running import EMAIL, PASSWORD, Bare, Platform
 from domain.access import UserAssignments
 from domain.aggregate import NAMESPACE
 from domain.context import Context
-from infra import migrate
 from infra.embedded import DataFolder, Postgres, running
 from infra.event_store import Log, Metadata
 from infra.settings import Settings
@@ -38,7 +36,8 @@ from projections.compare import feed
 from projections.engine import Engine
 from projections.follower import FEED
 from runtime import modules
-from runtime.start import first_facts, migrate as bring_up_to_date
+from runtime.start import first_facts
+from runtime.start import migrate as bring_up_to_date
 
 ROUND_USERS = 10_000
 PATH = "/api/v1/access/check"
@@ -57,9 +56,7 @@ def prepare(folder: Path, assignments: int) -> None:
     """A data folder whose store has so many assignments, each of another user."""
     postgres = Postgres(DataFolder(folder), CAREFREE)
     with running(postgres):
-        settings = Settings(
-            data=folder, postgres_url=postgres.conninfo, admin_email=EMAIL, admin_password=PASSWORD
-        )
+        settings = Settings(data=folder, postgres_url=postgres.conninfo, admin_email=EMAIL, admin_password=PASSWORD)
         bring_up_to_date(settings, lambda _: None)
         first_facts(settings, lambda _: None)
         log = Log(postgres.conninfo)

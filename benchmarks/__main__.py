@@ -1,0 +1,72 @@
+"""Peer and ours side by side, as ratios.
+
+    python -m benchmarks [NAME ...]
+
+Without names: one script after the other, each in a process of its own that is ended when it takes too long.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from benchmarks.common import ROOT
+
+SCRIPTS = {
+    "saves": "one-event saves beside the library's recorder and beside bare commits; lone saves",
+    "commands": "whole commands, and what each layer costs",
+    "warm_checks": "warm checks over HTTP beside an empty route, with 10,000 and 1,000,000 assignments",
+    "logins": "logins beside bare bcrypt; checks during a storm of logins",
+    "follower": "from save to visible, at 500 events a second",
+    "footprint": "start, memory, idleness of the whole platform",
+}
+FURTHER = {
+    "checks": "a check inside the process, by where the answer comes from",
+    "frame": "what the HTTP frame itself costs",
+}
+LIMIT_SECONDS = 240.0
+STOP_SECONDS = 20.0
+
+
+def run(name: str) -> bool:
+    """Runs one script. Whether it came to its end."""
+    print(f"\n== {name}: {(SCRIPTS | FURTHER)[name]}\n", flush=True)
+    started = time.monotonic()
+    with subprocess.Popen([sys.executable, "-m", f"benchmarks.{name}"], cwd=ROOT, start_new_session=True) as process:
+        try:
+            status = process.wait(LIMIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)  # its own cleaning up first
+            status = _ended(process)
+        except BaseException:
+            process.send_signal(signal.SIGINT)
+            _ended(process)
+            raise
+    print(f"\n({name}: {time.monotonic() - started:.0f} s, load average {os.getloadavg()[0]:.1f})", flush=True)
+    return status == 0
+
+
+def _ended(process: subprocess.Popen[bytes]) -> int:
+    try:
+        return process.wait(STOP_SECONDS) or 1
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        return process.wait()
+
+
+def main(names: list[str]) -> int:
+    """The exit status: 1 if a script failed. Goals that aren't reached don't fail: machines differ."""
+    unknown = set(names) - (SCRIPTS | FURTHER).keys()
+    if unknown:
+        lines = [f"  {name:12} {what}" for name, what in (SCRIPTS | FURTHER).items()]
+        print("\n".join([f"no such benchmark: {', '.join(sorted(unknown))}; there are", *lines]), file=sys.stderr)
+        return 2
+    failed = [name for name in names or SCRIPTS if not run(name)]
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
