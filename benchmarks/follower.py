@@ -4,7 +4,8 @@
 
 The generator saves single events at fixed times (an audit entry, a session), each durable before it counts; a view is
 visible at a position once its own notification says so, which PostgreSQL sends behind the commit. Printed per view:
-milliseconds from the save's answer to visible, and what the follower uses when nothing happens. Three processes beside
+milliseconds from the save's answer to visible, beside the same for the commit's own notification, which nobody works
+on; and what the follower uses when nothing happens. Three processes beside
 PostgreSQL: generator, follower, and this one, which listens.
 """
 
@@ -37,6 +38,7 @@ PROJECTIONS = modules.projections()
 GENERATOR_THREADS = 8
 WARM_UP_SECONDS = 2.0
 P99_MILLISECONDS = 20.0
+BARE = "the bare notification"
 METADATA = Metadata(actor="service:benchmark", correlation_id="bench").to_bytes()
 
 
@@ -87,12 +89,14 @@ class Ears:
 
     def _listen(self) -> None:
         with psycopg.connect(self._conninfo, autocommit=True) as connection:
+            connection.execute("listen muniment_log")
             connection.execute("listen muniment_progress")
             while not self._closing.is_set():
                 for notification in connection.notifies(timeout=0.2):
                     now = time.monotonic()
                     payload = json.loads(notification.payload)
-                    self.heard.setdefault(payload["projection"], []).append((payload["position"], now))
+                    name, position = payload.get("projection", BARE), payload.get("position", payload.get("head"))
+                    self.heard.setdefault(name, []).append((position, now))
 
 
 def delays(answered: Sequence[tuple[int, float]], heard: Sequence[tuple[int, float]]) -> list[float]:
@@ -161,8 +165,9 @@ def report(rows: Sequence[tuple[int, float, float]], ears: Ears) -> None:
     print(f"{'due to durable':>24}: median {quantile(late, 0.5):5.1f} ms, p99 {quantile(late, 0.99):5.1f} ms")
     for name, heard in sorted(ears.heard.items()):
         took = delays([(position, answered) for position, _, answered in rows], heard)
-        what = f"durable to {name}: p99 (median {quantile(took, 0.5):.1f}, longest {took[-1]:.1f} ms, {len(heard)} commits)"
-        told(what, [quantile(took, 0.99)], f"< {P99_MILLISECONDS:g}", digits=1, unit=" ms")
+        spread = f"median {quantile(took, 0.5):.1f}, longest {took[-1]:.1f} ms, {len(heard)} commits"
+        goal = "" if name == BARE else f"< {P99_MILLISECONDS:g}"
+        told(f"durable to {name}: p99 ({spread})", [quantile(took, 0.99)], goal, digits=1, unit=" ms")
 
 
 if __name__ == "__main__":

@@ -34,10 +34,8 @@ def free_port() -> int:
 class Process:
     """A server of ours that is ready when it answers a path with 200."""
 
-    def __init__(
-        self, arguments: list[str], port: int, ready_path: str, settings: dict[str, str], output: Path
-    ) -> None:
-        self.port = port
+    def __init__(self, arguments: list[str], ready_path: str, settings: dict[str, str], output: Path) -> None:
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.start_seconds = 0.0
         self._command = [sys.executable, "-m", *arguments]
@@ -74,7 +72,8 @@ class Process:
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self._process and self._output
+        assert self._process
+        assert self._output
         with suppress(psutil.NoSuchProcess):
             everybody = family(self._process.pid)
             self._process.send_signal(signal.SIGTERM)
@@ -111,7 +110,7 @@ class Platform(Process):
             "MUNIMENT_LOGIN_ACCOUNT_LIMIT": UNLIMITED,
             "MUNIMENT_LOGIN_ADDRESS_LIMIT": UNLIMITED,
         }
-        super().__init__(["runtime", "up"], free_port(), "/readyz", ours | settings, data.with_suffix(".out"))
+        super().__init__(["runtime", "up"], "/readyz", ours | settings, data.with_suffix(".out"))
 
     def client(self) -> Client:
         """The administrator, logged in."""
@@ -129,4 +128,4 @@ class Bare(Process):
     """An empty route of bare Starlette on the same server, with the same options."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(["benchmarks.bare"], free_port(), "/ready", {}, folder / "bare.out")
+        super().__init__(["benchmarks.bare"], "/ready", {}, folder / "bare.out")

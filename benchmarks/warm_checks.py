@@ -11,6 +11,7 @@ event store. (The other views are told to begin behind these events: checks don'
 import argparse
 import json
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -141,8 +142,6 @@ class Contender:
 
 def lookups(server: Platform) -> dict[str, float]:
     """How many checks each level has answered so far."""
-    import urllib.request
-
     with urllib.request.urlopen(f"{server.url}/metrics") as answer:
         lines = answer.read().decode().splitlines()
     found = (line for line in lines if line.startswith("muniment_check_seconds_count{"))
