@@ -132,6 +132,7 @@ class _Term:
         self._wake = wake
         self._failure: Exception | None = None
         self._read_at = 0.0
+        self._renew_at = 0.0
         self._tail = Tail(setup.log.head(), setup.limits.tail_events)
         self._lanes: dict[tuple[Any, ...], BuildLane] = {}
 
@@ -142,7 +143,7 @@ class _Term:
             leading.set()
             self._refresh_lanes()
             while not self._wake.stopping and self._renew():
-                self._watch(time.monotonic() + self._setup.limits.renew_seconds)
+                self._watch()
         finally:
             leading.clear()
             self._stop_lanes()
@@ -161,6 +162,7 @@ class _Term:
         logger.info("following the log from %d, fence %d", self._tail.head, self._lease.fence)
 
     def _renew(self) -> bool:
+        self._renew_at = time.monotonic() + self._setup.limits.renew_seconds
         head = leases.renew(self._connection, self._lease)
         if head is None:
             logger.warning("the follower's lease is lost")
@@ -168,37 +170,42 @@ class _Term:
         self._read_to(head)
         return True
 
-    def _watch(self, until: float) -> None:
+    def _watch(self) -> None:
         """Reads what the log announces, until it is time to renew the lease."""
         with DefaultSelector() as selector:
             selector.register(self._connection.fileno(), EVENT_READ)
             selector.register(self._wake.ear, EVENT_READ)
-            while not self._wake.stopping and (remaining := until - time.monotonic()) > 0:
-                if selector.select(remaining):
+            heard = True  # what arrived together with the answer to a query doesn't ring: look before waiting
+            while not self._wake.stopping and (remaining := self._renew_at - time.monotonic()) > 0:
+                if heard or selector.select(remaining):
                     self._wake.hush()
-                    self._hear()
+                    heard = self._hear()
                 if self._failure:
                     raise self._failure
 
-    def _hear(self) -> None:
+    def _hear(self) -> bool:
         channels = {notification.channel for notification in self._connection.notifies(timeout=0)}
         if BUILDS_CHANNEL in channels:
             self._refresh_lanes()
         if LOG_CHANNEL in channels:
             self._read_on()
+        return bool(channels)
 
     def _read_to(self, head: int) -> None:
         if head > self._tail.head:
             self._read_on()
 
     def _read_on(self) -> None:
-        """Reads what is new; under load not too often, so that each commit of a view carries several events."""
+        """Reads what is new; under load not too often, so that each commit of a view carries several events.
+
+        Where the log grows as fast as it is read, what is left is read after the lease was renewed.
+        """
         limit = self._setup.limits.batch_events
         time.sleep(max(0.0, self._read_at + self._setup.limits.gather_seconds - time.monotonic()))
         self._read_at = time.monotonic()
         while facts := read(self._setup.log, self._tail.head, limit):
             self._tail.extend(facts)
-            if len(facts) < limit:
+            if len(facts) < limit or time.monotonic() >= self._renew_at:
                 return
 
     def _builds(self) -> list[Build]:

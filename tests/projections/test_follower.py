@@ -8,11 +8,13 @@ import psycopg
 import pytest
 
 from domain.projections import Retry, Skip
+from infra import leases
 from infra.event_store import Log
 from infra.transcoding import NewerSoftware
 from projections.builds import create_build, drop_build, ensure_builds
 from projections.compare import fold_views
 from projections.engine import Build
+from projections.facts import read
 from projections.follower import Follower
 from projections.lane import FollowerLimits, Hooks
 from tests.projections.conftest import PATIENCE_SECONDS, following, row
@@ -82,6 +84,50 @@ def test_new_and_dropped_builds_are_noticed(follower, record, visible, connectio
     drop_build(connection, second)
     visible.wait("keepers", record(Keeper("Fanny Salter")))
     assert position == 2
+
+
+def test_a_build_announced_while_the_lease_is_renewed_is_noticed(follower, record, visible, database, monkeypatch):
+    """The notification arrives with the answer to another query, after which nothing is left to wake up for."""
+    visible.wait("keepers", record(Keeper("Ida Lewis")))
+    renew, created = leases.renew, threading.Event()
+
+    def with_news(connection, lease):
+        if not created.is_set():
+            with psycopg.connect(database, autocommit=True) as operator:
+                create_build(operator, KEEPERS, feed="follower")
+            created.set()
+        return renew(connection, lease)
+
+    monkeypatch.setattr("projections.follower.leases.renew", with_news)
+    with psycopg.connect(database, autocommit=True) as connection:
+        assert created.wait(PATIENCE_SECONDS)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while connection.execute("select count(*) from keepers_keepers_v1_b2").fetchone() != (1,):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+def test_a_log_that_grows_as_fast_as_it_is_read_costs_no_lease(setup, record, connection, monkeypatch):
+    limits = FollowerLimits(batch_events=1, lease_seconds=0.6, renew_seconds=0.2, gather_seconds=0)
+    enough = threading.Event()
+
+    def growing(log, after, limit):
+        if threading.current_thread() is reader and not enough.is_set():
+            record(Keeper(f"Keeper {after}"))
+        return read(log, after, limit)
+
+    monkeypatch.setattr("projections.follower.read", growing)
+    follower = Follower(replace(setup, limits=limits))
+    reader = threading.Thread(target=follower.run)
+    reader.start()
+    assert follower.leading.wait(PATIENCE_SECONDS)
+    record(Keeper("Ida Lewis"))
+    time.sleep(4 * limits.lease_seconds)
+    held, fence = connection.execute("select expires_at > clock_timestamp(), fence from leases").fetchone()
+    enough.set()
+    follower.stop()
+    reader.join(PATIENCE_SECONDS)
+    assert (held, fence) == (True, 1)
 
 
 def test_the_hooks_run_around_the_commits(setup, record, visible):
