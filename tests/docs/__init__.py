@@ -45,7 +45,7 @@ def pages() -> list[Path]:
 
 def filled(text: str) -> str:
     """The text with every section that is made from the code as it is now."""
-    return _SECTION.sub(lambda found: found[1] + SECTIONS[found["name"]]() + found[3], text)
+    return _SECTION.sub(lambda found: f"{found[1]}\n{SECTIONS[found['name']]()}\n{found[3]}", text)
 
 
 def sections(text: str) -> list[str]:
