@@ -23,6 +23,7 @@ from infra.secrets import Secrets
 SIGN = "sign"
 DERIVE = "derive"
 NONCE_BYTES = 12
+READS = 10
 
 
 class WrongMasterKey(Unavailable):
@@ -75,22 +76,29 @@ class Keys:
         self._lifetime = lifetime
         self._lock = threading.Lock()
         self._ring: Keyring | None = None
+        self._changes = 0
         self._offset = timedelta()
         self._clear: dict[str, bytes] = {}
 
     def forget(self) -> None:
         """The keyring has changed, or may have."""
         with self._lock:
+            self._changes += 1
             self._ring = None
 
     def reload(self) -> None:
-        """Reads the keyring. Raises WrongMasterKey."""
-        ring, now = self._load()
-        if ring.master_key_id != self._secrets.master_key_id:
-            raise WrongMasterKey
-        with self._lock:
-            self._ring = ring
-            self._offset = now - self._clock()
+        """Reads the keyring; again where it changed meanwhile. Raises WrongMasterKey, Unavailable."""
+        for _ in range(READS):
+            began = self._changes
+            ring, now = self._load()
+            if ring.master_key_id != self._secrets.master_key_id:
+                raise WrongMasterKey
+            with self._lock:
+                if self._changes == began:
+                    self._ring = ring
+                    self._offset = now - self._clock()
+                    return
+        raise Unavailable("The keyring keeps changing.")
 
     def signing(self) -> tuple[KeyRecord, Ed25519PrivateKey]:
         """The key that signs now."""

@@ -1,5 +1,6 @@
 """The API as granian's worker runs it: composed when the worker starts, from the environment."""
 
+import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -15,6 +16,7 @@ from granian import Granian
 from granian.constants import Interfaces, Loops
 from granian.http import HTTP1Settings
 from prometheus_client import CollectorRegistry
+from psycopg import AsyncConnection
 from starlette.applications import Starlette
 
 from api.app import Application
@@ -83,10 +85,11 @@ class Api:
         self.access_reader = AccessReader(settings.postgres_url)
         self.reader = Reader(self.core.pool.connection)
         self.sessions = self._sessions()
-        self.authenticator = Authenticator(self.core.tokens, self.sessions, size=settings.token_cache_size)
+        self.authenticator = self._authenticator()
         self.readiness = self._readiness()
         self.ports = self._ports()
         self.listener.on_announce(self._announced)
+        self.listener.on_connect(self._reconnected)
         # what our own commits end is forgotten before they are answered
         self.core.log.on_announce(self._announced)
         self.app = self._application()
@@ -94,6 +97,16 @@ class Api:
     def _sessions(self) -> Sessions:
         stored = StoredSessions(self.core.pool)
         return Sessions(stored, self.lookups, lambda: self.listener.fresh, size=self.settings.session_cache_size)
+
+    def _authenticator(self) -> Authenticator:
+        return Authenticator(
+            self.core.tokens,
+            self.sessions,
+            size=self.settings.token_cache_size,
+            fresh=lambda: self.listener.fresh,
+            reread=lambda: asyncio.get_running_loop().run_in_executor(self.lookups, self.core.keys.reload),
+            clock=lambda: self.core.keys.now().timestamp(),
+        )
 
     def _readiness(self) -> Readiness:
         return Readiness(
@@ -153,6 +166,10 @@ class Api:
             if announcement in {"keyring", "*"}:
                 self.core.keys.forget()
                 self.authenticator.forget()
+
+    async def _reconnected(self, _: AsyncConnection[Any]) -> None:
+        """Ends of sessions may have been announced while nobody listened."""
+        self._announced(["*"])
 
     def _application(self) -> Application:
         services = Services(

@@ -3,6 +3,7 @@
 import base64
 import json
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -148,6 +149,25 @@ def test_a_revoked_key_ends_its_tokens(world):
     world.rotate()
     with pytest.raises(Unauthenticated):
         world.tokens.verify(token)
+
+
+def test_a_key_that_is_revoked_while_the_keyring_is_read_is_not_believed(world):
+    token = world.tokens.access_token(USER, SESSION)
+    key_id = jwt.get_unverified_header(token)["kid"]
+    world.rotate()
+    before, revoked = deepcopy(world.ring), world.ring
+    answers = [before, revoked]
+
+    def load():
+        ring = answers.pop(0)
+        if ring is before:
+            revoked.revoke(key_id, "stolen")
+            keys.forget()
+        return ring, world.time
+
+    keys = Keys(load, SECRETS, timedelta(minutes=10), clock=lambda: world.time)
+    with pytest.raises(Unauthenticated):
+        Tokens(keys, Settings()).verify(token)
 
 
 def test_the_same_refresh_token_has_one_successor(world):
