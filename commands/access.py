@@ -40,6 +40,7 @@ from domain.ports import Work
 
 CREATE_ROLE = Permission("role:create")
 CHANGE_ROLE = Permission("role:update")
+SET_PASSWORD = Permission("user:set-password")
 REMOVE_ROLE = Permission("role:delete")
 ASSIGN_ROLE = Permission("role:assign")
 
@@ -87,6 +88,14 @@ class RevokeRole:
     user_id: UUID
     role: RoleName
     scope: Scope = ROOT
+
+
+@dataclass(frozen=True, slots=True)
+class SetPassword:
+    """A user's new password, given by somebody else. `password` is the hash."""
+
+    user_id: UUID
+    password: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +162,16 @@ def revoke_role(work: Work, command: RevokeRole) -> None:
     if assignments is None:
         raise NotAssigned
     assignments.revoke(command.role, command.scope)
+
+
+def set_password(work: Work, command: SetPassword) -> None:
+    """Raises UserNotFound, NotHeld, Forbidden. Who sets a password can be that user: so it takes all that they hold."""
+    giver = Giver(work)
+    giver.check_may(SET_PASSWORD, ROOT)
+    user = work.get(User, command.user_id)
+    for grant in giver.grants_of(user):
+        giver.check_holds([grant.pattern], grant.scope, grant.expires_at)
+    user.change_password(command.password)
 
 
 def define_builtin_roles(work: Work, _: DefineBuiltinRoles) -> None:
@@ -243,7 +262,7 @@ class Giver:
         ):
             raise Forbidden(f"This needs {permission} at {scope}.")
 
-    def check_holds(self, patterns: Iterable[str], scope: Scope, until: datetime | None) -> None:
+    def check_holds(self, patterns: Iterable[str], scope: str, until: datetime | None) -> None:
         """Raises NotHeld, naming the first that is missing."""
         if self._exempt:
             return
@@ -257,6 +276,10 @@ class Giver:
         if user is None or user.suspended:
             raise Forbidden
         self._work.guard(user)
+        return self.grants_of(user)
+
+    def grants_of(self, user: User) -> list[Grant]:
+        """What a user's roles give, guarded."""
         assignments = _assignments(self._work, user.id)
         if assignments is None:
             return []

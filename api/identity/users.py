@@ -25,6 +25,7 @@ from api.routing import (
     Route,
     View,
 )
+from commands.access import NotHeld, SetPassword, set_password
 from commands.identity import (
     ChangePassword,
     EndSession,
@@ -49,6 +50,7 @@ from domain.identity import (
     WeakPassword,
     WrongPassword,
 )
+from domain.ports import Work
 from projections.identity import sessions_of, users
 
 VIEWS = ("identity",)
@@ -134,14 +136,24 @@ async def prepare_new_user(ports: IdentityPorts, body: NewUserBody) -> RegisterU
     return await prepare_registration(ports, NewUser(body.email, body.name, body.password))
 
 
-async def prepare_password(ports: IdentityPorts, asked: Asked) -> ChangePassword:
+async def prepare_password(ports: IdentityPorts, asked: Asked) -> ChangePassword | SetPassword:
     """One's own with the current password; another's, or without it, with the permission."""
     user_id, current = asked.path["id"], asked.body.current_password
-    if current is None or user_id != asked.caller.user_id:
+    own = current is not None and user_id == asked.caller.user_id
+    if not own:
         await asked.services.authoriser.require(asked.caller, "user:set-password", "/")
     if current is not None:
         await ports.throttle.login(user_id, asked.ip)
-    return await prepare_password_change(ports, NewPassword(user_id, asked.body.new_password, current))
+    change = await prepare_password_change(ports, NewPassword(user_id, asked.body.new_password, current))
+    return change if own else SetPassword(user_id, change.password)
+
+
+def replace_password(work: Work, command: ChangePassword | SetPassword) -> None:
+    """Ends every session of the user. Raises WrongPassword, NotHeld, Forbidden, UserNotFound."""
+    if isinstance(command, SetPassword):
+        set_password(work, command)
+    else:
+        change_password(work, command)
 
 
 async def prepare_revocation(_: IdentityPorts, asked: Asked) -> EndSession:
@@ -194,8 +206,9 @@ ROUTES: list[Route] = [
         raises=(UserNotFound,),
     ),
     Command(
-        "POST", "/api/v1/users/{id}/password", PasswordBody, change_password, prepare=prepare_password,
-        permission=SELF, stream=_user_id, raises=(UserNotFound, WrongPassword, WeakPassword, Overloaded),
+        "POST", "/api/v1/users/{id}/password", PasswordBody, replace_password, prepare=prepare_password,
+        permission=SELF, stream=_user_id, name="change_password",
+        raises=(UserNotFound, WrongPassword, WeakPassword, NotHeld, Overloaded),
     ),
     Query(
         "GET", "/api/v1/users/{id}/sessions", Page[SessionView], sessions_of, permission=Own("id", "session:read"),

@@ -1,13 +1,13 @@
 """Which roles a user has been given, where, and until when."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from uuid import UUID
 
 from eventsourcing.domain import event
 
 from domain.aggregate import Aggregate, First, derived_id
-from domain.errors import Invalid, NotFound
+from domain.errors import Invalid, NotFound, invalid_field
 
 MAX_ASSIGNMENTS = 1000
 """Assignments of one user, those that have expired counted until they are revoked."""
@@ -73,8 +73,9 @@ class UserAssignments(Aggregate):
 
     def assign(self, role: str, scope: str, expires_at: datetime | None, now: datetime) -> None:
         """Gives the role at the scope, until `expires_at` where that is given. Once more records nothing, unless the
-        expiry differs. Raises ExpiryInThePast, TooManyAssignments.
+        expiry differs. Raises ExpiryInThePast, TooManyAssignments, Invalid for a time that has no year in UTC.
         """
+        expires_at = _in_utc(expires_at)
         if expires_at is not None and expires_at <= now:
             raise ExpiryInThePast
         place = Place(str(role), str(scope))
@@ -98,3 +99,11 @@ class UserAssignments(Aggregate):
     @event(RoleRevoked)
     def _revoke(self, user_id: UUID, role: str, scope: str) -> None:
         self.assigned.pop(Place(role, scope), None)
+
+
+def _in_utc(time: datetime | None) -> datetime | None:
+    """The same moment. One that only exists with its offset (`9999-12-31T23:59-01:00`) couldn't be read back."""
+    try:
+        return time and time.astimezone(UTC)
+    except OverflowError:
+        raise invalid_field("expires_at", "is beyond the year 9999 in UTC") from None

@@ -1,7 +1,7 @@
 """What one can intend with roles, and that nobody can raise themselves."""
 
 from copy import deepcopy
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, NoReturn
 from uuid import UUID, uuid4
 
@@ -16,6 +16,7 @@ from commands.access import (
     NotHeld,
     RemoveRole,
     RevokeRole,
+    SetPassword,
     assign_role,
     change_includes,
     change_permissions,
@@ -23,6 +24,7 @@ from commands.access import (
     define_builtin_roles,
     remove_role,
     revoke_role,
+    set_password,
 )
 from domain.access import (
     BUILTIN_ROLES,
@@ -39,7 +41,7 @@ from domain.access import (
 )
 from domain.aggregate import Aggregate
 from domain.context import Actor, Context
-from domain.errors import DomainError, Forbidden
+from domain.errors import DomainError, Forbidden, Invalid
 from domain.identity import User, UserNotFound
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -374,3 +376,49 @@ def test_a_role_that_is_being_widened_cannot_be_given_by_who_does_not_hold_it(st
     streams.run(change_permissions, ChangePermissions(RoleName("butler"), (Pattern("crown:wear"),)))
     with pytest.raises(Changed):
         giving.save()
+
+
+@pytest.mark.parametrize("offset", [timezone(-timedelta(hours=1)), timezone(-timedelta(hours=23, minutes=59))])
+def test_an_expiry_that_could_not_be_read_back_is_refused(streams, offset):
+    ada = person(streams, "ada")
+    with pytest.raises(Invalid):
+        assign(streams, SYSTEM, ada.user_id, "auditor", "/", datetime(9999, 12, 31, 23, 59, tzinfo=offset))
+
+
+# Passwords of others
+
+
+def test_whoever_sets_a_password_needs_all_that_the_user_holds(streams):
+    define(streams, "helpdesk", "user:set-password", "invoice:read")
+    define(streams, "clerk", "invoice:read")
+    helper = person(streams, "helper", ("helpdesk", "/"))
+    clerk = person(streams, "clerk", ("clerk", "/acme"))
+    streams.run(set_password, SetPassword(clerk.user_id, "new hash"), helper)
+    assert streams[clerk.user_id].password == "new hash"
+    for role, scope in (("admin", "/"), ("admin", "/acme"), ("auditor", "/acme/eu")):
+        higher = person(streams, f"{role}.of", (role, scope))
+        with pytest.raises(NotHeld):
+            streams.run(set_password, SetPassword(higher.user_id, "new hash"), helper)
+
+
+def test_an_administrator_sets_every_password(streams):
+    charles, ada = person(streams, "charles", ("admin", "/")), person(streams, "ada", ("admin", "/"))
+    streams.run(set_password, SetPassword(ada.user_id, "new hash"), charles)
+    assert streams[ada.user_id].password == "new hash"
+
+
+def test_who_may_set_passwords_somewhere_only_sets_none(streams):
+    charles = person(streams, "charles", ("admin", "/acme"))
+    with pytest.raises(Forbidden):
+        streams.run(set_password, SetPassword(person(streams, "ada").user_id, "new hash"), charles)
+
+
+def test_a_user_who_is_being_raised_at_this_moment_keeps_the_password(streams):
+    define(streams, "helpdesk", "user:set-password", "audit:read")
+    define(streams, "reader", "audit:read")
+    helper, ada = person(streams, "helper", ("helpdesk", "/")), person(streams, "ada", ("reader", "/"))
+    work = streams.begin(helper)
+    set_password(work, SetPassword(ada.user_id, "new hash"))
+    assign(streams, SYSTEM, ada.user_id, "admin", "/")
+    with pytest.raises(Changed):
+        work.save()
