@@ -384,11 +384,11 @@ def moment_of(given: int | str | None) -> AsOf | None:
         return int(given)
     try:
         time = datetime.fromisoformat(given)
-    except ValueError:
+        if time.tzinfo is None:
+            raise invalid_field("as_of", "a time needs its offset, such as Z")
+        return time.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise invalid_field("as_of", "a position (digits only) or a time (RFC 3339)") from None
-    if time.tzinfo is None:
-        raise invalid_field("as_of", "a time needs its offset, such as Z")
-    return time.astimezone(UTC)
 
 
 def _decisions(asked: Asked) -> Decisions:
