@@ -16,6 +16,7 @@ from domain.identity import (
     InvalidCredentials,
     InvalidRefreshToken,
     Keyring,
+    KeyringChanged,
     LoginAttempts,
     PersonName,
     RefreshTokenReused,
@@ -246,7 +247,9 @@ class RefreshSession:
 def refresh_session(work: Work, command: RefreshSession) -> Opened:
     """Rotates the refresh token; the immediate predecessor within the grace gets the same successor again.
 
-    Raises InvalidRefreshToken; RefreshTokenReused for an older one, which ends the session (RFC 9700, 4.14.2).
+    Raises InvalidRefreshToken; RefreshTokenReused for an older one, which ends the session (RFC 9700, 4.14.2);
+    KeyringChanged where the successor's key was revoked meanwhile. A session whose newest token was derived under a
+    revoked key is ended: whoever has the key can make that token too.
     """
     token, now = command.token, work.now()
     session = work.find(Session, token.session_id)
@@ -255,6 +258,12 @@ def refresh_session(work: Work, command: RefreshSession) -> Opened:
     user = work.get(User, session.user_id)
     if user.suspended or user.has_ended(session.created_on) or now >= session.expires_on(command.lifetime):
         raise InvalidRefreshToken
+    ring = work.find(Keyring, Keyring.ID)
+    if ring and ring.is_revoked(session.key_id):
+        session.end("key-revoked")
+        work.refuse(InvalidRefreshToken())
+    if ring and ring.is_revoked(command.key_id):
+        raise KeyringChanged
     if token.generation == session.generation:
         session.rotate(command.successor.hash, command.key_id)
         work.guard(user)
@@ -298,7 +307,7 @@ class AddKey:
 def add_key(work: Work, command: AddKey) -> str:
     """Starts the keyring where there is none and returns the key's id. `only_if_none`: one key a purpose will do."""
     ring = work.find(Keyring, Keyring.ID) or work.add(Keyring(command.master_key_id, id=Keyring.ID))
-    if command.only_if_none and any(key.purpose == command.purpose for key in ring.keys.values()):
+    if command.only_if_none and ring.has_key_for(command.purpose):
         return ""
     ring.add(command.key_id, command.purpose, command.algorithm, command.public, command.private, command.delay_seconds)
     return command.key_id
@@ -306,12 +315,17 @@ def add_key(work: Work, command: AddKey) -> str:
 
 @dataclass(frozen=True)
 class RevokeKey:
-    """Nothing that this key made is believed any more."""
+    """Nothing that this key made is believed any more. `spares` has a new key for each purpose, should it be needed."""
 
     key_id: str
     reason: str
+    spares: tuple[AddKey, ...] = ()
 
 
 def revoke_key(work: Work, command: RevokeKey) -> None:
-    """Raises KeyUnknown."""
-    work.get(Keyring, Keyring.ID).revoke(command.key_id, command.reason)
+    """Raises KeyUnknown. A purpose that this leaves without a key gets a spare: without one nobody could log in."""
+    ring = work.get(Keyring, Keyring.ID)
+    ring.revoke(command.key_id, command.reason)
+    for spare in command.spares:
+        if not ring.has_key_for(spare.purpose):
+            add_key(work, spare)

@@ -26,7 +26,7 @@ from commands.identity import (
 from domain.identity import (
     KeyUnknown,
 )
-from infra.keys import new_signing_key
+from infra.keys import NewKey, new_derivation_key, new_signing_key
 
 
 class KeyView(View):
@@ -80,8 +80,19 @@ async def keys(asked: Asked) -> Answer:
 async def prepare_rotation(ports: IdentityPorts, body: RotationBody) -> AddKey:
     """A fresh signing key, encrypted."""
     delay = ports.settings.key_overlap_seconds if body.delay_seconds is None else body.delay_seconds
-    key = new_signing_key(ports.secrets)
-    return AddKey(ports.secrets.master_key_id, key.key_id, key.purpose, key.algorithm, key.public, key.private, delay)
+    return _addition(ports, new_signing_key(ports.secrets), delay)
+
+
+async def prepare_revocation(ports: IdentityPorts, revoked: RevokeKey) -> RevokeKey:
+    """With a spare for either purpose, which counts at once."""
+    spares = (new_signing_key(ports.secrets), new_derivation_key(ports.secrets))
+    return RevokeKey(revoked.key_id, revoked.reason, tuple(_addition(ports, spare, 0) for spare in spares))
+
+
+def _addition(ports: IdentityPorts, key: NewKey, delay_seconds: int) -> AddKey:
+    return AddKey(
+        ports.secrets.master_key_id, key.key_id, key.purpose, key.algorithm, key.public, key.private, delay_seconds
+    )
 
 
 ROUTES: list[Route] = [
@@ -92,6 +103,7 @@ ROUTES: list[Route] = [
     ),
     Command(
         "POST", "/api/v1/keys/{key}/revoke", ReasonBody, revoke_key, permission="key:rotate",
+        prepare=prepare_revocation,
         command=lambda asked: RevokeKey(asked.path["key"], asked.body.reason), raises=(KeyUnknown,),
     ),
     Endpoint("GET", "/.well-known/jwks.json", jwks, permission=OPEN, media_type="application/jwk-set+json"),

@@ -32,6 +32,7 @@ from domain.errors import Overloaded
 from domain.identity import (
     InvalidCredentials,
     InvalidRefreshToken,
+    KeyringChanged,
     RefreshTokenReused,
     TooManyAttempts,
     User,
@@ -83,7 +84,11 @@ async def refresh(asked: Asked) -> Answer:
     token = parse_refresh_token(asked.body.refresh_token)
     successor, key_id = ports.tokens.successor(token)
     command = RefreshSession(token, successor, key_id, ports.refresh_grace, ports.refresh_lifetime)
-    outcome = await asked.in_thread(asked.services.dispatcher.dispatch, refresh_session, command, asked.context)
+    try:
+        outcome = await asked.in_thread(asked.services.dispatcher.dispatch, refresh_session, command, asked.context)
+    except KeyringChanged:
+        ports.keys.forget()
+        raise
     opened: Opened = outcome.result
     if opened.key_id != key_id:  # somebody else rotated it first, under the key before
         successor, _ = ports.tokens.successor(token, opened.key_id)
@@ -148,7 +153,7 @@ ROUTES: list[Route] = [
     ),
     Endpoint(
         "POST", "/api/v1/auth/refresh", refresh, permission=OPEN, body=RefreshBody, result=TokenView,
-        raises=(InvalidRefreshToken, RefreshTokenReused),
+        raises=(InvalidRefreshToken, RefreshTokenReused, KeyringChanged),
     ),
     Endpoint("POST", "/api/v1/auth/logout", logout, permission=SELF, answers=204),
     Endpoint("GET", "/api/v1/auth/me", me, permission=SELF, result=MeView, projections=()),

@@ -1,7 +1,7 @@
 """Identity: who users are, how they prove it, and how long that lasts."""
 
 from domain.identity.attempts import LoginAttempts, TooManyAttempts
-from domain.identity.keyring import KeyRecord, Keyring, KeyUnknown
+from domain.identity.keyring import KeyRecord, Keyring, KeyringChanged, KeyUnknown
 from domain.identity.session import InvalidRefreshToken, RefreshTokenReused, Session, SessionNotFound
 from domain.identity.user import (
     EmailAddress,
@@ -26,6 +26,7 @@ __all__ = [
     "KeyRecord",
     "KeyUnknown",
     "Keyring",
+    "KeyringChanged",
     "LoginAttempts",
     "PersonName",
     "RefreshTokenReused",

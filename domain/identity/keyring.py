@@ -8,13 +8,19 @@ from uuid import UUID
 from eventsourcing.domain import event
 
 from domain.aggregate import Aggregate, First, Secret, derived_id
-from domain.errors import NotFound
+from domain.errors import NotFound, Unavailable
 
 
 class KeyUnknown(NotFound):
     """There is no such key."""
 
     code = "key-not-found"
+
+
+class KeyringChanged(Unavailable):
+    """A key has been revoked meanwhile; try again."""
+
+    code = "keyring-changed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +96,14 @@ class Keyring(Aggregate):
     @event(Revoked)
     def _revoke(self, key_id: str, reason: str) -> None:
         self.keys[key_id] = replace(self.keys[key_id], revoked=True)
+
+    def is_revoked(self, key_id: str) -> bool:
+        """Whether nothing that this key made is believed any more."""
+        return key_id in self.keys and self.keys[key_id].revoked
+
+    def has_key_for(self, purpose: str) -> bool:
+        """Whether there is a key for this purpose that isn't revoked."""
+        return any(True for _ in self._of(purpose))
 
     def current(self, purpose: str, now: datetime) -> KeyRecord:
         """The newest key for this purpose that counts already. Raises KeyUnknown."""

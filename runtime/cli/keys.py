@@ -2,7 +2,7 @@
 
 import click
 
-from api.identity import RotationBody, prepare_rotation
+from api.identity import RotationBody, prepare_revocation, prepare_rotation
 from commands.identity import RevokeKey, add_key, revoke_key
 from runtime.cli.operator import dispatch, prepared
 from runtime.cli.options import acting, as_json
@@ -84,14 +84,15 @@ def rotate(wired: Wired, delay: int | None, actor: str, as_json: bool) -> None:
 @as_json
 @click.pass_obj
 def revoke(wired: Wired, key_id: str, reason: str, actor: str, as_json: bool) -> None:
-    """Believe nothing any more that this key has made. Rotate first: there must be another.
+    """Believe nothing any more that this key has made. The last of its purpose gets a successor at once.
 
     \b
     Example:
       muniment keys revoke 2NhCzTpkW3rXbUjq --reason "found in a pastebin"
     """
     with wired.core() as core:
-        outcome = dispatch(core, revoke_key, RevokeKey(key_id, reason), actor)
+        command = prepared(core, lambda ports: prepare_revocation(ports, RevokeKey(key_id, reason)))
+        outcome = dispatch(core, revoke_key, command, actor)
     if as_json:
         print_json({"position": outcome.position})
     else:
