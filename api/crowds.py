@@ -7,6 +7,7 @@ from typing import Any
 from api.ports import Dispatcher, Refusal
 from commands.audit import RecordRead, RecordRefusal, record_read, record_refusal
 from domain.context import ANONYMOUS, Actor, Context
+from infra.addresses import network_of
 from infra.coalesce import Coalescer
 
 READ = "read"
@@ -15,7 +16,7 @@ InThread = Callable[..., Awaitable[Any]]
 
 @dataclass(frozen=True)
 class Crowd:
-    """What counts as the same: who (for strangers: from where), what, and with which code."""
+    """What counts as the same: who (for strangers: from which network), what, and with which code."""
 
     actor: Actor
     ip: str | None
@@ -57,7 +58,8 @@ class Crowds:
 
 def _crowd(context: Context, action: str, code: str, permission: str | None) -> Crowd:
     stranger = context.actor == ANONYMOUS
-    return Crowd(context.actor, context.ip if stranger else None, action, code, permission, context)
+    where = network_of(context.ip) if stranger and context.ip else None
+    return Crowd(context.actor, where, action, code, permission, context)
 
 
 def _anything(crowd: Crowd) -> Crowd:

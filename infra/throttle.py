@@ -1,4 +1,4 @@
-"""Throttling of logins per e-mail address and per client address: shared through Valkey, per process without it."""
+"""Throttling of logins per e-mail address and per client address (of IPv6, per network): shared through Valkey, per process without it."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -13,6 +13,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from domain.identity import TooManyAttempts
+from infra.addresses import network_of
 
 RETRY_VALKEY_AFTER_SECONDS = 5.0
 TIMEOUT_SECONDS = 0.2
@@ -39,9 +40,10 @@ class Throttle:
 
     async def login(self, claim_id: UUID, ip: str | None) -> None:
         """Counts one attempt. Raises TooManyAttempts with the seconds to wait."""
-        await self._hit(self._account, ("account", str(claim_id)))
+        # the address first: who is refused for theirs shall not use up somebody's account
         if ip:
-            await self._hit(self._address, ("address", ip))
+            await self._hit(self._address, ("address", network_of(ip)))
+        await self._hit(self._account, ("account", str(claim_id)))
 
     async def _hit(self, limit: RateLimitItem, key: Sequence[str]) -> None:
         limiter = self._limiter()

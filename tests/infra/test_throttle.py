@@ -47,6 +47,23 @@ def test_one_address_may_not_try_many_accounts(valkey):
     assert asyncio.run(storm()) == 5
 
 
+def test_a_network_of_ipv6_is_one_address(valkey):
+    async def storm():
+        guard = throttle(valkey)
+        return await tries([(guard, uuid4(), f"2001:db8:7:7::{n:x}") for n in range(9)], guard)
+
+    assert asyncio.run(storm()) == 5
+
+
+def test_who_is_refused_for_the_address_uses_up_nobodys_account(valkey):
+    async def storm():
+        guard, account = throttle(valkey, account="6/minute", address="2/minute"), uuid4()
+        attempts = [(guard, account, "192.0.2.7")] * 9 + [(guard, account, "192.0.2.8")]
+        return await tries(attempts, guard)
+
+    assert asyncio.run(storm()) == 3
+
+
 def test_two_processes_count_together(valkey):
     async def storm():
         first, second, account = throttle(valkey), throttle(valkey), uuid4()
