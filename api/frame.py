@@ -81,7 +81,7 @@ class Frame:
         self.counts = [self.unmatched]
         self._router: Router[ReadyRoute] = Router()
         self._others = others
-        self._addresses = requests.Addresses(limits.trusted_proxies)
+        self._addresses = requests.Addresses(limits.trusted_proxies, limits.proxy_header)
         for route in routes:
             ready = ReadyRoute(route, limits)
             self._router.add(route.method, plain(route.path), ready)

@@ -16,8 +16,8 @@ class HttpLimits:
     `body_bytes`: of a request's body, which has to arrive within `body_seconds`; `header_bytes`, `headers`: of all its
     headers together; `url_bytes`: path and query; `json_depth`: nested arrays and objects; `threads`, `queue`: commands
     and queries that run and that wait; `page_size`, `page_limit`: items of a page, unless asked and at most;
-    `at_least_seconds`: how long a query waits for a position; `trusted_proxies`: networks whose `Forwarded` and
-    `X-Forwarded-For` are believed; `allowed_origins`: for CORS, none by default; `behind_tls`: send HSTS;
+    `at_least_seconds`: how long a query waits for a position; `trusted_proxies`: networks whose `proxy_header` is
+    believed (`x-forwarded-for` or `forwarded`); `allowed_origins`: for CORS, none by default; `behind_tls`: send HSTS;
     `slow_seconds`: requests that took longer are logged; `access_log`: log every request.
     """
 
@@ -33,6 +33,7 @@ class HttpLimits:
     page_limit: int = 200
     at_least_seconds: float = 5.0
     trusted_proxies: tuple[str, ...] = ()
+    proxy_header: str = "x-forwarded-for"
     allowed_origins: tuple[str, ...] = ()
     behind_tls: bool = False
     slow_seconds: float = 1.0

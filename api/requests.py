@@ -135,19 +135,21 @@ def idempotency_key(headers: Headers) -> str | None:
 class Addresses:
     """Finds the client's address, which may stand behind proxies that we trust."""
 
-    def __init__(self, trusted: Sequence[str]) -> None:
+    def __init__(self, trusted: Sequence[str], header: str = "x-forwarded-for") -> None:
+        """`header` is the one that the proxies write: they let others pass as the client wrote them."""
+        self._header = header.lower().encode()
         self._trusted: list[IPv4Network | IPv6Network] = [ip_network(t, strict=False) for t in trusted]
 
     def client(self, peer: Any, headers: Headers) -> str:
         """The peer's address; or, if it is a trusted proxy, the nearest one that isn't, as the proxies say.
 
-        Reads `Forwarded` (RFC 7239), else `X-Forwarded-For`, from right to left: what stands further left than the
-        first untrusted address is only claimed.
+        Reads `X-Forwarded-For`, or `Forwarded` (RFC 7239) if told so, from right to left: what stands further left than
+        the first untrusted address is only claimed.
         """
         address = peer[0] if peer else ""
         if not self._trusted or not self._trusts(address):
             return str(address)
-        for hop in reversed(_hops(headers)):
+        for hop in reversed(_hops(self._header, headers)):
             found = _address(hop)
             if found is None:
                 break
@@ -161,11 +163,11 @@ class Addresses:
         return found is not None and any(found in network for network in self._trusted)
 
 
-def _hops(headers: Headers) -> list[str]:
-    forwarded = headers.get(b"forwarded")
-    if forwarded is not None:
-        return [quoted or bare for quoted, bare in _FORWARDED_FOR.findall(forwarded.decode("latin-1"))]
-    return [hop.strip() for hop in headers.get(b"x-forwarded-for", b"").decode("latin-1").split(",") if hop.strip()]
+def _hops(header: bytes, headers: Headers) -> list[str]:
+    given = headers.get(header, b"").decode("latin-1")
+    if header == b"forwarded":
+        return [quoted or bare for quoted, bare in _FORWARDED_FOR.findall(given)]
+    return [hop.strip() for hop in given.split(",") if hop.strip()]
 
 
 def _address(hop: str) -> str | None:

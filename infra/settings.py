@@ -29,7 +29,8 @@ class Settings:
     data: Path = _setting(DATA, "data folder")  # noqa: RUF009
     postgres_url: str = _setting("", "PostgreSQL to use in place of the embedded one")
     redis_url: str = _setting("", "Valkey or Redis to use in place of the embedded one")
-    trusted_proxies: str = _setting("", "addresses or networks whose X-Forwarded-For is believed, a,b/16,...")
+    trusted_proxies: str = _setting("", "addresses or networks whose proxy_header is believed, a,b/16,...")
+    proxy_header: str = _setting("x-forwarded-for", "what these proxies write: x-forwarded-for or forwarded")
     https_only: bool = _setting(False, "answer with Strict-Transport-Security (set behind TLS)")
     allowed_origins: str = _setting("", "origins that browsers may call from (CORS), https://a,https://b")
     log_level: str = _setting("info", "debug, info, warning or error")
@@ -114,6 +115,8 @@ class Settings:
                 ip_network(proxy, strict=False)
             except ValueError as error:
                 raise SettingsError(f"MUNIMENT_TRUSTED_PROXIES: {error}") from None
+        if self.proxy_header.lower() not in {"x-forwarded-for", "forwarded"}:
+            raise SettingsError(f"MUNIMENT_PROXY_HEADER: x-forwarded-for or forwarded, not {self.proxy_header!r}")
 
     def to_env(self) -> dict[str, str]:
         """The variables that give these settings to a child process."""

@@ -76,6 +76,7 @@ def http_limits(settings: Settings) -> HttpLimits:
         page_limit=settings.page_limit,
         at_least_seconds=settings.at_least_timeout_seconds,
         trusted_proxies=tuple(listed(settings.trusted_proxies)),
+        proxy_header=settings.proxy_header.lower(),
         allowed_origins=tuple(listed(settings.allowed_origins)),
         behind_tls=settings.https_only,
     )

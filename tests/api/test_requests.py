@@ -130,9 +130,8 @@ PROXIES = Addresses(["10.0.0.0/8", "2001:db8::/32", "127.0.0.1"])
         ("10.0.0.1", {b"x-forwarded-for": b"6.6.6.6, 203.0.113.9, 10.0.0.2"}, "203.0.113.9"),
         ("10.0.0.1", {b"x-forwarded-for": b"6.6.6.6, nonsense, 10.0.0.2"}, "10.0.0.2"),
         ("10.0.0.1", {b"x-forwarded-for": b"203.0.113.9:4711"}, "203.0.113.9"),
-        ("10.0.0.1", {b"forwarded": b'for=6.6.6.6, for="[2001:db9::9]:99";proto=https;by=10.0.0.2'}, "2001:db9::9"),
-        ("10.0.0.1", {b"forwarded": b"for=203.0.113.9", b"x-forwarded-for": b"6.6.6.6"}, "203.0.113.9"),
-        ("10.0.0.1", {b"forwarded": b"for=unknown"}, "10.0.0.1"),
+        ("10.0.0.1", {b"forwarded": b"for=6.6.6.6", b"x-forwarded-for": b"203.0.113.9"}, "203.0.113.9"),
+        ("10.0.0.1", {b"forwarded": b"for=6.6.6.6"}, "10.0.0.1"),
         ("2001:db8::1", {b"x-forwarded-for": b"203.0.113.9"}, "203.0.113.9"),
         ("::ffff:10.0.0.1", {b"x-forwarded-for": b"203.0.113.9"}, "203.0.113.9"),
         ("10.0.0.1", {b"x-forwarded-for": b"10.0.0.3"}, "10.0.0.3"),
@@ -142,10 +141,25 @@ def test_only_trusted_proxies_are_believed(peer, headers, client):
     assert PROXIES.client((peer, 1), headers) == client
 
 
+@pytest.mark.parametrize(
+    ("headers", "client"),
+    [
+        ({b"forwarded": b'for=6.6.6.6, for="[2001:db9::9]:99";proto=https;by=10.0.0.2'}, "2001:db9::9"),
+        ({b"forwarded": b"for=203.0.113.9", b"x-forwarded-for": b"6.6.6.6"}, "203.0.113.9"),
+        ({b"forwarded": b"for=unknown"}, "10.0.0.1"),
+        ({b"x-forwarded-for": b"6.6.6.6"}, "10.0.0.1"),
+    ],
+)
+def test_proxies_that_write_the_standard_header_are_believed_in_that_one_only(headers, client):
+    assert Addresses(["10.0.0.0/8"], "forwarded").client(("10.0.0.1", 1), headers) == client
+
+
 def test_a_socket_without_address_has_none():
     assert PROXIES.client(None, {b"x-forwarded-for": b"6.6.6.6"}) == ""
 
 
 @given(st.binary(), st.binary())
 def test_whatever_proxies_say_an_address_is_found(forwarded, forwarded_for):
-    assert PROXIES.client(("10.0.0.1", 1), {b"forwarded": forwarded, b"x-forwarded-for": forwarded_for})
+    headers = {b"forwarded": forwarded, b"x-forwarded-for": forwarded_for}
+    for header in ("forwarded", "x-forwarded-for"):
+        assert Addresses(["10.0.0.0/8"], header).client(("10.0.0.1", 1), headers)
