@@ -175,7 +175,7 @@ class SharedCache:
         if not self.usable or milliseconds <= 0 or len(value) > VALUE_LIMIT_BYTES:
             return
         place = _entry(versions, name, key)
-        sealed = self._sealed(place, value, position)
+        sealed = self._sealed(place, value, position, milliseconds)
         slow = int(SLOW_READER_SECONDS * 1000)
         keys = [_marker(versions), place, _tombstone(name, key)]
         try:
@@ -197,8 +197,8 @@ class SharedCache:
 
     # Seals
 
-    def _sealed(self, place: str, value: bytes, position: int) -> bytes:
-        content = b"%d:%d:%b" % (position, int(time.time() * 1000), value)
+    def _sealed(self, place: str, value: bytes, position: int, milliseconds: int) -> bytes:
+        content = b"%d:%d:%d:%b" % (position, int(time.time() * 1000), milliseconds, value)
         return content + self._seal(place, content)
 
     def _seal(self, place: str, content: bytes) -> bytes:
@@ -210,10 +210,11 @@ class SharedCache:
             _UNSEALED.inc()
             log.warning("an entry of the shared cache has no valid seal")
             return None
-        position, written, value = content.split(b":", 2)
-        if time.time() - int(written) / 1000 > ENTRY_SECONDS + CLOCK_SKEW_SECONDS:
-            return None  # Somebody brought an old one back.
-        return Found(value, int(position), milliseconds / 1000)
+        position, written, lifetime, value = content.split(b":", 3)
+        # The server's time to live isn't sealed, and who can write to the server can make it longer.
+        left = int(lifetime) / 1000 - (time.time() - int(written) / 1000) + CLOCK_SKEW_SECONDS
+        seconds = min(milliseconds / 1000, int(lifetime) / 1000, left)
+        return Found(value, int(position), seconds) if seconds > 0 else None  # or somebody brought an old one back
 
     # What may be wrong with a server
 
