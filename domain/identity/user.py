@@ -55,14 +55,20 @@ PASSWORD_LEAST = 10
 PASSWORD_LIMIT = 1024
 
 
+def _is_invisible(character: str) -> bool:
+    """Whether two addresses could differ by this alone and look the same: zero widths, directions, blanks."""
+    return unicodedata.category(character)[0] in "CZ"
+
+
 class EmailAddress(str):
-    """An e-mail address, normalised: trimmed, NFC, lower case. Raises Invalid."""
+    """An e-mail address, normalised: trimmed, NFC, lower case; without characters one can't see. Raises Invalid."""
 
     __slots__ = ()
 
     def __new__(cls, text: str) -> Self:
-        address = unicodedata.normalize("NFC", text.strip()).lower()
-        if len(address) > EMAIL_LIMIT or not _EMAIL.fullmatch(address):
+        # lower case may compose anew what upper case couldn't: J with a caron has no character of its own, j has
+        address = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text.strip()).lower())
+        if len(address) > EMAIL_LIMIT or not _EMAIL.fullmatch(address) or any(map(_is_invisible, address)):
             raise invalid_field("email", "not an e-mail address")
         return super().__new__(cls, address)
 

@@ -37,6 +37,16 @@ def test_an_address_is_either_normal_or_refused(text):
     assert EmailAddress(address) == address == address.strip().lower()
 
 
+@pytest.mark.parametrize("character", ["\u200b", "\u202e", "\u00ad", "\u2060", "\ufeff", "\U000e0061"])
+def test_refuses_an_address_that_only_looks_like_another(character):
+    with pytest.raises(Invalid):
+        EmailAddress(f"ada{character}@engine.example")
+
+
+def test_an_address_is_normal_in_lower_case_too():
+    assert EmailAddress("J\u030c@engine.example") == EmailAddress("\u01f0@engine.example")
+
+
 @given(st.text())
 def test_a_name_is_either_normal_or_refused(text):
     try:
