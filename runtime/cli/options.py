@@ -58,7 +58,7 @@ acting = click.option(
 """For every command that records something."""
 
 
-class Moment(click.ParamType):  # type: ignore[type-arg]  # generic in newer releases only
+class Moment(click.ParamType):
     """A time: RFC 3339, or a date, or without an offset: UTC."""
 
     name = "time"
