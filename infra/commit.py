@@ -93,10 +93,11 @@ class Committer:
         flight.begun = True
         if self._wire is None or any(save.guards for save in flight.saves):
             return
-        flight.attempt = attempt(flight.saves, self._limits.inline_lock_milliseconds)
-        flight.wire = self._wire
-        # If the connection is lost here, the answer won't come either: `finish` sees to that.
-        with suppress(ConnectionLost):
+        # The one who sends isn't one of this group. If the connection is lost here, the answer won't come either, and
+        # what can't be sent at all fails again: `finish` sees to that.
+        with suppress(Exception):
+            flight.attempt = attempt(flight.saves, self._limits.inline_lock_milliseconds)
+            flight.wire = self._wire
             flight.wire.send(flight.attempt.steps, flight.started + self._limits.commit_seconds)
 
     def finish(self, flight: Flight) -> None:

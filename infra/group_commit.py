@@ -3,6 +3,7 @@
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 
 from domain.errors import Overloaded, Unavailable
 from infra import metrics
@@ -106,9 +107,9 @@ class GroupCommit:
             # The new leader first: it has an answer to read.
             if following is not None:
                 following.begun = True
-                following.saves[0].latch.release()
+                _wake(following.saves[0])
             for save in flight.saves:
-                save.latch.release()
+                _wake(save)
 
     def _take(self) -> Flight | None:
         """The next group, given to its first saver to lead; None if nobody waits."""
@@ -137,4 +138,10 @@ class GroupCommit:
 
 def _refuse(save: Save, error: Exception) -> None:
     save.error = error
-    save.latch.release()
+    _wake(save)
+
+
+def _wake(save: Save) -> None:
+    # A saver that was interrupted while it waited never took what it was given. The others still wait.
+    with suppress(RuntimeError):
+        save.latch.release()

@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from eventsourcing.persistence import IntegrityError, StoredEvent
 
+from domain.errors import OutcomeUnknown
 from infra.recorder import Committed, Limits, LogDatastore, LogRecorder, Save
 from infra.wire import Wire
 
@@ -231,3 +232,45 @@ def test_a_follower_that_is_interrupted_is_not_counted_on_to_lead(database) -> N
         assert isinstance(waiting.result(timeout=5), Committed)
     assert recorder.head().position == 3
     recorder.close()
+
+
+def test_a_saver_that_is_interrupted_while_it_waits_to_lead_serves_its_group_first(recorder, database) -> None:
+    """It is handed the group that it was to lead, and nobody of that group may be left waiting."""
+    recorder.save(Save([arrival(uuid4(), 1)]))
+    group_commit = recorder._group_commit
+    with psycopg.connect(database) as holder, ThreadPoolExecutor(4) as threads:
+        holder.execute("select from log_head for update")
+        leader = threads.submit(recorder.save, Save([arrival(uuid4(), 1)]))
+        while not group_commit._leading:
+            pass
+        interrupted, staying = Save([arrival(uuid4(), 1)]), Save([arrival(uuid4(), 1)])
+        group_commit._enter(interrupted)
+        waiting = threads.submit(recorder.save, staying)
+        while len(group_commit._queue) < 2:
+            pass
+        holder.rollback()
+        assert isinstance(leader.result(timeout=5), Committed)  # and has made the interrupted one the next leader
+        group_commit._leave(interrupted)
+
+        assert isinstance(waiting.result(timeout=5), Committed)
+    assert interrupted.committed
+
+
+def test_who_hands_over_gets_its_own_result_whatever_is_wrong_with_the_next_group(recorder, database) -> None:
+    recorder.save(Save([arrival(uuid4(), 1)]))
+    group_commit = recorder._group_commit
+    with psycopg.connect(database) as holder, ThreadPoolExecutor(4) as threads:
+        holder.execute("select from log_head for update")
+        leader = threads.submit(recorder.save, Save([arrival(uuid4(), 1)]))
+        while not group_commit._leading:
+            pass
+        impossible = Save([arrival(uuid4(), 1)])
+        impossible.columns = ()
+        refused = threads.submit(recorder.save, impossible)
+        while not group_commit._queue:
+            pass
+        holder.rollback()
+
+        assert isinstance(leader.result(timeout=5), Committed)
+        assert isinstance(refused.exception(timeout=5), OutcomeUnknown)
+    assert isinstance(recorder.save(Save([arrival(uuid4(), 1)])), Committed)
