@@ -7,6 +7,7 @@ from dataclasses import fields
 from importlib import import_module
 from itertools import groupby
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import click
@@ -25,6 +26,7 @@ from domain.errors import DomainError
 from infra.settings import Settings
 from projections.audit import AUDITED, ROUTINE, Meaning
 from runtime.cli import COMMANDS
+from runtime.gauges import Gauges
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
@@ -211,15 +213,24 @@ def builtin_roles() -> str:
 def metrics() -> str:
     """What an API process tells Prometheus about the platform."""
     import_module("runtime.serve")
-    http = CollectorRegistry()
-    http.register(HttpCollector([], dict.fromkeys(("calls_taken", "calls_room", "threads", "streams"), 0.0).copy))
+    others = CollectorRegistry()
+    others.register(HttpCollector([], dict.fromkeys(("calls_taken", "calls_room", "threads", "streams"), 0.0).copy))
+    others.register(_gauges())
     found = {
         family.name + ("_total" if family.type == "counter" else ""): (family.type, family.documentation)
-        for registry in (REGISTRY, http)
+        for registry in (REGISTRY, others)
         for family in registry.collect()
         if family.name.startswith("muniment_")
     }
     return table(("metric", "is", "tells"), [(_code(name), *what) for name, what in sorted(found.items())])
+
+
+def _gauges() -> Gauges:
+    """As an API process has them, over nothing."""
+    listener: Any = SimpleNamespace(head=0, fresh=False, position=lambda _: 0, lag_seconds=lambda _: 0.0)
+    pool: Any = SimpleNamespace(get_stats=dict)
+    passwords: Any = SimpleNamespace(waiting=0)
+    return Gauges(listener, {"view": 1}, {"pool": pool}, passwords)
 
 
 def commands() -> str:
