@@ -14,7 +14,7 @@ LINK = re.compile(r"(?<!!)\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 HEADING = re.compile(r"^#{1,6} +(?P<text>.+?) *$", re.MULTILINE)
 FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`([^`\n]+)`")
-PATH = re.compile(r"(?:docs|domain|commands|projections|api|infra|runtime|tests|benchmarks)/[\w./<>-]*")
+PATH = re.compile(r"(?:docs|domain|commands|projections|stream_apps|api|infra|runtime|tests|benchmarks)/[\w./<>-]*")
 COMMAND = re.compile(r"^(?:MUNIMENT_\S+ )*(?:\.venv/bin/)?muniment (?P<words>[a-z][a-z-]*(?: [a-z][a-z-]*)?)")
 NAMES_OF_CONNECTIONS = {"muniment commit"}
 
