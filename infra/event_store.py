@@ -1,7 +1,7 @@
 """The log: aggregates are saved to it and everything else is read from it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
 from uuid import UUID
@@ -56,7 +56,8 @@ class Metadata:
 
     def to_bytes(self) -> bytes:
         """JSON, without what is None."""
-        return orjson.dumps({name: value for name, value in asdict(self).items() if value is not None})
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return orjson.dumps({name: value for name, value in values.items() if value is not None})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
