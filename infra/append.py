@@ -9,7 +9,7 @@ from uuid import UUID
 import orjson
 from psycopg.pq.abc import PGresult
 
-from infra.save import Save
+from infra.save import Limits, Save
 from infra.wire import BEGIN, BINARY, COMMIT, Step
 
 CHANNEL = "muniment_log"
@@ -68,7 +68,7 @@ class Attempt:
     owners: dict[int, Save]
 
 
-def attempt(saves: Sequence[Save], inline_lock_milliseconds: int, *, begun: bool = False) -> Attempt:
+def attempt(saves: Sequence[Save], limits: Limits, *, begun: bool = False) -> Attempt:
     """The steps that commit these saves; `begun`: the transaction is open already."""
     append = append_step(saves)
     if not begun and not any(save.inline for save in saves):
@@ -76,7 +76,7 @@ def attempt(saves: Sequence[Save], inline_lock_milliseconds: int, *, begun: bool
     steps: list[Step] = [append] if begun else [BEGIN, append]
     append_at = len(steps) - 1
     # After the head was taken: waiting for another process's commit may take longer than waiting for a row.
-    steps.append(Step(b"set local lock_timeout = %d" % inline_lock_milliseconds))
+    steps.append(Step(b"set local lock_timeout = %d" % limits.inline_lock_milliseconds))
     owners: dict[int, Save] = {}
     behind = sum(len(save.events) for save in saves)
     for save in saves:
@@ -85,6 +85,8 @@ def attempt(saves: Sequence[Save], inline_lock_milliseconds: int, *, begun: bool
             step.place(behind)
             owners[len(steps)] = save
             steps.append(step)
+    # PostgreSQL notifies one commit after the other, over all databases: the wait for that turn is nobody's fault here.
+    steps.append(Step(b"set local lock_timeout = %d" % round(limits.head_lock_seconds * 1000)))
     return Attempt([*steps, COMMIT], append_at, owners)
 
 

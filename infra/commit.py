@@ -96,7 +96,7 @@ class Committer:
         # The one who sends isn't one of this group. If the connection is lost here, the answer won't come either, and
         # what can't be sent at all fails again: `finish` sees to that.
         with suppress(Exception):
-            flight.attempt = attempt(flight.saves, self._limits.inline_lock_milliseconds)
+            flight.attempt = attempt(flight.saves, self._limits)
             flight.wire = self._wire
             flight.wire.send(flight.attempt.steps, flight.started + self._limits.commit_seconds)
 
@@ -148,7 +148,7 @@ class Committer:
         try:
             if group.carefully or any(save.guards for save in saves):
                 return self._commit_carefully(wire, group)
-            sent = attempt(saves, self._limits.inline_lock_milliseconds)
+            sent = attempt(saves, self._limits)
             return self._settle(group, sent, wire.run(sent.steps, self._deadline()))
         except ConnectionLost:
             return self._recover(saves)
@@ -166,7 +166,7 @@ class Committer:
             return [replace(group, carefully=True)]
         if len(saves) > 1 and not isinstance(error, _NOT_THEIRS):
             return [_Group([save]) for save in saves]
-        if answer.failed > sent.append_at:
+        if answer.failed > sent.append_at and not isinstance(error, _NOT_THEIRS):
             return _fail(saves, partial(InlineRefused, error))
         return self._refuse(saves, error)
 
@@ -193,7 +193,7 @@ class Committer:
         if not winners:
             wire.run([ROLLBACK], self._deadline())
             return []
-        sent = attempt(winners, self._limits.inline_lock_milliseconds, begun=True)
+        sent = attempt(winners, self._limits, begun=True)
         answer = wire.run(sent.steps, self._deadline())
         todo = self._settle(replace(group, saves=winners, carefully=True), sent, answer)
         if all(save.committed for save in winners):

@@ -345,9 +345,6 @@ class TestRidersAlone:
         assert table.execute("select count(*) from berths").fetchone() == (0,)
 
 
-TAKING_ITS_TURN = "select from pg_stat_activity where wait_event = 'SyncRep'"
-
-
 class SlowCommits:
     """Commits of sessions with `synchronous_commit = on` don't end: they wait for a standby that there isn't."""
 
@@ -358,15 +355,26 @@ class SlowCommits:
         self._connection.execute(f"alter database {name} set synchronous_commit = local")
         self._wait_for("nobody")
 
+    def wait_for_one(self) -> None:
+        self._until("select count(*) = 1 from pg_stat_activity where wait_event = 'SyncRep'")
+
     def end(self) -> None:
         self._wait_for("")
+        self._until("select count(*) = 0 from pg_stat_activity where wait_event = 'SyncRep'")
+
+    def close(self) -> None:
+        self._connection.close()
 
     def _wait_for(self, standby: str) -> None:
         self._connection.execute(f"alter system set synchronous_standby_names = '{standby}'")
         self._connection.execute("select pg_reload_conf()")
-        while self._connection.execute("show synchronous_standby_names").fetchone() != (standby,):
+        self._until(f"select current_setting('synchronous_standby_names') = '{standby}'")
+
+    def _until(self, condition: str) -> None:
+        deadline = time.monotonic() + 10
+        while self._connection.execute(condition).fetchone() != (True,):
+            assert time.monotonic() < deadline
             time.sleep(0.01)
-        time.sleep(0.2)  # the checkpointer tells the others
 
 
 @pytest.fixture
@@ -376,7 +384,7 @@ def slow_commits(postgres_server: str, database: str, recorder: LogRecorder) -> 
         connection.execute(f"select pg_terminate_backend(pid) from ({COMMITTING}) as committing")
     recorder.save(a_save())
     yield slow
-    slow.end()
+    slow.close()
 
 
 class TestInlineTables:
@@ -433,18 +441,25 @@ class TestInlineTables:
         assert recorder.head().position == 1
 
     def test_anothers_slow_commit_that_notifies_too_is_waited_for_longer(
-        self, recorder, database, table, postgres_server, slow_commits
+        self, recorder, table, postgres_server, slow_commits
     ) -> None:
         """Commits that notify take turns, over all databases; that has nothing to do with inline rows."""
         with psycopg.connect(postgres_server, autocommit=True) as slow, ThreadPoolExecutor(2) as threads:
             slow.execute("set synchronous_commit = on")
-            notifying = threads.submit(slow.execute, "notify tide")
-            with psycopg.connect(database, autocommit=True) as observer:
-                while observer.execute(TAKING_ITS_TURN).fetchone() is None:
-                    time.sleep(0.01)
-            saving = threads.submit(recorder.save, with_berth(uuid4()))
-            time.sleep(0.4)
-            slow_commits.end()
+            enough = Event()
+
+            def notify() -> None:
+                while not enough.is_set():
+                    slow.execute("select pg_logical_emit_message(true, '', ''); notify tide")
+
+            try:
+                notifying = threads.submit(notify)
+                slow_commits.wait_for_one()
+                saving = threads.submit(recorder.save, with_berth(uuid4()))
+                time.sleep(0.4)
+            finally:
+                enough.set()
+                slow_commits.end()
             notifying.result(timeout=5)
             assert isinstance(saving.result(timeout=5), Committed)
 
