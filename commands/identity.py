@@ -81,8 +81,11 @@ class RenameUser:
 
 
 def rename_user(work: Work, command: RenameUser) -> None:
-    """Raises UserNotFound, Invalid."""
-    work.get(User, command.id).rename(PersonName(command.name))
+    """Raises UserNotFound, Invalid, TooManyNames."""
+    user, name = work.get(User, command.id), PersonName(command.name)
+    if name != user.name:
+        user.check_may_be_renamed(work.now())
+        user.rename(name)
 
 
 @dataclass(frozen=True)
@@ -248,8 +251,8 @@ def refresh_session(work: Work, command: RefreshSession) -> Opened:
     """Rotates the refresh token; the immediate predecessor within the grace gets the same successor again.
 
     Raises InvalidRefreshToken; RefreshTokenReused for an older one, which ends the session (RFC 9700, 4.14.2);
-    KeyringChanged where the successor's key was revoked meanwhile. A session whose newest token was derived under a
-    revoked key is ended: whoever has the key can make that token too.
+    KeyringChanged where the successor's key was revoked meanwhile; TooManyRefreshes. A session whose newest token was
+    derived under a revoked key is ended: whoever has the key can make that token too.
     """
     token, now = command.token, work.now()
     session = work.find(Session, token.session_id)
@@ -265,6 +268,7 @@ def refresh_session(work: Work, command: RefreshSession) -> Opened:
     if ring and ring.is_revoked(command.key_id):
         raise KeyringChanged
     if token.generation == session.generation:
+        session.check_may_rotate(now)
         session.rotate(command.successor.hash, command.key_id)
         work.guard(user)
     elif not session.within_grace(token.generation, now, command.grace):
@@ -292,9 +296,12 @@ def end_session(work: Work, command: EndSession) -> None:
 
 @dataclass(frozen=True)
 class AddKey:
-    """A key for the keyring, its private part encrypted. It counts from `delay_seconds` on."""
+    """A key for the keyring, its private part encrypted. It counts from `delay_seconds` on.
 
-    master_key_id: str
+    `secret_ids` are fingerprints of the installation's secrets; a keyring that is started keeps them.
+    """
+
+    secret_ids: dict[str, str]
     key_id: str
     purpose: str
     algorithm: str
@@ -306,7 +313,7 @@ class AddKey:
 
 def add_key(work: Work, command: AddKey) -> str:
     """Starts the keyring where there is none and returns the key's id. `only_if_none`: one key a purpose will do."""
-    ring = work.find(Keyring, Keyring.ID) or work.add(Keyring(command.master_key_id, id=Keyring.ID))
+    ring = work.find(Keyring, Keyring.ID) or work.add(Keyring(command.secret_ids, id=Keyring.ID))
     if command.only_if_none and ring.has_key_for(command.purpose):
         return ""
     ring.add(command.key_id, command.purpose, command.algorithm, command.public, command.private, command.delay_seconds)

@@ -26,10 +26,10 @@ NONCE_BYTES = 12
 READS = 10
 
 
-class WrongMasterKey(Unavailable):
-    """The master key isn't the one that this installation's keys were encrypted with."""
+class WrongSecret(Unavailable):
+    """A secret isn't the one that this installation was started with."""
 
-    code = "wrong-master-key"
+    code = "wrong-secret"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +87,24 @@ class Keys:
             self._ring = None
 
     def reload(self) -> None:
-        """Reads the keyring; again where it changed meanwhile. Raises WrongMasterKey, Unavailable."""
+        """Reads the keyring; again where it changed meanwhile. Raises WrongSecret, Unavailable."""
         for _ in range(READS):
             began = self._changes
             ring, now = self._load()
-            if ring.master_key_id != self._secrets.master_key_id:
-                raise WrongMasterKey
+            self._check(ring)
             with self._lock:
                 if self._changes == began:
                     self._ring = ring
                     self._offset = now - self._clock()
                     return
         raise Unavailable("The keyring keeps changing.")
+
+    def _check(self, ring: Keyring) -> None:
+        ours = self._secrets.ids
+        wrong = [name for name, id_ in ring.secret_ids.items() if ours.get(name) != id_]
+        if wrong:
+            names = ", ".join(f"MUNIMENT_{name.upper()}" for name in wrong)
+            raise WrongSecret(f"{names}: not what this installation was started with.")
 
     def signing(self) -> tuple[KeyRecord, Ed25519PrivateKey]:
         """The key that signs now."""
@@ -173,4 +179,4 @@ def _decrypt(secrets: Secrets, record: KeyRecord) -> bytes:
             sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], record.key_id.encode()
         )
     except InvalidTag:
-        raise WrongMasterKey from None
+        raise WrongSecret from None

@@ -33,9 +33,9 @@ class Secrets:
         return "Secrets(...)"
 
     @property
-    def master_key_id(self) -> str:
-        """A fingerprint of the master key, which tells nothing about it."""
-        return fingerprint(self.master_key)
+    def ids(self) -> dict[str, str]:
+        """A fingerprint of each, which tells nothing about it."""
+        return {name: fingerprint(getattr(self, name)) for name in NAMES}
 
     def claim_id(self, email: EmailAddress) -> UUID:
         """The id of this address's claim: an HMAC, so that it neither reveals nor survives the address."""

@@ -134,7 +134,7 @@ def _keyring(log: Log) -> tuple[Keyring, datetime]:
 
 
 def ensure_keys(core: Core) -> None:
-    """Starts the keyring, at the first start. Raises WrongMasterKey for a keyring that another one encrypted."""
+    """Starts the keyring, at the first start. Raises WrongSecret for those of another installation."""
     for key in (new_signing_key(core.secrets), new_derivation_key(core.secrets)):
         core.dispatcher.dispatch(add_key, _addition(core, key), Context.system("bootstrap", str(uuid4())))
     core.keys.reload()
@@ -142,6 +142,4 @@ def ensure_keys(core: Core) -> None:
 
 
 def _addition(core: Core, key: NewKey) -> AddKey:
-    return AddKey(
-        core.secrets.master_key_id, key.key_id, key.purpose, key.algorithm, key.public, key.private, only_if_none=True
-    )
+    return AddKey(core.secrets.ids, key.key_id, key.purpose, key.algorithm, key.public, key.private, only_if_none=True)

@@ -90,9 +90,7 @@ async def prepare_revocation(ports: IdentityPorts, revoked: RevokeKey) -> Revoke
 
 
 def _addition(ports: IdentityPorts, key: NewKey, delay_seconds: int) -> AddKey:
-    return AddKey(
-        ports.secrets.master_key_id, key.key_id, key.purpose, key.algorithm, key.public, key.private, delay_seconds
-    )
+    return AddKey(ports.secrets.ids, key.key_id, key.purpose, key.algorithm, key.public, key.private, delay_seconds)
 
 
 ROUTES: list[Route] = [

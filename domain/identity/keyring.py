@@ -45,10 +45,10 @@ class Keyring(Aggregate):
     NOT_FOUND = KeyUnknown
 
     class Started(First):
-        """`master_key_id` is a fingerprint of the master key, so a start with another one is noticed."""
+        """`secret_ids` are fingerprints of the installation's secrets, so a start with another one is noticed."""
 
         TOPIC = "identity.KeyringStarted"
-        master_key_id: str
+        secret_ids: dict[str, str]
 
     class Added(Aggregate.Event):
         TOPIC = "identity.KeyAdded"
@@ -77,9 +77,9 @@ class Keyring(Aggregate):
         reason: str
 
     @event(Started)
-    def __init__(self, master_key_id: str, id: UUID) -> None:  # noqa: A002
+    def __init__(self, secret_ids: dict[str, str], id: UUID) -> None:  # noqa: A002
         self._id = id
-        self.master_key_id = master_key_id
+        self.secret_ids = secret_ids
         self.keys: dict[str, KeyRecord] = {}
 
     @event(Added)

@@ -13,7 +13,7 @@ GRACE, LIFETIME = timedelta(seconds=10), timedelta(days=30)
 
 
 def key(key_id, purpose="derive", *, only_if_none=False):
-    return AddKey("master", key_id, purpose, "HS256", "", "sealed", only_if_none=only_if_none)
+    return AddKey({"master_key": "fingerprint"}, key_id, purpose, "HS256", "", "sealed", only_if_none=only_if_none)
 
 
 @pytest.fixture

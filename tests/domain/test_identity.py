@@ -99,7 +99,7 @@ def test_sessions_of_the_very_moment_of_the_suspension_have_ended():
 
 
 def ring_of(*delays):
-    ring = Keyring("fingerprint", id=Keyring.ID)
+    ring = Keyring({"master_key": "fingerprint"}, id=Keyring.ID)
     for number, delay in enumerate(delays):
         ring.add(f"key{number}", "sign", "EdDSA", "{}", "sealed", delay)
     return ring

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from domain.errors import Unauthenticated
 from domain.identity import EmailAddress, InvalidRefreshToken, Keyring
 from infra import secrets as secret_store
-from infra.keys import Keys, WrongMasterKey, new_derivation_key, new_signing_key
+from infra.keys import Keys, WrongSecret, new_derivation_key, new_signing_key
 from infra.secrets import Secrets
 from infra.settings import Settings, SettingsError
 from infra.tokens import Tokens, parse_refresh_token
@@ -31,7 +31,7 @@ class World:
     """A keyring, and a clock that goes only when told."""
 
     def __init__(self):
-        self.ring = Keyring(SECRETS.master_key_id, id=Keyring.ID)
+        self.ring = Keyring(SECRETS.ids, id=Keyring.ID)
         self.time = self.ring.modified_on + timedelta(seconds=1)
         for key in (new_signing_key(SECRETS), new_derivation_key(SECRETS)):
             self.add(key)
@@ -206,13 +206,14 @@ def test_private_keys_are_sealed_and_cannot_be_swapped(world):
     swapped = replace(records[0], private=records[1].private)
     world.ring.keys[swapped.key_id] = swapped
     world.keys = Keys(lambda: (world.ring, world.time), SECRETS, timedelta(minutes=10))
-    with pytest.raises(WrongMasterKey):
+    with pytest.raises(WrongSecret):
         world.keys.signing()
 
 
-def test_another_master_key_is_noticed(world):
-    other = Secrets(b"x" * 32, b"p" * 32, b"c" * 32)
-    with pytest.raises(WrongMasterKey):
+@pytest.mark.parametrize("name", secret_store.NAMES)
+def test_a_secret_of_another_installation_is_noticed_and_named(world, name):
+    other = replace(SECRETS, **{name: b"x" * 32})
+    with pytest.raises(WrongSecret, match=f"MUNIMENT_{name.upper()}: "):
         Keys(lambda: (world.ring, datetime.now(UTC)), other, timedelta(minutes=10)).reload()
 
 
