@@ -1,0 +1,288 @@
+"""Events as messages on the bus and back: CloudEvents 1.0 in Kafka's binary mode, sealed. Pure functions, no client.
+
+A message stands in a chain: per Kafka topic, partition and layout, each event's message names the position of the
+event before it (`previous`). A consumer that has applied less than `previous` has found a hole, wherever it came from.
+
+Three types of message stand there. An *event* carries itself. A *pointer* says that there is an event which doesn't
+fit into a message, or can't be read: whoever gets it reads the log up to its position. A *watermark* says that the
+partition has nothing between `previous` and its position; it isn't part of the chain, so it may come twice or never.
+
+The seal is an HMAC over everything that a message means, its topic and partition too: what is copied to another place
+is as good as forged. Secret fields stay behind, by a list of what each event type may say (`published`).
+
+Sources: CloudEvents 1.0.2, its Kafka protocol binding (section 3.2, binary mode) and its extension for distributed
+tracing; RFC 2104 (HMAC).
+"""
+
+import hmac
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from struct import pack
+from typing import Any, TypeAlias
+from uuid import UUID
+
+import msgspec
+from eventsourcing.persistence import MapperDeserialisationError
+
+from domain.aggregate import SECRET
+from infra.disclosure import marked
+from infra.event_store import Metadata, Recorded
+from infra.transcoding import EventMapper, OrjsonTranscoder, RecordedEvent
+
+WATERMARK = "muniment.watermark"
+POINTER = "muniment.pointer"
+SOURCE = "/muniment"
+CONTENT_TYPE = "content-type"
+SEAL = "ce_seal"
+
+HEADER_LIMIT = 64
+"""Headers of a message that is looked at; ours has about fifteen."""
+
+Headers: TypeAlias = Sequence[tuple[str, bytes]]
+
+_UNPUBLISHED = frozenset({"originator_id", "originator_version", "timestamp"})
+"""Fields that stand in the headers already."""
+
+
+class Refused(Exception):
+    """A message that isn't ours, or not as we sent it. `reason` is one of a few words, fit for a metric's label."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        self.reason = reason
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A partition on the bus: the Kafka topic's full name, and the partition's number from 0."""
+
+    topic: str
+    partition: int
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Where a message stands in the chain of its place in one layout.
+
+    `position` is that of its own event, `previous` that of the event before it in this chain (at the chain's begin:
+    the position from which the layout starts). `event_id` is `stream:version`; empty for a watermark.
+    """
+
+    position: int
+    previous: int
+    layout: int
+    event_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What the client sends."""
+
+    key: bytes | None
+    value: bytes
+    headers: list[tuple[str, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """An event: equal to what the log gives, but for its secret fields, which are absent."""
+
+    link: Link
+    recorded: Recorded
+
+
+@dataclass(frozen=True, slots=True)
+class Pointed:
+    """There is an event that must be read from the log."""
+
+    link: Link
+
+
+@dataclass(frozen=True, slots=True)
+class Watermark:
+    """Nothing more stands in this partition up to `link.position`, recorded at `recorded_at`."""
+
+    link: Link
+    recorded_at: datetime
+
+
+Delivered: TypeAlias = Carried | Pointed | Watermark
+
+
+class _Circumstances(msgspec.Struct, omit_defaults=True):
+    """What views need to know about who, from where and under which configuration; the rest stands in headers.
+
+    What a newer release adds is left out, as it is when the log is read.
+    """
+
+    actor: str = ""
+    ip: str | None = None
+    user_agent: str | None = None
+    session_id: str | None = None
+    config_version: int = 0
+
+
+class _Body(msgspec.Struct):
+    event: msgspec.Raw
+    metadata: _Circumstances
+
+
+class Messages:
+    """Makes and opens messages, with the key of the seal (`Secrets.derive("bus-seal")`)."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+        self._transcoder = OrjsonTranscoder()
+        self._mapper = EventMapper(self._transcoder)
+        self._body = msgspec.json.Decoder(_Body)
+
+    def event(self, place: Place, recorded: Recorded, *, previous: int, layout: int) -> Message:
+        """The message of one event: what its type may say, and its metadata."""
+        metadata = recorded.metadata
+        headers = _headers(recorded.topic, recorded.id, recorded.recorded_at, recorded.position, previous, layout)
+        headers += _present(
+            ("ce_subject", str(recorded.stream)),
+            ("ce_correlationid", metadata.correlation_id),
+            ("ce_causationid", metadata.causation_id),
+            ("ce_traceparent", metadata.traceparent),
+        )
+        value = b'{"event":%b,"metadata":%b}' % (self._state(recorded), _circumstances(metadata))
+        return self._sealed(place, str(recorded.stream).encode(), value, headers)
+
+    def pointer(
+        self,
+        place: Place,
+        stream: UUID,
+        version: int,
+        recorded_at: datetime,
+        *,
+        position: int,
+        previous: int,
+        layout: int,
+    ) -> Message:
+        """The message in place of an event that is too large for one, or unreadable."""
+        headers = _headers(POINTER, f"{stream}:{version}", recorded_at, position, previous, layout)
+        headers.append(("ce_subject", str(stream).encode()))
+        return self._sealed(place, str(stream).encode(), b"{}", headers)
+
+    def watermark(self, place: Place, recorded_at: datetime, *, position: int, previous: int, layout: int) -> Message:
+        """The message that lets a silent partition keep up with the log. It has no key."""
+        identity = f"{place.topic}:{place.partition}:{layout}:{position}"
+        headers = _headers(WATERMARK, identity, recorded_at, position, previous, layout)
+        return self._sealed(place, None, b"{}", headers)
+
+    def open(self, place: Place, key: bytes | None, value: bytes | None, headers: Headers | None) -> Delivered:
+        """What a message that was found at this place says.
+
+        Raises Refused for what isn't authentic (not ours, forged, copied from elsewhere, damaged), and NewerSoftware
+        for an authentic message of a type, or of a version of a type, that only a newer release knows.
+        """
+        known = self._checked(place, key, value, headers)
+        try:
+            return self._opened(known, value or b"")
+        except (KeyError, ValueError, TypeError, msgspec.DecodeError) as error:
+            raise Refused("garbled", str(error)) from error
+
+    def _checked(
+        self, place: Place, key: bytes | None, value: bytes | None, headers: Headers | None
+    ) -> dict[str, bytes]:
+        """The headers that the seal covers, by name. Raises Refused."""
+        meaningful = [(name, content) for name, content in headers or () if _is_meaningful(name)]
+        known = dict(meaningful)
+        seal = known.pop(SEAL, None)
+        if seal is None:
+            raise Refused("unsealed")
+        if len(known) + 1 != len(meaningful) or len(known) > HEADER_LIMIT:
+            raise Refused("garbled", "headers that stand twice, or too many")
+        if any(not isinstance(content, bytes) for content in known.values()):
+            raise Refused("garbled", "a header without a value")
+        if not hmac.compare_digest(self._seal(place, key, value, known.items()), seal):
+            raise Refused("forged")
+        return known
+
+    def _opened(self, known: Mapping[str, bytes], value: bytes) -> Delivered:
+        text = {name: content.decode() for name, content in known.items()}
+        kind, identity = text["ce_type"], text["ce_id"]
+        place = int(text["ce_position"]), int(text["ce_previous"]), int(text["ce_layout"])
+        recorded_at = datetime.fromisoformat(text["ce_time"])
+        if kind == WATERMARK:
+            return Watermark(Link(*place), recorded_at)
+        link = Link(*place, identity)
+        if kind == POINTER:
+            return Pointed(link)
+        stream, _, version = identity.partition(":")
+        body = self._body.decode(value)
+        row = RecordedEvent(UUID(stream), int(version), kind, bytes(body.event), link.position, recorded_at, b"")
+        try:
+            event: Any = self._mapper.to_domain_event(row)
+        except MapperDeserialisationError:
+            return Pointed(link)  # the log will show whether the event itself is at fault, and it is parked there
+        metadata = Metadata(
+            correlation_id=text.get("ce_correlationid", ""),
+            causation_id=text.get("ce_causationid"),
+            traceparent=text.get("ce_traceparent"),
+            **msgspec.structs.asdict(body.metadata),
+        )
+        return Carried(link, Recorded(link.position, UUID(stream), int(version), kind, recorded_at, metadata, event))
+
+    def _state(self, recorded: Recorded) -> bytes:
+        kind = type(recorded.event)
+        said = vars(recorded.event)
+        state = {name: said[name] for name in published(kind) if name in said}
+        if (version := getattr(kind, "class_version", 1)) > 1:
+            state["class_version"] = version
+        return self._transcoder.encode(state)
+
+    def _sealed(self, place: Place, key: bytes | None, value: bytes, headers: list[tuple[str, bytes]]) -> Message:
+        headers.append((SEAL, self._seal(place, key, value, headers)))
+        return Message(key, value, headers)
+
+    def _seal(
+        self, place: Place, key: bytes | None, value: bytes | None, headers: Iterable[tuple[str, bytes]]
+    ) -> bytes:
+        parts = [place.topic.encode(), b"%d" % place.partition, b"" if key is None else b"=" + key, value or b""]
+        for name, content in sorted(headers):
+            parts += (name.encode(), content)
+        # Number and lengths first, so that no two messages are sealed over the same bytes.
+        lengths = pack(f">{len(parts) + 1}I", len(parts), *map(len, parts))
+        return hmac.digest(self._key, lengths + b"".join(parts), "sha256").hex().encode()
+
+
+@cache
+def published(kind: type[Any]) -> tuple[str, ...]:
+    """The fields that events of this type may say on the bus: those that are declared, without the secret ones."""
+    marks = marked(kind)  # type: ignore[arg-type]  # a class is hashable
+    declared = getattr(kind, "__dataclass_fields__", {})
+    return tuple(name for name in declared if name not in _UNPUBLISHED and marks.get(name) != SECRET)
+
+
+def _circumstances(metadata: Metadata) -> bytes:
+    names = _Circumstances.__struct_fields__
+    return msgspec.json.encode(_Circumstances(*(getattr(metadata, name) for name in names)))
+
+
+def _headers(
+    kind: str, identity: str, recorded_at: datetime, position: int, previous: int, layout: int
+) -> list[tuple[str, bytes]]:
+    return [
+        (CONTENT_TYPE, b"application/json"),
+        ("ce_specversion", b"1.0"),
+        ("ce_id", identity.encode()),
+        ("ce_source", SOURCE.encode()),
+        ("ce_type", kind.encode()),
+        ("ce_time", recorded_at.astimezone(UTC).isoformat().encode()),
+        ("ce_position", b"%d" % position),
+        ("ce_previous", b"%d" % previous),
+        ("ce_layout", b"%d" % layout),
+    ]
+
+
+def _present(*headers: tuple[str, str | None]) -> list[tuple[str, bytes]]:
+    return [(name, text.encode()) for name, text in headers if text]
+
+
+def _is_meaningful(name: str) -> bool:
+    """Intermediaries may add headers of their own; those mean nothing here."""
+    return name.startswith("ce_") or name == CONTENT_TYPE
