@@ -35,6 +35,7 @@ from domain.identity import (
     KeyringChanged,
     RefreshTokenReused,
     TooManyAttempts,
+    TooManyRefreshes,
     User,
     UserSuspended,
 )
@@ -153,7 +154,7 @@ ROUTES: list[Route] = [
     ),
     Endpoint(
         "POST", "/api/v1/auth/refresh", refresh, permission=OPEN, body=RefreshBody, result=TokenView,
-        raises=(InvalidRefreshToken, RefreshTokenReused, KeyringChanged),
+        raises=(InvalidRefreshToken, RefreshTokenReused, KeyringChanged, TooManyRefreshes),
     ),
     Endpoint("POST", "/api/v1/auth/logout", logout, permission=SELF, answers=204),
     Endpoint("GET", "/api/v1/auth/me", me, permission=SELF, result=MeView, projections=()),

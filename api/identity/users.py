@@ -46,6 +46,7 @@ from domain.errors import Forbidden, Overloaded
 from domain.identity import (
     EmailTaken,
     SessionNotFound,
+    TooManyNames,
     UserNotFound,
     WeakPassword,
     WrongPassword,
@@ -195,7 +196,7 @@ ROUTES: list[Route] = [
     ),
     Command(
         "PATCH", "/api/v1/users/{id}", RenameBody, rename_user, permission=Own("id", "user:update"), stream=_user_id,
-        raises=(UserNotFound,),
+        raises=(UserNotFound, TooManyNames),
     ),
     Command(
         "POST", "/api/v1/users/{id}/suspend", ReasonBody, suspend_user, permission="user:suspend", stream=_user_id,

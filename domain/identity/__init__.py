@@ -2,13 +2,20 @@
 
 from domain.identity.attempts import LoginAttempts, TooManyAttempts
 from domain.identity.keyring import KeyRecord, Keyring, KeyringChanged, KeyUnknown
-from domain.identity.session import InvalidRefreshToken, RefreshTokenReused, Session, SessionNotFound
+from domain.identity.session import (
+    InvalidRefreshToken,
+    RefreshTokenReused,
+    Session,
+    SessionNotFound,
+    TooManyRefreshes,
+)
 from domain.identity.user import (
     EmailAddress,
     EmailClaim,
     EmailTaken,
     InvalidCredentials,
     PersonName,
+    TooManyNames,
     User,
     UserNotFound,
     UserSuspended,
@@ -33,6 +40,8 @@ __all__ = [
     "Session",
     "SessionNotFound",
     "TooManyAttempts",
+    "TooManyNames",
+    "TooManyRefreshes",
     "User",
     "UserNotFound",
     "UserSuspended",

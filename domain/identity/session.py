@@ -6,7 +6,7 @@ from uuid import UUID
 from eventsourcing.domain import event
 
 from domain.aggregate import Aggregate, First, Secret
-from domain.errors import NotFound, Unauthenticated
+from domain.errors import NotFound, Throttled, Unauthenticated
 
 
 class SessionNotFound(NotFound):
@@ -25,6 +25,17 @@ class RefreshTokenReused(Unauthenticated):
     """This refresh token was used before; its session is revoked."""
 
     code = "refresh-token-reused"
+
+
+class TooManyRefreshes(Throttled):
+    """This session has been refreshed too often within an hour."""
+
+    code = "too-many-refreshes"
+
+
+ROTATIONS_AN_HOUR = 240
+"""Twice what the shortest-lived access tokens need: or one login could fill the log."""
+HOUR = timedelta(hours=1)
 
 
 class Session(Aggregate):
@@ -52,6 +63,9 @@ class Session(Aggregate):
             aggregate.hashes.append(self.token_hash)
             aggregate.key_id = self.key_id
             aggregate.rotated_on = self.timestamp
+            if self.timestamp - aggregate.rotations_since >= HOUR:
+                aggregate.rotations_since, aggregate.rotations = self.timestamp, 0
+            aggregate.rotations += 1
 
     class Reused(Aggregate.Event):
         """A refresh token older than the grace was presented: somebody has a copy."""
@@ -72,6 +86,8 @@ class Session(Aggregate):
         self.hashes = [token_hash]
         self.key_id = ""
         self.rotated_on: datetime = self.created_on
+        self.rotations_since: datetime = self.created_on
+        self.rotations = 0
         self.ended = False
 
     @property
@@ -90,6 +106,12 @@ class Session(Aggregate):
     def rotate(self, successor_hash: str, key_id: str) -> None:
         """Carries the session on with the next refresh token."""
         self.trigger_event(self.Refreshed, user_id=self.user_id, token_hash=successor_hash, key_id=key_id)
+
+    def check_may_rotate(self, now: datetime) -> None:
+        """Raises TooManyRefreshes."""
+        left = self.rotations_since + HOUR - now
+        if self.rotations >= ROTATIONS_AN_HOUR and left > timedelta(0):
+            raise TooManyRefreshes(retry_after_seconds=int(left.total_seconds()) + 1)
 
     def within_grace(self, generation: int, now: datetime, grace: timedelta) -> bool:
         """Whether this generation is the newest's immediate predecessor, replaced no longer than `grace` ago."""

@@ -2,14 +2,14 @@
 
 import re
 import unicodedata
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Self
 from uuid import UUID
 
 from eventsourcing.domain import event
 
 from domain.aggregate import Aggregate, First, Personal, Secret
-from domain.errors import Conflict, FieldError, Forbidden, Invalid, NotFound, Unauthenticated, invalid_field
+from domain.errors import Conflict, FieldError, Forbidden, Invalid, NotFound, Throttled, Unauthenticated, invalid_field
 
 
 class EmailTaken(Conflict):
@@ -28,6 +28,12 @@ class UserSuspended(Forbidden):
     """This user is suspended."""
 
     code = "user-suspended"
+
+
+class TooManyNames(Throttled):
+    """This user has had too many names today."""
+
+    code = "too-many-names"
 
 
 class InvalidCredentials(Unauthenticated):
@@ -51,6 +57,9 @@ class WeakPassword(Invalid):
 _EMAIL = re.compile(r"[^\s@\x00-\x1f\x7f]{1,64}@[^\s@.\x00-\x1f\x7f]+(\.[^\s@.\x00-\x1f\x7f]+)*")
 EMAIL_LIMIT = 254  # RFC 5321, 4.5.3.1.3, less the angle brackets
 NAME_LIMIT = 200
+NAMES_A_DAY = 50
+"""Everybody may rename themselves; without a limit one could make the stream so long that reading it takes seconds."""
+DAY = timedelta(days=1)
 PASSWORD_LEAST = 10
 PASSWORD_LIMIT = 1024
 
@@ -131,6 +140,12 @@ class User(Aggregate):
         TOPIC = "identity.UserRenamed"
         name: Personal[str]
 
+        def apply(self, aggregate: "User") -> None:
+            if self.timestamp - aggregate.names_since >= DAY:
+                aggregate.names_since, aggregate.names = self.timestamp, 0
+            aggregate.names += 1
+            aggregate.name = self.name
+
     class Suspended(Aggregate.Event):
         TOPIC = "identity.UserSuspended"
         reason: str
@@ -163,15 +178,19 @@ class User(Aggregate):
         self.email, self.name, self.password = email, name, password
         self.suspended = False
         self.sessions_ended_on: datetime | None = None
+        self.names_since: datetime = self.created_on
+        self.names = 0
 
     def rename(self, name: PersonName) -> None:
         """The same name again records nothing."""
         if name != self.name:
-            self._rename(name)
+            self.trigger_event(self.Renamed, name=str(name))
 
-    @event(Renamed)
-    def _rename(self, name: str) -> None:
-        self.name = name
+    def check_may_be_renamed(self, now: datetime) -> None:
+        """Raises TooManyNames."""
+        left = self.names_since + DAY - now
+        if self.names >= NAMES_A_DAY and left > timedelta(0):
+            raise TooManyNames(retry_after_seconds=int(left.total_seconds()) + 1)
 
     def suspend(self, reason: str) -> None:
         """Ends every session and refuses new ones. Suspending twice records nothing."""

@@ -33,11 +33,15 @@ from domain.identity import (
     Session,
     SessionNotFound,
     TooManyAttempts,
+    TooManyNames,
+    TooManyRefreshes,
     User,
     UserNotFound,
     UserSuspended,
     WrongPassword,
 )
+from domain.identity.session import ROTATIONS_AN_HOUR
+from domain.identity.user import NAMES_A_DAY
 from infra.tokens import RefreshToken
 
 GRACE, LIFETIME = timedelta(seconds=10), timedelta(days=30)
@@ -266,3 +270,29 @@ def test_ones_own_session_can_be_ended_and_nobody_elses(given, ada, session):
         given.do(end_session, EndSession(session.session_id, owner=uuid4()))
     given.do(end_session, EndSession(session.session_id, owner=ada))
     assert not lives(given, session.session_id)
+
+
+def test_nobody_makes_their_stream_long_by_renaming_themselves(given, ada):
+    for n in range(NAMES_A_DAY):
+        given.do(rename_user, RenameUser(ada, f"Ada the {n}th"))
+    with pytest.raises(TooManyNames) as refused:
+        given.do(rename_user, RenameUser(ada, "Ada the last"))
+    assert 86_000 < refused.value.retry_after_seconds <= 86_401
+    given.do(rename_user, RenameUser(ada, f"Ada the {NAMES_A_DAY - 1}th"))  # the same name is none
+
+
+def test_a_user_may_be_renamed_again_the_next_day(given, ada):
+    user = given.work().get(User, ada)
+    user.names = NAMES_A_DAY
+    user.check_may_be_renamed(user.created_on + timedelta(days=1, seconds=1))
+
+
+def test_nobody_makes_their_session_long_by_refreshing_it(given, session):
+    old = session
+    for n in range(ROTATIONS_AN_HOUR):
+        new = token(old.session_id, n + 1, f"the {n}th")
+        given.do(refresh_session, refresh_of(old, successor=new.text))
+        old = new
+    with pytest.raises(TooManyRefreshes):
+        given.do(refresh_session, refresh_of(old, successor="the last"))
+    assert not given.work().get(Session, old.session_id).ended
