@@ -22,6 +22,7 @@ select e.ordinality, s.notification_id, s.recorded_at
   join stored_events s on s.originator_id = e.originator_id and s.originator_version = e.originator_version
                       and s.metadata = e.metadata
 """
+STANDBY = b"select 1 where pg_is_in_recovery()"
 PAUSE_SECONDS = 0.05
 
 
@@ -36,6 +37,7 @@ def look_up(conninfo: str, settings: str, lost: Backend, saves: Sequence[Save], 
         wire = None
         try:
             wire = Wire.connect(conninfo, deadline - time.monotonic(), settings)
+            _refuse_standby(wire, deadline)
             _end(wire, lost, deadline)
             _mark(wire, saves, deadline)
         except (ConnectionLost, psycopg.Error):
@@ -47,6 +49,12 @@ def look_up(conninfo: str, settings: str, lost: Backend, saves: Sequence[Save], 
     for save in saves:
         save.error = OutcomeUnknown()
     return None
+
+
+def _refuse_standby(wire: Wire, deadline: float) -> None:
+    """It neither runs the old backend nor knows of every commit; during a fail-over the primary is yet to come."""
+    if _run(wire, Step(STANDBY), deadline).ntuples:
+        raise psycopg.OperationalError("this is a standby")
 
 
 def _end(wire: Wire, backend: Backend, deadline: float) -> None:

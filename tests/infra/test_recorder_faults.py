@@ -2,13 +2,16 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
 from uuid import UUID, uuid4
@@ -18,9 +21,12 @@ import pytest
 from eventsourcing.persistence import IntegrityError, StoredEvent
 
 from domain.errors import OutcomeUnknown, Unavailable
+from infra import recovery
 from infra.commit import Committer, Flight
+from infra.embedded import DataFolder, Postgres, running
 from infra.inline import inline_step
 from infra.recorder import Committed, InlineRefused, Limits, LogDatastore, LogRecorder, Save
+from infra.wire import Backend
 from tests.infra.cutter import Cut, Cutter
 
 ROOT = Path(__file__).parents[2]
@@ -178,6 +184,27 @@ def test_if_nobody_can_tell_the_outcome_is_unknown(cutter, recorder, database) -
 
     cutter.refusing = False
     assert recorder.save(a_save()).position == 3
+
+
+def test_a_standby_isnt_believed_that_nothing_was_committed(standby) -> None:
+    """During a fail-over it is reached first, and may not have heard of the commit."""
+    save, lost = a_save(), Backend(1, datetime.now(UTC))
+    assert recovery.look_up(standby, "set timezone = 'UTC'", lost, [save], QUICK) is None
+    assert isinstance(save.error, OutcomeUnknown)
+
+
+@pytest.fixture
+def standby() -> Iterator[str]:
+    folder = Path(tempfile.mkdtemp(prefix="muniment-"))
+    postgres = Postgres(DataFolder(folder), {"fsync": "off"})
+    with running(postgres), psycopg.connect(postgres.conninfo) as connection:
+        connection.execute((ROOT / "infra/migrations/log/0001_log.sql").read_text())
+    signal_file = postgres.folder / "standby.signal"
+    signal_file.touch()
+    postgres.identity().own(signal_file)
+    with running(postgres):
+        yield postgres.conninfo
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_a_server_that_doesnt_answer_in_time_is_asked_anew(cutter, recorder, database) -> None:
