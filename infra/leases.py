@@ -14,10 +14,13 @@ _ACQUIRE = """
     select %(name)s, %(holder)s, 1, clock_timestamp() + %(seconds)s * interval '1 second'
      -- A standby that asks every second writes nothing.
      where not exists (
-           select from leases where name = %(name)s and holder <> %(holder)s and expires_at > clock_timestamp())
+           select from leases
+            where name = %(name)s and holder <> %(holder)s and expires_at > clock_timestamp()
+              and expires_at <= clock_timestamp() + %(longest)s * interval '1 second')
     on conflict (name) do update
        set holder = excluded.holder, fence = held.fence + 1, expires_at = excluded.expires_at
      where held.expires_at <= clock_timestamp() or held.holder = excluded.holder
+        or held.expires_at > clock_timestamp() + %(longest)s * interval '1 second'
     returning fence
 """
 # A renewal that a crash of PostgreSQL takes back shortens the lease and harms nobody; a lost fence would.
@@ -27,6 +30,12 @@ _RENEW = """
      where name = %(name)s and fence = %(fence)s and expires_at > clock_timestamp()
     returning (select position from log_head)
 """
+LONGEST = 10
+"""A lease that seems to run for so many times as long as anybody asks for was written by a clock that went back since.
+
+Its holder, if it still lives, has shortened it with its next renewal; a dead one's would bar everybody for hours.
+"""
+
 _RELEASE = "update leases set expires_at = clock_timestamp() where name = %(name)s and fence = %(fence)s"
 _HELD = "select exists (select from leases where name = %(name)s and expires_at > clock_timestamp())"
 
@@ -46,7 +55,8 @@ def acquire(connection: Connection[Any], name: str, holder: str, seconds: float)
 
     A holder that has lost its connection gets its own lease back at once, with a new fence.
     """
-    row = connection.execute(_ACQUIRE, {"name": name, "holder": holder, "seconds": seconds}).fetchone()
+    parameters = {"name": name, "holder": holder, "seconds": seconds, "longest": seconds * LONGEST}
+    row = connection.execute(_ACQUIRE, parameters).fetchone()
     return Lease(name, holder, seconds, row[0]) if row else None
 
 

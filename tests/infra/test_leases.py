@@ -55,3 +55,12 @@ def test_who_lost_the_connection_gets_its_own_lease_back(connection):
     after = leases.acquire(connection, "lamp", "ida", HOUR)
     assert after.fence > before.fence
     assert leases.renew(connection, before) is None
+
+
+def test_a_clock_that_goes_back_bars_nobody_for_long(connection):
+    """The holder died with the machine, whose clock was an hour ahead."""
+    before = leases.acquire(connection, "lamp", "ida", 3)
+    connection.execute("update leases set expires_at = expires_at + interval '1 hour'")
+    after = leases.acquire(connection, "lamp", "grace", 3)
+    assert after.fence > before.fence
+    assert leases.renew(connection, before) is None
