@@ -1,7 +1,12 @@
 """The follower as a process: feeds the views from the log, and writes the tombstones of the shared cache."""
 
+import logging
 import signal
-from contextlib import closing
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+
+import psycopg
 
 from infra.invalidation import Invalidator
 from infra.settings import Settings
@@ -11,15 +16,42 @@ from projections.lane import FollowerLimits, Hooks, Setup
 from runtime import modules
 from runtime.core import open_core
 
+HOUR_SECONDS = 3600.0
+logger = logging.getLogger(__name__)
+
 
 def follow(settings: Settings) -> None:
     """Runs until SIGTERM or SIGINT. Raises NewerSoftware for an event of a newer release."""
-    with open_core(settings) as core, closing(Invalidator(settings.postgres_url, settings.redis_url)) as invalidator:
+    with (
+        open_core(settings) as core,
+        closing(Invalidator(settings.postgres_url, settings.redis_url)) as invalidator,
+        hourly(core.receipts.prune),
+    ):
         setup = Setup(core.log, settings.postgres_url, modules.projections(), hooks(invalidator), limits(settings))
         follower = Follower(setup)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: follower.stop())
         follower.run()
+
+
+@contextmanager
+def hourly(chore: Callable[[], object]) -> Iterator[None]:
+    """Does it once an hour, in a thread, until the block ends. What fails is tried again an hour later."""
+    ended = threading.Event()
+
+    def work() -> None:
+        while not ended.wait(HOUR_SECONDS):
+            try:
+                chore()
+            except psycopg.Error as error:
+                logger.warning("a chore failed: %s", error)
+
+    thread = threading.Thread(target=work, name="chores", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 def limits(settings: Settings) -> FollowerLimits:

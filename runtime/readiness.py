@@ -16,6 +16,7 @@ from redis.backoff import NoBackoff
 
 from api.ports import Health, State
 from infra.listener import Listener
+from infra.migrate import Compatibility, MigrationError
 from infra.parts import read_parts
 from projections.builds import not_level
 from projections.catalogue import Status, catalogue
@@ -25,6 +26,7 @@ REMEMBERED_SECONDS = 0.5
 """So that many probes cost one look."""
 LAG_SECONDS = 5.0
 PING_SECONDS = 0.5
+SCHEMA_SECONDS = 15.0
 OWN_PART = "api"
 
 
@@ -38,6 +40,7 @@ class Readiness:
         projections: Sequence[Projection],
         executor: Executor,
         *,
+        schema: Callable[[], Compatibility],
         redis_url: str,
         parts_file: Path,
         clock: Callable[[], float] = time.monotonic,
@@ -46,6 +49,7 @@ class Readiness:
         self._listener = listener
         self._projections = projections
         self._executor = executor
+        self._schema = schema
         self._parts_file = parts_file
         self._clock = clock
         self._valkey = redis.asyncio.Redis.from_url(
@@ -53,6 +57,7 @@ class Readiness:
         )
         self._was_level = False
         self._known: tuple[float, Health] | None = None
+        self._compatibility: tuple[float, Compatibility] | None = None
 
     async def health(self) -> Health:
         """`unavailable` without PostgreSQL or with a stale listener; `degraded` for what the platform can bear."""
@@ -70,10 +75,13 @@ class Readiness:
         loop = asyncio.get_running_loop()
         try:
             statuses, behind = await loop.run_in_executor(self._executor, self._views)
-        except (psycopg.Error, PoolTimeout) as error:
+            schema = await loop.run_in_executor(self._executor, self._checked_schema)
+        except (psycopg.Error, PoolTimeout, MigrationError) as error:
             return Health("unavailable", [f"postgres: {str(error).strip().splitlines()[0]}"])
         if not self._listener.fresh:
             return Health("unavailable", ["listener: no heartbeat came through for too long"])
+        if schema.state == "incompatible":
+            return Health("unavailable", [f"schema: {schema.message}"])
         if behind and not self._was_level:
             return Health("starting", [f"{name}: its view isn't level with the log yet" for name in behind])
         self._was_level = True
@@ -85,6 +93,13 @@ class Readiness:
         with self._pool.connection() as connection:
             statuses = catalogue(connection)
             return statuses, not_level(connection, self._projections, self._listener.head)
+
+    def _checked_schema(self) -> Compatibility:
+        """A newer release may migrate the database while this one runs on; looked at now and then."""
+        now = self._clock()
+        if self._compatibility is None or now - self._compatibility[0] > SCHEMA_SECONDS:
+            self._compatibility = (now, self._schema())
+        return self._compatibility[1]
 
     @staticmethod
     def _lagging(statuses: Sequence[Status]) -> list[str]:
@@ -109,4 +124,5 @@ class Readiness:
             return []
         # an API process that answers has started, whatever the supervisor hasn't seen yet
         unready = [part for part in parts.unready if part.name != OWN_PART]
-        return [f"{part.name}: {part.state} ({part.last_exit or 'first start'})" for part in unready]
+        # how it ended is for `muniment status`: last words of a log aren't for everybody
+        return [f"{part.name}: {part.state}" for part in unready]

@@ -28,6 +28,7 @@ from infra.cache import Loaded
 from infra.caches import Caches
 from infra.embedded import DataFolder
 from infra.listener import Listener
+from infra.migrate import check_compatible
 from infra.parts import parts_file
 from infra.receipts import ReceiptedDispatcher
 from infra.sessions import Sessions, StoredSessions
@@ -114,6 +115,7 @@ class Api:
             self.listener,
             self.projections,
             self.lookups,
+            schema=lambda: check_compatible(self.settings.postgres_url, modules.sources()),
             redis_url=self.settings.redis_url,
             parts_file=parts_file(DataFolder(self.settings.data)),
         )
@@ -168,8 +170,9 @@ class Api:
                 self.authenticator.forget()
 
     async def _reconnected(self, _: AsyncConnection[Any]) -> None:
-        """Ends of sessions may have been announced while nobody listened."""
+        """Ends of sessions may have been announced while nobody listened, and other connections be broken too."""
         self._announced(["*"])
+        await asyncio.get_running_loop().run_in_executor(self.lookups, self.core.pool.check)
 
     def _application(self) -> Application:
         services = Services(

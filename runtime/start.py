@@ -29,6 +29,11 @@ def migrate(settings: Settings, say: Say) -> None:
     """Brings schema and views' tables up to this release. Raises MigrationError, ChangedProjection."""
     limits = Limits.from_settings(settings)
     apply(settings.postgres_url, modules.sources(), limits=limits, report=lambda progress: say(progress.message))
+    ensure_views(settings)
+
+
+def ensure_views(settings: Settings) -> None:
+    """The tables of every view that this release brings. Raises ChangedProjection."""
     with psycopg.connect(settings.postgres_url, autocommit=True) as connection:
         ensure_builds(connection, modules.projections())
 

@@ -30,7 +30,7 @@ SETTINGS: Mapping[str, str] = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
     # Small: few processes, little memory. Commits are serial, so many connections bring nothing.
-    "max_connections": "80",
+    "max_connections": "200",
     "shared_buffers": "48MB",
     "work_mem": "4MB",
     "maintenance_work_mem": "32MB",

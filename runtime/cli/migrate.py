@@ -1,6 +1,6 @@
 """`muniment migrate`: what would be applied, what was, and whether that is as it should be."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Protocol
@@ -23,6 +23,10 @@ class Wired(Protocol):
     @property
     def sources(self) -> Sequence[Source]:
         """The modules' migrations."""
+        ...
+
+    def complete(self, say: Callable[[str], None]) -> None:
+        """Makes what a migrated database still lacks before the parts can run."""
         ...
 
 
@@ -84,6 +88,9 @@ def status_command(wired: Wired, as_json: bool) -> None:
 def apply_command(wired: Wired, as_json: bool) -> None:
     """Apply what is pending, each migration with its record in one transaction.
 
+    Then make the tables of views that this release brings, and in an empty store the keyring, the built-in roles and
+    one administrator (MUNIMENT_ADMIN_EMAIL, MUNIMENT_ADMIN_PASSWORD; else a password that is shown this once).
+
     \b
     Example:
       muniment migrate apply
@@ -103,6 +110,8 @@ def apply_command(wired: Wired, as_json: bool) -> None:
         if as_json:
             _print_json({"applied": applied})
     _say(f"{_count(len(applied))} applied" if applied else "nothing to apply")
+    with _one_line():
+        wired.complete(_say)
 
 
 @migrate.command("verify")

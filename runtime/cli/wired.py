@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -100,6 +100,13 @@ class Wired:
         found = check_compatible(self.settings.postgres_url, self.sources, limits=Limits.from_settings(self.settings))
         if found.state != "fine":
             raise MigrationError(found.problems[0].code if found.problems else found.state, found.message)
+
+    def complete(self, say: Callable[[str], None]) -> None:
+        """The tables of this release's views and, in an empty store, the first facts. Raises SettingsError."""
+        from runtime.start import ensure_views, first_facts
+
+        ensure_views(self.settings)
+        first_facts(self.settings, say)
 
     def _not_running(self, reason: str) -> NotRunning:
         if self.given.postgres_url:
