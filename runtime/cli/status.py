@@ -62,18 +62,8 @@ def status(wired: Wired, as_json: bool) -> None:
 
 def _tell(wired: Wired, parts: Parts | None) -> Told:
     settings = wired.given
-    try:
-        with wired.connection() as connection:
-            views = catalogue(connection) if _has_log(connection) else []
-            head = connection.execute("select position, recorded_at from log_head").fetchone() if views else None
-    except NotRunning as error:
-        if parts is None:
-            raise
-        unready = ", ".join(f"{part.name} {part.state}" for part in parts.unready) or "its parts are ready"
-        raise NotRunning(f"{error.message}: the supervisor runs, but {unready}") from error
+    stored = _stored(wired, supervised=parts is not None)
     state, reasons = ask_readiness(settings)
-    found = check_compatible(wired.settings.postgres_url, wired.sources, limits=Limits.from_settings(settings))
-    position, newest = head or (0, None)
     return Told(
         release=current_release(),
         data=str(settings.data.absolute()),
@@ -82,11 +72,29 @@ def _tell(wired: Wired, parts: Parts | None) -> Told:
         reasons=reasons,
         supervised=parts is not None,
         parts=parts.parts if parts else (),
-        schema={"state": found.state, "message": found.message},
-        head=position,
-        newest=newest if position else None,
-        projections=views,
+        **stored,
     )
+
+
+def _stored(wired: Wired, *, supervised: bool) -> dict[str, Any]:
+    """What PostgreSQL knows. Raises NotRunning, unless there is a supervisor, of whose parts something can be told."""
+    try:
+        with wired.connection() as connection:
+            views = catalogue(connection) if _has_log(connection) else []
+            head = connection.execute("select position, recorded_at from log_head").fetchone() if views else None
+    except NotRunning:
+        if not supervised:
+            raise
+        return {"schema": {"state": "unreachable", "message": "PostgreSQL doesn't answer"}, "head": 0, "newest": None}
+    limits = Limits.from_settings(wired.given)
+    found = check_compatible(wired.settings.postgres_url, wired.sources, limits=limits)
+    position, newest = head or (0, None)
+    return {
+        "schema": {"state": found.state, "message": found.message},
+        "head": position,
+        "newest": newest if position else None,
+        "projections": views,
+    }
 
 
 def _has_log(connection: Any) -> bool:
