@@ -165,6 +165,8 @@ def test_without_postgresql_nothing_is_allowed(platform, newcomer, role, anywher
     platform.babbage.wait_until_ready()
     for who in anywhere:
         assert who.allowed(ida.me, "lamp:light", **at_least(granted))
+        assert not who.allowed(ida.me, "lamp:light", **at_least(who.revokes(ida.me, role)))
+        who.grants(ida.me, role)
 
 
 def reasons(platform: Platform, status: str) -> list[str]:

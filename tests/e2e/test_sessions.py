@@ -165,14 +165,17 @@ def the_others_listener_is_frozen(platform: Platform) -> None:
 FAILURES = [nothing, the_follower_is_dead, the_others_listener_is_cut_off, the_others_listener_is_frozen]
 
 
-@pytest.fixture(params=FAILURES, ids=lambda failure: failure.__name__, scope="module")
-def failure(request, running_platform):
-    platform: Platform = running_platform
-    yield request.param
+def all_is_well_again(platform: Platform) -> None:
     platform.proxy.mend()
     if platform.follower.process.poll() is not None:
         platform.follower.start()
     platform.babbage.wait_until_ready()
+
+
+@pytest.fixture(params=FAILURES, ids=lambda failure: failure.__name__)
+def failure(request, platform):
+    yield request.param
+    all_is_well_again(platform)
 
 
 def test_the_end_of_a_session_is_effective_at_once_here_and_soon_everywhere(platform, failure, newcomer):
@@ -191,5 +194,7 @@ def test_the_end_of_a_session_is_effective_at_once_here_and_soon_everywhere(plat
         seconds.append(time.monotonic() - moment)
     print(failure.__name__, [f"{each * 1e3:.0f} ms" for each in seconds])
     assert max(seconds) < EFFECTIVE_SECONDS + LOOKING_SECONDS
+    all_is_well_again(platform)
+    assert not any(other.is_let_in for other in others)  # what was missed meanwhile isn't forgotten
     for somebody in people:
         assert refresh(platform.babbage, somebody.tokens["refresh_token"]).status_code == 401
