@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -17,6 +18,16 @@ from infra.addresses import network_of
 
 RETRY_VALKEY_AFTER_SECONDS = 5.0
 TIMEOUT_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Of `quota` attempts in `window_seconds`, so many remain until some come back in `reset_seconds`."""
+
+    quota: int
+    window_seconds: int
+    remaining: int
+    reset_seconds: int
 
 
 class Throttle:
@@ -44,6 +55,19 @@ class Throttle:
         if ip:
             await self._hit(self._address, ("address", network_of(ip)))
         await self._hit(self._account, ("account", str(claim_id)))
+
+    async def standing(self, ip: str) -> Standing:
+        """How many attempts this client address has left."""
+        limit, limiter = self._address, self._limiter()
+        key = ("address", network_of(ip))
+        try:
+            stats = await limiter.get_window_stats(limit, *key)
+        except Exception:
+            if limiter is self._own:
+                raise
+            stats = await self._own.get_window_stats(limit, *key)
+        reset_seconds = max(0, int(stats.reset_time - time.time()) + 1)
+        return Standing(limit.amount, limit.get_expiry(), stats.remaining, reset_seconds)
 
     async def _hit(self, limit: RateLimitItem, key: Sequence[str]) -> None:
         limiter = self._limiter()

@@ -7,6 +7,7 @@ from uuid import UUID
 from msgspec import Meta
 
 from api.identity.ports import IdentityPorts
+from api.rate_limits import rate_limit_headers
 from api.routing import (
     OPEN,
     SELF,
@@ -44,6 +45,10 @@ from infra.tokens import RefreshToken, parse_refresh_token
 from infra.work import UnitOfWork
 
 VIEWS = ("identity",)
+RATE_LIMIT_HEADERS = {
+    "RateLimit": "Login attempts left for the client's address.",
+    "RateLimit-Policy": "How many there are.",
+}
 EMAIL_CHARS, NAME_CHARS, PASSWORD_CHARS = 254, 200, 1024
 
 
@@ -76,7 +81,16 @@ async def login(asked: Asked) -> Answer:
     ports: IdentityPorts = asked.ports
     command = await prepare_login(ports, Credentials(asked.body.email, asked.body.password, asked.ip))
     outcome = await asked.in_thread(asked.services.dispatcher.dispatch, log_in, command, asked.context)
-    return _tokens(ports, outcome.result, cast("RefreshToken", command.token), outcome.position)
+    answer = _tokens(ports, outcome.result, cast("RefreshToken", command.token), outcome.position)
+    standing = await ports.throttle.standing(asked.ip)
+    answer.headers = rate_limit_headers(
+        "login-address",
+        quota=standing.quota,
+        window_seconds=standing.window_seconds,
+        remaining=standing.remaining,
+        reset_seconds=standing.reset_seconds,
+    )
+    return answer
 
 
 async def refresh(asked: Asked) -> Answer:
@@ -149,7 +163,7 @@ def _me(log: Log, asked: Asked) -> tuple[MeView, int]:
 
 ROUTES: list[Route] = [
     Endpoint(
-        "POST", "/api/v1/auth/login", login, permission=OPEN, body=LoginBody, result=TokenView,
+        "POST", "/api/v1/auth/login", login, permission=OPEN, headers=RATE_LIMIT_HEADERS, body=LoginBody, result=TokenView,
         raises=(InvalidCredentials, UserSuspended, TooManyAttempts, Overloaded),
     ),
     Endpoint(

@@ -79,3 +79,18 @@ def test_without_valkey_each_process_counts_for_itself(url):
         return await tries([(guard, account)] * 6, guard)
 
     assert asyncio.run(storm()) == 3
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_a_client_is_told_how_many_attempts_are_left(valkey, away):
+    async def look():
+        guard = throttle("redis://127.0.0.1:1/0" if away else valkey)
+        for _ in range(2):
+            await guard.login(uuid4(), "192.0.2.7")
+        found = await guard.standing("192.0.2.7")
+        await guard.close()
+        return found
+
+    standing = asyncio.run(look())
+    assert (standing.quota, standing.window_seconds, standing.remaining) == (5, 60, 3)
+    assert 0 < standing.reset_seconds <= 61
