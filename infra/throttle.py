@@ -1,4 +1,4 @@
-"""Throttling of logins per e-mail address and per client address (of IPv6, per network): shared through Valkey, per process without it."""
+"""Throttling of logins per e-mail address and client address, shared through Valkey, per process without it."""
 
 import time
 from collections.abc import Callable, Sequence

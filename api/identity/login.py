@@ -82,7 +82,7 @@ async def login(asked: Asked) -> Answer:
     command = await prepare_login(ports, Credentials(asked.body.email, asked.body.password, asked.ip))
     outcome = await asked.in_thread(asked.services.dispatcher.dispatch, log_in, command, asked.context)
     answer = _tokens(ports, outcome.result, cast("RefreshToken", command.token), outcome.position)
-    standing = await ports.throttle.standing(asked.ip)
+    standing = await asked.ports.throttle.standing(asked.ip)
     answer.headers = rate_limit_headers(
         "login-address",
         quota=standing.quota,
@@ -163,8 +163,8 @@ def _me(log: Log, asked: Asked) -> tuple[MeView, int]:
 
 ROUTES: list[Route] = [
     Endpoint(
-        "POST", "/api/v1/auth/login", login, permission=OPEN, headers=RATE_LIMIT_HEADERS, body=LoginBody, result=TokenView,
-        raises=(InvalidCredentials, UserSuspended, TooManyAttempts, Overloaded),
+        "POST", "/api/v1/auth/login", login, permission=OPEN, body=LoginBody, result=TokenView,
+        headers=RATE_LIMIT_HEADERS, raises=(InvalidCredentials, UserSuspended, TooManyAttempts, Overloaded),
     ),
     Endpoint(
         "POST", "/api/v1/auth/refresh", refresh, permission=OPEN, body=RefreshBody, result=TokenView,
