@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from domain.access import Permission, Scope
+from domain.access import Permission, Scope, active, reach
 from projections.access.facts import UserFacts
 
 REMEMBERED_TABLES = 4096
@@ -51,11 +51,24 @@ class Held:
 
     @classmethod
     def of(cls, facts: UserFacts) -> "Held":
-        """What these facts come to."""
-        patterns: dict[str, set[str]] = {}
-        for grant in facts.grants():
-            patterns.setdefault(grant.scope, set()).add(grant.pattern)
-        return cls({scope: frozenset(each) for scope, each in patterns.items()})
+        """What these facts come to.
+
+        Each set of roles is resolved once, at however many scopes it is given: many scopes of a wide role would
+        otherwise keep the event loop busy for minutes.
+        """
+        given: dict[str, set[str]] = {}
+        for assignment in () if facts.suspended else active(facts.assignments, facts.moment):
+            given.setdefault(assignment.scope, set()).add(assignment.role)
+        resolved: dict[frozenset[str], frozenset[str]] = {}
+        patterns = {}
+        for scope, names in given.items():
+            together = frozenset(names)
+            if together not in resolved:
+                resolved[together] = frozenset(
+                    pattern for name in reach(together, facts.roles) for pattern in facts.roles[name].permissions
+                )
+            patterns[scope] = resolved[together]
+        return cls({scope: each for scope, each in patterns.items() if each})
 
     def allows(self, permission: str, scope: str) -> bool:
         """Whether the permission is held at the scope. Raises Invalid."""
@@ -70,13 +83,16 @@ class Held:
             path = path[: path.rfind("/")] or "/"
 
     def encode(self) -> bytes:
-        """For the shared cache."""
-        return _ENCODER.encode({scope: _patterns(table) for scope, table in self._tables.items()})
+        """For the shared cache: each table once, and which one counts at which scope."""
+        places = {table: place for place, table in enumerate(dict.fromkeys(self._tables.values()))}
+        scopes = {scope: places[table] for scope, table in self._tables.items()}
+        return _ENCODER.encode(([_patterns(table) for table in places], scopes))
 
     @classmethod
     def decode(cls, data: bytes) -> "Held":
         """Reads what `encode` wrote."""
-        return cls(_DECODER.decode(data))
+        tables, scopes = _DECODER.decode(data)
+        return cls({scope: tables[place] for scope, place in scopes.items()})
 
 
 def _patterns(table: Table) -> list[str]:
@@ -84,4 +100,4 @@ def _patterns(table: Table) -> list[str]:
 
 
 _ENCODER = msgspec.msgpack.Encoder()
-_DECODER = msgspec.msgpack.Decoder(dict[str, frozenset[str]])
+_DECODER = msgspec.msgpack.Decoder(tuple[list[frozenset[str]], dict[str, int]])
