@@ -161,8 +161,12 @@ class Caller:
     def done(self, method: str, path: str, body: Any = None, **options: Any) -> httpx.Response:
         """Asks for what must succeed."""
         answer = self.ask(method, path, body, **options)
-        assert answer.is_success, (method, path, answer.status_code, answer.text)
+        assert answer.is_success, f"{method} {path}: {self._told(answer)}"
         return answer
+
+    def _told(self, answer: httpx.Response) -> str:
+        log = self.api.log.read_text()[-4000:] if answer.status_code == 500 else ""
+        return f"{answer.status_code} {answer.text}\n{log}"
 
     def registers(self, email: str, name: str, password: str = PASSWORD) -> str:
         return str(
@@ -181,7 +185,7 @@ class Caller:
 
     def allowed(self, user: str, permission: str, scope: str = "/", **options: Any) -> bool:
         answer = self.check(user, permission, scope, **options)
-        assert answer.status_code == 200, answer.text
+        assert answer.status_code == 200, self._told(answer)
         return bool(answer.json()["allowed"])
 
     @property

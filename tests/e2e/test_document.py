@@ -19,7 +19,7 @@ def test_no_answer_is_outside_the_document(platform: Platform, newcomer, caller)
     asked = check_conformity(
         platform.babbage.url,
         who.tokens["access_token"],
-        examples=8,
+        examples=5 if caller == "the administrator" else 2,
         skip=ENDING,
         every=lambda answer: statuses.update([answer.status_code]),
     )

@@ -1,0 +1,91 @@
+"""The flows that the platform was ordered for, each from its first step to its last."""
+
+import re
+from uuid import uuid4
+
+import pytest
+
+from tests.e2e.platform import PASSWORD, Api, Caller, Platform, at_least, eventually, position
+
+CHECKS = "muniment_check_seconds_count"
+LEVELS = ("local", "valkey", "sql", "store")
+
+
+def lookups(api: Api, name: str, **labels: str) -> float:
+    """What the process has counted so far."""
+    wanted = {f'{key}="{value}"' for key, value in labels.items()}
+    lines = re.findall(rf"^{name}{{(.*)}} (\S+)$", api.anybody.get("/metrics").text, re.MULTILINE)
+    return sum(float(value) for found, value in lines if wanted <= set(found.split(",")))
+
+
+def test_user_authentication(platform: Platform, newcomer):
+    """Credentials are verified, tokens made, the refresh token's hash is stored, the login is in the audit log."""
+    ellen = newcomer("Ellen Ochoa")
+    answer = platform.ada.anybody.post("/api/v1/auth/login", {"email": ellen.email.upper(), "password": PASSWORD})
+    tokens = answer.json()
+    assert set(tokens) == {
+        "access_token", "token_type", "expires_in", "refresh_token", "refresh_expires_in", "session_id",
+    }  # fmt: skip
+    stored = platform.sql("select state from stored_events where originator_id = %s", tokens["session_id"])
+    assert tokens["refresh_token"].encode() not in bytes(stored[0][0])
+    params = {"action": "login.succeeded", "target": f"user:{ellen.me}"}
+    entries = platform.admin.done("GET", "/api/v1/audit", params=params, **at_least(position(answer))).json()["items"]
+    assert entries[0]["position"] == position(answer)
+    assert platform.admin.done("GET", f"/api/v1/users/{ellen.me}/sessions").json()["items"]
+
+
+@pytest.mark.parametrize("permitted", [True, False])
+def test_authorization_check(platform: Platform, newcomer, permitted):
+    """A route's guard asks the same decisions as anybody: continue, or 403."""
+    ellen = newcomer("Ellen Ochoa")
+    if permitted:
+        granted = platform.admin.grants(ellen.me, "auditor")
+        assert ellen.allowed(ellen.me, "audit:read", **at_least(granted))
+    answer = ellen.get("/api/v1/audit")
+    assert answer.status_code == (200 if permitted else 403)
+    assert ellen.allowed(ellen.me, "audit:read") is permitted
+
+
+def test_permission_resolution_with_cache_aside_and_write_through(platform: Platform, newcomer):
+    """A miss asks PostgreSQL and stores; the next is a hit; a write invalidates, and the next is a miss again."""
+    admin, ellen = platform.admin, newcomer("Ellen Ochoa").me
+    role = f"pilot-{uuid4().hex[:8]}"
+    admin.done("POST", "/api/v1/roles", {"name": role, "permissions": ["shuttle:fly"]})
+    granted = admin.grants(ellen, role)
+
+    def checked(who: Caller, **options) -> tuple[bool, str]:
+        """The answer, and the level that it came from."""
+        who.allowed(who.me, "access:check")  # so that whether the caller may ask is known locally
+        before = {level: lookups(who.api, CHECKS, level=level) for level in LEVELS}
+        allowed = who.allowed(ellen, "shuttle:fly", **options)
+        risen = {level: lookups(who.api, CHECKS, level=level) - before[level] for level in LEVELS}
+        risen["local"] -= 1
+        (level,) = (level for level in LEVELS if risen[level])
+        return allowed, level
+
+    assert checked(admin, **at_least(granted)) == (True, "sql")
+    assert checked(admin) == (True, "local")
+    assert checked(platform.babbage.same(admin)) == (True, "valkey")
+    revoked = admin.revokes(ellen, role)
+    assert checked(admin, **at_least(revoked)) == (False, "sql")
+    assert checked(admin) == (False, "local")
+
+
+def test_a_user_is_read_cache_aside(platform: Platform, newcomer):
+    ellen = newcomer("Ellen Ochoa").me
+    platform.level()
+    there = platform.babbage.same(platform.admin)
+    names = [there.done("GET", f"/api/v1/users/{ellen}").json()["name"] for _ in range(2)]
+    assert names == ["Ellen Ochoa"] * 2
+    renamed = platform.admin.done("PATCH", f"/api/v1/users/{ellen}", {"name": "Dr. Ellen Ochoa"})
+    assert eventually(lambda: there.done("GET", f"/api/v1/users/{ellen}").json()["name"] == "Dr. Ellen Ochoa")
+    assert there.done("GET", f"/api/v1/users/{ellen}", **at_least(position(renamed))).headers["etag"]
+
+
+def test_database_migration(platform: Platform):
+    """Modules in the order of their dependencies, each migration once, with its record."""
+    applied = platform.sql("select module, number from schema_migrations order by applied_at")
+    modules = list(dict.fromkeys(module for module, _ in applied))
+    assert modules[:2] == ["log", "projections"]
+    assert set(modules) == {"log", "projections", "identity", "access", "audit"}
+    assert len(applied) == len(set(applied))
