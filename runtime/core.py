@@ -1,6 +1,6 @@
 """What every part of the platform is built from: the log, the dispatcher, secrets, keys, a pool of connections."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -15,6 +15,7 @@ from psycopg_pool import ConnectionPool
 from commands.identity import AddKey, add_key
 from domain.context import Context
 from domain.identity import Keyring
+from domain.ports import Work
 from infra import secrets as secret_store
 from infra.datastore import RECONNECT_SECONDS
 from infra.dispatch import Dispatcher
@@ -135,10 +136,16 @@ def _keyring(log: Log) -> tuple[Keyring, datetime]:
 
 def ensure_keys(core: Core) -> None:
     """Starts the keyring, at the first start. Raises WrongSecret for those of another installation."""
-    for key in (new_signing_key(core.secrets), new_derivation_key(core.secrets)):
-        core.dispatcher.dispatch(add_key, _addition(core, key), Context.system("bootstrap", str(uuid4())))
+    keys = [_addition(core, key) for key in (new_signing_key(core.secrets), new_derivation_key(core.secrets))]
+    core.dispatcher.dispatch(_start_keyring, keys, Context.system("bootstrap", str(uuid4())))
     core.keys.reload()
     core.keys.signing()
+
+
+def _start_keyring(work: Work, keys: Sequence[AddKey]) -> None:
+    """One unit: of two first starts with different secrets, one makes all keys and the other is refused."""
+    for key in keys:
+        add_key(work, key)
 
 
 def _addition(core: Core, key: NewKey) -> AddKey:

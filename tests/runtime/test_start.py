@@ -56,6 +56,19 @@ def test_two_first_starts_at_once_make_one_administrator(empty_database, tmp_pat
     assert (found.count("identity.UserRegistered"), found.count("identity.KeyringStarted")) == (1, 1)
 
 
+def test_the_keyring_is_made_whole_in_one_commit(empty_database, tmp_path):
+    """Else two first starts with different secrets could each add a key that the other can't open."""
+    settings = settings_of(empty_database, tmp_path)
+    migrate(settings, lambda _: None)
+    first_facts(settings, lambda _: None)
+    with psycopg.connect(empty_database) as connection:
+        commits = connection.execute(
+            "select count(*), count(distinct convert_from(metadata, 'utf8')::jsonb ->> 'save')"
+            " from stored_events where topic in ('identity.KeyringStarted', 'identity.KeyAdded')"
+        ).fetchone()
+    assert commits == (3, 1)
+
+
 def test_a_generated_password_is_told_once(empty_database, tmp_path):
     settings = settings_of(empty_database, tmp_path, admin_password="")
     migrate(settings, lambda _: None)
