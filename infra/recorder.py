@@ -24,10 +24,10 @@ from infra.datastore import LogDatastore
 from infra.group_commit import GroupCommit
 from infra.inline import Statement
 from infra.riders import write_riders
-from infra.save import Committed, InlineRefused, Limits, Save
+from infra.save import Committed, InlineRefused, Limits, Save, SaveTooLarge
 from infra.transcoding import RecordedEvent
 
-__all__ = ["Committed", "InlineRefused", "Limits", "LogDatastore", "LogFactory", "LogRecorder", "Save"]
+__all__ = ["Committed", "InlineRefused", "Limits", "LogDatastore", "LogFactory", "LogRecorder", "Save", "SaveTooLarge"]
 
 T = TypeVar("T")
 
@@ -66,8 +66,10 @@ class LogRecorder(PostgresApplicationRecorder):
         """Commits the events of one save, or none. They are durable when this returns.
 
         Raises the library's IntegrityError (a version exists already, a guard is no longer the newest), InlineRefused,
-        Overloaded, Unavailable (nothing was committed), OutcomeUnknown.
+        Overloaded, SaveTooLarge, Unavailable (nothing was committed), OutcomeUnknown.
         """
+        if save.size > self._limits.save_bytes:
+            raise SaveTooLarge
         return self._group_commit.commit(save)
 
     def write_riders(self, riders: Sequence[Statement], guards: Sequence[tuple[UUID, int]] = ()) -> Committed:

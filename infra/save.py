@@ -13,7 +13,7 @@ from uuid import UUID
 import psycopg
 from eventsourcing.persistence import DataError, StoredEvent
 
-from domain.errors import Unavailable
+from domain.errors import Invalid, Unavailable
 from infra.inline import InlineStep
 
 _LENGTH_AND_ID = Struct(">i16s").pack
@@ -40,6 +40,8 @@ class Limits:
     """Events in one transaction (a single save may be larger)."""
     group_bytes: int = 4 * 1024 * 1024
     """Bytes of events in one transaction (a single save may be larger)."""
+    save_bytes: int = 32 * 1024 * 1024
+    """Bytes of events in one save: all others wait while it is written."""
     connect_seconds: float = 5.0
     head_lock_seconds: float = 4.0
     """How long a commit waits for another process's."""
@@ -63,6 +65,12 @@ class Committed:
 
     position: int
     recorded_at: datetime
+
+
+class SaveTooLarge(Invalid):
+    """This changes too much at once."""
+
+    code = "save-too-large"
 
 
 class InlineRefused(Unavailable):

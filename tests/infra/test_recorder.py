@@ -17,7 +17,7 @@ from domain.errors import Overloaded, Unavailable
 from infra.append import MAX_ANNOUNCEMENT_BYTES, announcement
 from infra.commit import Committer, Flight
 from infra.inline import inline_step
-from infra.recorder import Limits, LogDatastore, LogRecorder, Save
+from infra.recorder import Limits, LogDatastore, LogRecorder, Save, SaveTooLarge
 
 SLOW_FIXTURES = [HealthCheck.function_scoped_fixture]
 
@@ -239,6 +239,14 @@ class TestLimits:
         recorder = LogRecorder(LogDatastore(database, Limits()), Limits(group_events=2))
         big = Save([StoredEvent(uuid4(), 1, "t", b"{}") for _ in range(50)])
         assert recorder.save(big).position == 50
+        recorder.close()
+
+    def test_a_save_that_everybody_would_wait_for_is_refused(self, database) -> None:
+        recorder = LogRecorder(LogDatastore(database, Limits()), Limits(save_bytes=1000))
+        large = [StoredEvent(uuid4(), 1, "harbour.ShipArrived", bytes(501)) for _ in range(2)]
+        with pytest.raises(SaveTooLarge):
+            recorder.save(Save(large))
+        assert recorder.save(Save(large[:1])).position == 1
         recorder.close()
 
     def test_a_full_queue_is_overloaded(self, database) -> None:
