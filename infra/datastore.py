@@ -7,6 +7,7 @@ import psycopg
 from eventsourcing.postgres import ConnectionPool, PostgresDatastore
 from psycopg.rows import DictRow, dict_row
 
+from infra.conninfo import bounded
 from infra.save import Limits
 
 RECONNECT_SECONDS = 1.0
@@ -23,7 +24,7 @@ class LogDatastore(PostgresDatastore):
         super().__init__("", "", "", "", "")  # its pool is never opened
         self.conninfo = conninfo
         self.pool = ConnectionPool(
-            conninfo,
+            bounded(conninfo, limits.connect_seconds),
             connection_class=psycopg.Connection[DictRow],
             kwargs={"row_factory": dict_row, "autocommit": True, "application_name": "muniment log"},
             min_size=limits.pool_min,

@@ -12,6 +12,8 @@ import psycopg
 from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
 
+from infra.conninfo import bounded
+
 BINARY = 1
 MAX_PREPARED = 500
 """Statements that one connection remembers; further ones are parsed each time."""
@@ -75,10 +77,7 @@ class Wire:
     @classmethod
     def connect(cls, conninfo: str, connect_seconds: float, settings: str) -> Self:
         """A new connection with these settings (SQL). Raises psycopg.OperationalError."""
-        given = psycopg.conninfo.conninfo_to_dict(conninfo)
-        ours = {"connect_timeout": max(2, round(connect_seconds)), "keepalives_idle": 10, "keepalives_interval": 5}
-        conninfo = psycopg.conninfo.make_conninfo(conninfo, **{k: v for k, v in ours.items() if k not in given})
-        connection = psycopg.connect(conninfo, autocommit=True)
+        connection = psycopg.connect(bounded(conninfo, connect_seconds), autocommit=True)
         connection.execute(settings.encode())
         row = connection.execute(
             "select pid, backend_start from pg_stat_activity where pid = pg_backend_pid()"

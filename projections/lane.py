@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 from psycopg import Connection
 
+from infra.conninfo import bounded
 from infra.event_store import Log
 from infra.transcoding import NewerSoftware
 from projections.engine import Applied, Build, Engine
@@ -83,7 +84,7 @@ class Backoff:
 
 def connect(conninfo: str, limits: FollowerLimits, fence: int = 0) -> Connection[Any]:
     """A connection in autocommit that waits neither for locks nor for answers without end."""
-    connection = psycopg.connect(conninfo, autocommit=True)
+    connection = psycopg.connect(bounded(conninfo), autocommit=True)
     settings = {
         "lock_timeout": f"{limits.lock_timeout_seconds * 1000:.0f}ms",
         "statement_timeout": f"{limits.statement_timeout_seconds * 1000:.0f}ms",

@@ -17,6 +17,7 @@ from domain.context import Context
 from domain.identity import Keyring
 from domain.ports import Work
 from infra import secrets as secret_store
+from infra.conninfo import bounded
 from infra.datastore import RECONNECT_SECONDS
 from infra.dispatch import Dispatcher
 from infra.embedded import DataFolder, Postgres, Valkey
@@ -83,7 +84,7 @@ def build_core(settings: Settings) -> Core:
     )
     log = Log(settings.postgres_url, inline=modules.inline_tables(), limits=limits)
     pool: ConnectionPool[Connection[TupleRow]] = ConnectionPool(
-        settings.postgres_url,
+        bounded(settings.postgres_url),
         min_size=1,
         max_size=settings.pool_size,
         timeout=POOL_TIMEOUT_SECONDS,
