@@ -80,12 +80,12 @@ class Follower:
         limits = self._setup.limits
         while not self._wake.stopping:
             lease = leases.acquire(connection, FEED, self._holder, limits.lease_seconds)
-            backoff.reset()
             if lease is None:
+                backoff.reset()
                 self._wake.wait(limits.renew_seconds)
                 continue
             try:
-                _Term(self._setup, connection, lease, self._wake).serve(self.leading)
+                _Term(self._setup, connection, lease, self._wake).serve(self.leading, backoff)
             except (Fenced, BuildGone) as error:
                 logger.warning("the follower starts anew: %r", error)
                 self._wake.wait(limits.renew_seconds)
@@ -136,11 +136,12 @@ class _Term:
         self._tail = Tail(setup.log.head(), setup.limits.tail_events)
         self._lanes: dict[tuple[Any, ...], BuildLane] = {}
 
-    def serve(self, leading: Event) -> None:
+    def serve(self, leading: Event, backoff: Backoff) -> None:
         """Leads until told to stop or the lease is lost. Raises Fenced, NewerSoftware."""
         try:
             self._take_over()
             leading.set()
+            backoff.reset()  # only now: a lease is had at once, again and again, where taking over fails
             self._refresh_lanes()
             while not self._wake.stopping and self._renew():
                 self._watch()

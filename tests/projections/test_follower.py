@@ -159,6 +159,24 @@ def test_the_hooks_run_around_the_commits(setup, record, visible):
     ]
 
 
+def test_who_cannot_take_over_tries_again_ever_more_slowly(setup):
+    """The lease is had at once each time; that isn't success yet."""
+    attempts = []
+
+    def failing():
+        attempts.append(time.monotonic())
+        raise ConnectionError("Valkey is at sea")
+
+    limits = FollowerLimits(backoff_first_seconds=0.02)
+    follower = Follower(replace(setup, hooks=Hooks(on_takeover=failing), limits=limits))
+    thread = threading.Thread(target=follower.run)
+    thread.start()
+    time.sleep(2)
+    follower.stop()
+    thread.join(PATIENCE_SECONDS)
+    assert 2 <= len(attempts) <= 15
+
+
 def test_a_notice_travels_with_the_progress(setup, connection, record, visible):
     def count(cursor, facts):
         cursor.execute("select count(*) from watch_keepers_v1_b1")
