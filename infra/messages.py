@@ -24,6 +24,7 @@ from typing import Any, TypeAlias
 from uuid import UUID
 
 import msgspec
+import orjson
 from eventsourcing.persistence import MapperDeserialisationError
 
 from domain.aggregate import SECRET
@@ -44,6 +45,7 @@ Headers: TypeAlias = Sequence[tuple[str, bytes]]
 
 _UNPUBLISHED = frozenset({"originator_id", "originator_version", "timestamp"})
 """Fields that stand in the headers already."""
+_METADATA = tuple(Metadata.__dataclass_fields__)
 
 
 class Refused(Exception):
@@ -111,22 +113,9 @@ class Watermark:
 Delivered: TypeAlias = Carried | Pointed | Watermark
 
 
-class _Circumstances(msgspec.Struct, omit_defaults=True):
-    """What views need to know about who, from where and under which configuration; the rest stands in headers.
-
-    What a newer release adds is left out, as it is when the log is read.
-    """
-
-    actor: str = ""
-    ip: str | None = None
-    user_agent: str | None = None
-    session_id: str | None = None
-    config_version: int = 0
-
-
 class _Body(msgspec.Struct):
     event: msgspec.Raw
-    metadata: _Circumstances
+    metadata: msgspec.Raw
 
 
 class Messages:
@@ -219,12 +208,7 @@ class Messages:
             event: Any = self._mapper.to_domain_event(row)
         except MapperDeserialisationError:
             return Pointed(link)  # the log will show whether the event itself is at fault, and it is parked there
-        metadata = Metadata(
-            correlation_id=text.get("ce_correlationid", ""),
-            causation_id=text.get("ce_causationid"),
-            traceparent=text.get("ce_traceparent"),
-            **msgspec.structs.asdict(body.metadata),
-        )
+        metadata = Metadata.from_bytes(bytes(body.metadata))
         return Carried(link, Recorded(link.position, UUID(stream), int(version), kind, recorded_at, metadata, event))
 
     def _state(self, recorded: Recorded) -> bytes:
@@ -259,8 +243,8 @@ def published(kind: type[Any]) -> tuple[str, ...]:
 
 
 def _circumstances(metadata: Metadata) -> bytes:
-    names = _Circumstances.__struct_fields__
-    return msgspec.json.encode(_Circumstances(*(getattr(metadata, name) for name in names)))
+    """As `Metadata.to_bytes`, which goes through a deep copy."""
+    return orjson.dumps({name: value for name in _METADATA if (value := getattr(metadata, name)) is not None})
 
 
 def _headers(

@@ -1,0 +1,159 @@
+"""Messages on the bus: what is sent is what arrives, without the secrets, and nothing else is believed."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import pytest
+from cloudevents.core.bindings.kafka import KafkaMessage, from_kafka_event
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from domain.access import UserAssignments
+from domain.aggregate import SECRET
+from domain.identity import User
+from infra.disclosure import disclosed, marked
+from infra.messages import Carried, Link, Message, Messages, Place, Pointed, Refused, Watermark, published
+from infra.transcoding import NewerSoftware
+from tests.stream_apps.events import KINDS, any_recorded, recorded
+
+MESSAGES = Messages(b"k" * 32)
+HERE = Place("muniment.identity", 3)
+NOON = datetime(2026, 5, 17, 12, tzinfo=UTC)
+
+
+def opened(message: Message, place: Place = HERE, messages: Messages = MESSAGES):
+    return messages.open(place, message.key, message.value, message.headers)
+
+
+def renamed(name: str = "Ada") -> Message:
+    event = recorded(8, User.Renamed, uuid4(), 2, {"name": name})
+    return MESSAGES.event(HERE, event, previous=5, layout=1)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.TOPIC)
+def test_an_event_of_any_type_arrives_without_its_secrets_and_otherwise_equal(kind):
+    @settings(max_examples=15, deadline=None)
+    @given(any_recorded([kind]), st.integers(0, 2**62), st.integers(1, 2**31))
+    def arrives(sent, previous, layout):
+        carried = opened(MESSAGES.event(HERE, sent, previous=previous, layout=layout))
+
+        assert isinstance(carried, Carried)
+        assert carried.link == Link(sent.position, previous, layout, sent.id)
+        assert carried.recorded.fields() == disclosed(sent)
+        assert replace(carried.recorded, event=sent.event) == sent
+        if SECRET not in marked(kind).values():
+            assert carried.recorded.event == sent.event
+
+    arrives()
+
+
+@settings(max_examples=30, deadline=None)
+@given(any_recorded())
+def test_the_official_sdk_reads_it(sent):
+    message = MESSAGES.event(HERE, sent, previous=1, layout=2)
+
+    event = from_kafka_event(KafkaMessage(dict(message.headers), message.key, message.value))
+
+    assert (event.get_id(), event.get_type(), event.get_source()) == (sent.id, sent.topic, "/muniment")
+    assert (event.get_subject(), event.get_time()) == (str(sent.stream), sent.recorded_at)
+    assert event.get_extension("position") == str(sent.position)
+    assert set(event.get_data()["event"]) <= {*published(type(sent.event)), "class_version"}
+
+
+def test_the_official_sdk_reads_a_watermark():
+    message = MESSAGES.watermark(HERE, NOON, position=9, previous=5, layout=1)
+
+    event = from_kafka_event(KafkaMessage(dict(message.headers), message.key, message.value))
+
+    assert (event.get_type(), event.get_time()) == ("muniment.watermark", NOON)
+
+
+def test_no_secret_field_is_published():
+    for kind in KINDS:
+        secrets = {name for name, mark in marked(kind).items() if mark == SECRET}
+        assert not secrets & set(published(kind))
+
+
+def test_a_watermark_arrives():
+    message = MESSAGES.watermark(HERE, NOON, position=9, previous=5, layout=1)
+    assert message.key is None
+    assert opened(message) == Watermark(Link(9, 5, 1), NOON)
+
+
+def test_a_pointer_arrives():
+    stream = uuid4()
+    message = MESSAGES.pointer(HERE, stream, 4, NOON, position=9, previous=5, layout=1)
+    assert opened(message) == Pointed(Link(9, 5, 1, f"{stream}:4"))
+
+
+@given(st.data())
+def test_a_message_that_was_changed_anywhere_is_refused(data):
+    message = renamed()
+    spoilt = data.draw(st.sampled_from(["key", "value", *(name for name, _ in message.headers)]))
+    other = data.draw(st.binary(max_size=64))
+    parts = {"key": message.key, "value": message.value, **dict(message.headers)}
+    if parts[spoilt] == other:
+        return
+    parts[spoilt] = other
+    headers = [(name, parts[name]) for name, _ in message.headers]
+
+    with pytest.raises(Refused):
+        MESSAGES.open(HERE, parts["key"], parts["value"], headers)
+
+
+@given(
+    st.none() | st.binary(),
+    st.none() | st.binary(),
+    st.none() | st.lists(st.tuples(st.text(max_size=12) | st.just("ce_seal"), st.none() | st.binary(max_size=70))),
+)
+def test_whatever_else_stands_on_the_topic_is_refused(key, value, headers):
+    with pytest.raises(Refused):
+        MESSAGES.open(HERE, key, value, headers)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda headers: [pair for pair in headers if pair[0] != "ce_seal"], "unsealed"),
+        (lambda headers: [*headers, ("ce_position", b"99")], "garbled"),
+        (lambda headers: [*headers, ("ce_actor", b"user:mallory")], "forged"),
+        (lambda headers: [*headers, ("ce_actor", None)], "garbled"),
+        (lambda headers: [pair for pair in headers if pair[0] != "ce_traceparent" and pair[0] != "ce_time"], "forged"),
+        (lambda headers: headers + [(f"ce_x{n}", b"") for n in range(64)], "garbled"),
+        (lambda headers: None, "unsealed"),
+    ],
+)
+def test_the_reason_of_a_refusal_is_a_word(spoil, reason):
+    message = renamed()
+    with pytest.raises(Refused) as refusal:
+        MESSAGES.open(HERE, message.key, message.value, spoil(message.headers))
+    assert refusal.value.reason == reason
+
+
+@pytest.mark.parametrize("place", [Place("muniment.identity", 4), Place("muniment.identity.k2", 3)])
+def test_a_message_copied_to_another_place_is_forged(place):
+    with pytest.raises(Refused, match="forged"):
+        opened(renamed(), place)
+
+
+def test_a_message_of_another_installation_is_forged():
+    with pytest.raises(Refused, match="forged"):
+        opened(renamed(), messages=Messages(b"j" * 32))
+
+
+def test_headers_that_an_intermediary_added_mean_nothing():
+    message = renamed()
+    message.headers.insert(0, ("traceparent", b"00-1-2-3"))
+    assert isinstance(opened(message), Carried)
+
+
+def test_a_type_that_only_a_newer_release_knows_stops_the_reader():
+    event = replace(recorded(8, User.Renamed, uuid4(), 2, {"name": "Ada"}), topic="identity.UserKnighted")
+    with pytest.raises(NewerSoftware, match="UserKnighted"):
+        opened(MESSAGES.event(HERE, event, previous=5, layout=1))
+
+
+def test_an_event_that_makes_no_sense_here_is_looked_for_in_the_log():
+    event = recorded(8, UserAssignments.RoleRevoked, uuid4(), 2, {"user_id": "not an id", "role": "r", "scope": "/"})
+    assert opened(MESSAGES.event(HERE, event, previous=5, layout=1)) == Pointed(Link(8, 5, 1, event.id))
