@@ -48,11 +48,12 @@ class EventsView(View):
 
 
 async def list_events(asked: Asked) -> Answer:
-    """A range of the log."""
+    """A range of the log. It holds what the audit log does, so reading it is audited as well."""
     settings: Settings = asked.ports.settings
     limit = asked.params.limit or settings.page_size
     if limit > settings.page_limit:
         raise invalid_field("limit", f"at most {settings.page_limit}")
+    await asked.ports.crowds.read(asked.context, f"{asked.method} {asked.url_path}")
     view, head = await asked.in_thread(_events, asked.ports.log, asked.params, limit)
     return Answer(view, position=head)
 
@@ -63,8 +64,7 @@ def _events(log: Log, asked: EventFilter, limit: int) -> tuple[EventsView, int]:
     if asked.stream is None:
         found = log.read(asked.after, limit + 1, types)
     else:
-        stream = log.read_stream(asked.stream)
-        found = [e for e in stream if e.position > asked.after and (not types or e.topic in types)][: limit + 1]
+        found = log.read_stream(asked.stream, after=asked.after, topics=types, limit=limit + 1)
     items = [view_of(recorded) for recorded in found[:limit]]
     return EventsView(items=items, next=items[-1].position if len(found) > limit else None), head
 

@@ -4,20 +4,24 @@ What is slow or needs a key happens in a `prepare_…` before the unit of work; 
 """
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
+from domain.access import UserAssignments
 from domain.aggregate import Aggregate
 from domain.errors import Invalid
 from domain.identity import (
+    AlreadyVerified,
     EmailAddress,
     EmailClaim,
     EmailTaken,
+    EmailVerification,
     InvalidCredentials,
     InvalidRefreshToken,
     Keyring,
     KeyringChanged,
     LoginAttempts,
+    Onboarding,
     PersonName,
     RefreshTokenReused,
     Session,
@@ -25,6 +29,7 @@ from domain.identity import (
     TooManyAttempts,
     User,
     UserSuspended,
+    VerificationInvalid,
     WrongPassword,
     check_password,
 )
@@ -152,11 +157,12 @@ def change_password(work: Work, command: ChangePassword) -> None:
 
 @dataclass(frozen=True)
 class Credentials:
-    """What somebody who logs in says, in clear, and from where."""
+    """What somebody who logs in says, in clear, and from where; `network` is what their failures count under."""
 
     email: str
     password: str
     ip: str | None = None
+    network: str = ""
 
 
 @dataclass(frozen=True)
@@ -184,14 +190,15 @@ async def prepare_login(ports: Identity, given: Credentials) -> LogIn:
         raise InvalidCredentials from None
     claim_id = ports.claims.claim_id(email)
     await ports.throttle.login(claim_id, given.ip)
-    account = await ports.accounts.look_up(claim_id)
+    attempts_id = ports.claims.attempts_id(claim_id, given.network)
+    account = await ports.accounts.look_up(claim_id, attempts_id)
     if account.pause_seconds:
         raise TooManyAttempts(retry_after_seconds=account.pause_seconds)
     matches = await ports.passwords.verify(given.password, account.password)
     rehash = matches and account.password is not None and ports.passwords.needs_rehash(account.password)
     return LogIn(
         claim_id,
-        ports.claims.attempts_id(claim_id),
+        attempts_id,
         account.user_id,
         account.password,
         matches,
@@ -245,6 +252,7 @@ class RefreshSession:
     key_id: str
     grace: timedelta
     lifetime: timedelta
+    session_limit: timedelta
 
 
 def refresh_session(work: Work, command: RefreshSession) -> Opened:
@@ -259,7 +267,11 @@ def refresh_session(work: Work, command: RefreshSession) -> Opened:
     if session is None or session.ended or not session.is_authentic(token.generation, token.hash):
         raise InvalidRefreshToken
     user = work.get(User, session.user_id)
-    if user.suspended or user.has_ended(session.created_on) or now >= session.expires_on(command.lifetime):
+    if (
+        user.suspended
+        or user.has_ended(session.created_on)
+        or now >= session.expires_on(command.lifetime, command.session_limit)
+    ):
         raise InvalidRefreshToken
     ring = work.find(Keyring, Keyring.ID)
     if ring and ring.is_revoked(session.key_id):
@@ -336,3 +348,101 @@ def revoke_key(work: Work, command: RevokeKey) -> None:
     for spare in command.spares:
         if not ring.has_key_for(spare.purpose):
             add_key(work, spare)
+
+
+@dataclass(frozen=True)
+class RequestVerification:
+    """A new user's address is to be verified."""
+
+    user_id: UUID
+
+
+def request_verification(work: Work, command: RequestVerification) -> None:
+    """Where it was requested already, for this address, nothing is recorded. Raises UserNotFound."""
+    user, verification = _verification(work, command.user_id)
+    if verification.email != user.email:
+        verification.request(user.email)
+
+
+@dataclass(frozen=True)
+class IssueVerification:
+    """Somebody who sends the mail asks for the token. It lives for `lifetime` from its request."""
+
+    user_id: UUID
+    lifetime: timedelta
+
+
+@dataclass(frozen=True)
+class IssuedVerification:
+    """Which token: that of this user's request `number`, to be sent to `email`, worthless from `expires_at` on."""
+
+    user_id: UUID
+    number: int
+    email: str
+    expires_at: datetime
+
+
+def issue_verification(work: Work, command: IssueVerification) -> IssuedVerification:
+    """The newest request's token, of a new request where that has expired.
+
+    Raises UserNotFound, AlreadyVerified, TooManyVerifications.
+    """
+    user, verification = _verification(work, command.user_id)
+    if verification.is_verified(user.email):
+        raise AlreadyVerified
+    now = work.now()
+    requested_on = verification.requested_on
+    if requested_on is None or not verification.is_open(user.email, now, command.lifetime):
+        verification.request(user.email)
+        requested_on = now
+    verification.issue()
+    return IssuedVerification(user.id, verification.number, user.email, requested_on + command.lifetime)
+
+
+@dataclass(frozen=True)
+class VerifyEmail:
+    """The token of a user's request `number` was presented; it lives for `lifetime` from its request."""
+
+    user_id: UUID
+    number: int
+    lifetime: timedelta
+
+
+def verify_email(work: Work, command: VerifyEmail) -> None:
+    """Presented twice it records nothing. Raises VerificationInvalid, VerificationExpired."""
+    user = work.find(User, command.user_id)
+    verification = work.find(EmailVerification, EmailVerification.create_id(command.user_id))
+    if user is None or verification is None:
+        raise VerificationInvalid
+    work.guard(user)
+    verification.verify(command.number, user.email, work.now(), command.lifetime)
+
+
+@dataclass(frozen=True)
+class CompleteOnboarding:
+    """Something that a user needs for being onboarded has happened: perhaps it was the last."""
+
+    user_id: UUID
+
+
+def complete_onboarding(work: Work, command: CompleteOnboarding) -> None:
+    """Onboards a user who has a role and a verified address; any other, and a second time, records nothing."""
+    user = work.find(User, command.user_id)
+    verification = work.find(EmailVerification, EmailVerification.create_id(command.user_id))
+    assignments = work.find(UserAssignments, UserAssignments.create_id(command.user_id))
+    if not (user and verification and assignments) or work.find(Onboarding, Onboarding.create_id(command.user_id)):
+        return
+    for read in (user, verification, assignments):
+        work.guard(read)
+    now = work.now()
+    if verification.is_verified(user.email) and any(
+        until is None or until > now for until in assignments.assigned.values()
+    ):
+        work.add(Onboarding(user_id=user.id))
+
+
+def _verification(work: Work, user_id: UUID) -> tuple[User, EmailVerification]:
+    user = work.get(User, user_id)
+    work.guard(user)
+    found = work.find(EmailVerification, EmailVerification.create_id(user_id))
+    return user, found or work.add(EmailVerification(user_id=user_id))

@@ -78,8 +78,8 @@ class Claims(Protocol):
         """The id of this address's claim."""
         ...
 
-    def attempts_id(self, claim_id: UUID) -> UUID:
-        """The id of the stream of failed logins at this claim's address."""
+    def attempts_id(self, claim_id: UUID, network: str) -> UUID:
+        """The id of the stream of failed logins at this claim's address from a network."""
         ...
 
 
@@ -122,7 +122,7 @@ class Account:
 class Accounts(Protocol):
     """Looks into the event store before the unit of work, off the event loop."""
 
-    async def look_up(self, claim_id: UUID) -> Account:
+    async def look_up(self, claim_id: UUID, attempts_id: UUID) -> Account:
         """Who holds the claim, and for how long logins pause there. Takes as long where nobody does."""
         ...
 
@@ -159,6 +159,9 @@ class Identity(Protocol):
 
     @property
     def refresh_lifetime(self) -> timedelta: ...
+
+    @property
+    def session_limit(self) -> timedelta: ...
 
     @property
     def refresh_grace(self) -> timedelta: ...

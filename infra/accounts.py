@@ -9,7 +9,7 @@ from eventsourcing.application import AggregateNotFoundError
 
 from domain.aggregate import Aggregate
 from domain.identity import EmailClaim, LoginAttempts, User, UserNotFound
-from domain.ports import Account, Claims
+from domain.ports import Account
 from infra.event_store import Log
 
 A = TypeVar("A", bound=Aggregate)
@@ -18,14 +18,13 @@ A = TypeVar("A", bound=Aggregate)
 class Accounts:
     """Implements `domain.ports.Accounts` over the log."""
 
-    def __init__(self, log: Log, claims: Claims, executor: Executor) -> None:
+    def __init__(self, log: Log, executor: Executor) -> None:
         self._log = log
-        self._claims = claims
         self._executor = executor
 
-    async def look_up(self, claim_id: UUID) -> Account:
+    async def look_up(self, claim_id: UUID, attempts_id: UUID) -> Account:
         """Who holds the claim. Reads as many streams where nobody does, so that it takes as long."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._look_up, claim_id)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._look_up, claim_id, attempts_id)
 
     async def password_of(self, user_id: UUID) -> str:
         """The stored hash. Raises UserNotFound."""
@@ -34,8 +33,8 @@ class Accounts:
             raise UserNotFound
         return user.password
 
-    def _look_up(self, claim_id: UUID) -> Account:
-        attempts = self._find(LoginAttempts, self._claims.attempts_id(claim_id))
+    def _look_up(self, claim_id: UUID, attempts_id: UUID) -> Account:
+        attempts = self._find(LoginAttempts, attempts_id)
         pause = attempts.remaining_pause_seconds(self._log.now()) if attempts and attempts.paused_until else 0
         claim = self._find(EmailClaim, claim_id)
         user = self._find(User, claim.user_id if claim else claim_id)

@@ -39,6 +39,7 @@ class Metadata:
     user_agent: str | None = None
     session_id: str | None = None
     config_version: int = 0
+    hops: int = 0
 
     @classmethod
     def from_context(cls, context: Context) -> Self:
@@ -52,12 +53,13 @@ class Metadata:
             user_agent=context.user_agent,
             session_id=str(context.session_id) if context.session_id else None,
             config_version=context.config_version,
+            hops=context.hops,
         )
 
     def to_bytes(self) -> bytes:
-        """JSON, without what is None."""
+        """JSON, without what is None, or 0."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return orjson.dumps({name: value for name, value in values.items() if value is not None})
+        return orjson.dumps({name: value for name, value in values.items() if value not in {None, 0}})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -203,9 +205,25 @@ class Log(Application[UUID]):
         """At most `limit` events with a position above `after`, in position order; all topics if none is given."""
         return [self._recorded(row) for row in self._recorder.read(after, limit, topics)]
 
-    def read_stream(self, stream: UUID, after_version: int = 0, up_to_position: int | None = None) -> list[Recorded]:
-        """The events of one stream above a version and at or below a position, in order."""
-        return [self._recorded(row) for row in self._recorder.read_stream(stream, after_version, up_to_position)]
+    def read_stream(
+        self,
+        stream: UUID,
+        after_version: int = 0,
+        up_to_position: int | None = None,
+        *,
+        after: int = 0,
+        topics: Sequence[str] = (),
+        limit: int | None = None,
+    ) -> list[Recorded]:
+        """The events of one stream, in order.
+
+        Those above a version and above a position (`after`), at or below another, of these topics (all if none is
+        given), at most `limit`.
+        """
+        rows = self._recorder.read_stream(
+            stream, after_version, up_to_position, after=after, topics=topics, limit=limit
+        )
+        return [self._recorded(row) for row in rows]
 
     def head(self) -> int:
         """The position of the newest event; 0 for an empty log."""

@@ -113,13 +113,25 @@ class LogRecorder(PostgresApplicationRecorder):
         sql = f"select {COLUMNS} from stored_events where notification_id > %s order by notification_id limit %s"
         return self._rows(sql, (after, limit))
 
-    def read_stream(self, stream: UUID, after_version: int, up_to_position: int | None) -> list[RecordedEvent]:
-        """The rows of one stream above a version, at or below a position, in order."""
+    def read_stream(
+        self,
+        stream: UUID,
+        after_version: int,
+        up_to_position: int | None,
+        *,
+        after: int = 0,
+        topics: Sequence[str] = (),
+        limit: int | None = None,
+    ) -> list[RecordedEvent]:
+        """The rows of one stream above a version and a position, at or below another position, in order."""
         sql = (
             f"select {COLUMNS} from stored_events where originator_id = %s and originator_version > %s"
-            " and notification_id <= %s order by originator_version"
+            " and notification_id <= %s and notification_id > %s and (%s::text[] is null or topic = any(%s::text[]))"
+            " order by originator_version limit %s"
         )
-        return self._rows(sql, (stream, after_version, NO_VERSION if up_to_position is None else up_to_position))
+        up_to = NO_VERSION if up_to_position is None else up_to_position
+        wanted = list(topics) or None
+        return self._rows(sql, (stream, after_version, up_to, after, wanted, wanted, limit))
 
     def head(self) -> Committed:
         """The end of the log: 0 and 1970 for an empty one."""

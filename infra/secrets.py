@@ -41,9 +41,9 @@ class Secrets:
         """The id of this address's claim: an HMAC, so that it neither reveals nor survives the address."""
         return _hidden_id(self.claim_key, b"email:" + email.encode())
 
-    def attempts_id(self, claim_id: UUID) -> UUID:
-        """The id of the stream of failed logins at this claim's address."""
-        return _hidden_id(self.claim_key, b"attempts:" + claim_id.bytes)
+    def attempts_id(self, claim_id: UUID, network: str) -> UUID:
+        """The id of the stream of failed logins at this claim's address from a network."""
+        return _hidden_id(self.claim_key, b"attempts:" + claim_id.bytes + network.encode())
 
     def derive(self, purpose: str) -> bytes:
         """A key of its own for this purpose, from the master key (HMAC-SHA-256 as a PRF; NIST SP 800-108)."""

@@ -71,12 +71,18 @@ class Settings:
     hashing_queue_limit: int = _setting(256, "hashings that wait before `overloaded`", least=1)
     access_token_seconds: int = _setting(600, "lifetime of an access token", least=30, most=86_400)
     refresh_token_seconds: int = _setting(30 * 86_400, "lifetime of a refresh token since its rotation", least=60)
+    session_limit_seconds: int = _setting(90 * 86_400, "age at which a session ends, however often refreshed", least=60)
     refresh_grace_seconds: int = _setting(10, "how long the predecessor gets the same successor", least=0, most=60)
     key_overlap_seconds: int = _setting(600, "how long a new signing key is published before it signs", least=0)
     issuer: str = _setting("muniment", "`iss` of access tokens")
     audience: str = _setting("muniment", "`aud` of access tokens")
-    login_account_limit: str = _setting("20/minute", "login attempts per e-mail address")
+    login_account_limit: str = _setting("100/minute", "login attempts per e-mail address, from everywhere")
     login_address_limit: str = _setting("60/minute", "login attempts per client address")
+
+    # onboarding and reactions
+    default_role: str = _setting("", "role that every new user is granted, name@scope (none: no role)")
+    verification_seconds: int = _setting(3 * 86_400, "how long an e-mail verification's token works", least=60)
+    reaction_hop_limit: int = _setting(16, "reactions in a row that one cause may set off", least=1, most=1000)
 
     # caches
     session_cache_size: int = _setting(50_000, "sessions that an API process remembers", least=1)

@@ -54,6 +54,11 @@ class Ports:
         return timedelta(seconds=self.settings.refresh_token_seconds)
 
     @property
+    def session_limit(self) -> timedelta:
+        """How old a session becomes at most."""
+        return timedelta(seconds=self.settings.session_limit_seconds)
+
+    @property
     def refresh_grace(self) -> timedelta:
         """How long the immediate predecessor gets the same successor."""
         return timedelta(seconds=self.settings.refresh_grace_seconds)

@@ -1,6 +1,7 @@
 """Whether an API process can serve, and what is wrong if something is."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -21,6 +22,8 @@ from infra.parts import read_parts
 from projections.builds import not_level
 from projections.catalogue import Status, catalogue
 from projections.projection import Projection
+
+logger = logging.getLogger(__name__)
 
 REMEMBERED_SECONDS = 0.5
 """So that many probes cost one look."""
@@ -77,7 +80,9 @@ class Readiness:
             statuses, behind = await loop.run_in_executor(self._executor, self._views)
             schema = await loop.run_in_executor(self._executor, self._checked_schema)
         except (psycopg.Error, PoolTimeout, MigrationError) as error:
-            return Health("unavailable", [f"postgres: {str(error).strip().splitlines()[0]}"])
+            # what libpq says names hosts and users: that is for the log, not for whoever asks
+            logger.warning("not ready: %s", str(error).strip().splitlines()[0])
+            return Health("unavailable", ["postgres: doesn't answer"])
         if not self._listener.fresh:
             return Health("unavailable", ["listener: no heartbeat came through for too long"])
         if schema.state == "incompatible":
@@ -114,8 +119,8 @@ class Readiness:
     async def _valkey_reasons(self) -> list[str]:
         try:
             await self._valkey.ping()
-        except (redis.RedisError, OSError, TimeoutError) as error:
-            return [f"valkey: {error}"]
+        except (redis.RedisError, OSError, TimeoutError):
+            return ["valkey: doesn't answer"]
         return []
 
     def _part_reasons(self) -> list[str]:

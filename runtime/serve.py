@@ -130,7 +130,7 @@ class Api:
             keys=core.keys,
             tokens=core.tokens,
             passwords=core.passwords,
-            accounts=Accounts(core.log, core.secrets, self.lookups),
+            accounts=Accounts(core.log, self.lookups),
             throttle=Throttle(
                 settings.redis_url, per_account=settings.login_account_limit, per_address=settings.login_address_limit
             ),

@@ -40,6 +40,7 @@ from domain.identity import (
     User,
     UserSuspended,
 )
+from infra.addresses import network_of
 from infra.event_store import Log
 from infra.tokens import RefreshToken, parse_refresh_token
 from infra.work import UnitOfWork
@@ -79,7 +80,9 @@ class TokenView(View):
 async def login(asked: Asked) -> Answer:
     """Opens a session for whoever knows e-mail address and password."""
     ports: IdentityPorts = asked.ports
-    command = await prepare_login(ports, Credentials(asked.body.email, asked.body.password, asked.ip))
+    command = await prepare_login(
+        ports, Credentials(asked.body.email, asked.body.password, asked.ip, network_of(asked.ip))
+    )
     outcome = await asked.in_thread(asked.services.dispatcher.dispatch, log_in, command, asked.context)
     answer = _tokens(ports, outcome.result, cast("RefreshToken", command.token), outcome.position)
     standing = await asked.ports.throttle.standing(asked.ip)
@@ -98,7 +101,7 @@ async def refresh(asked: Asked) -> Answer:
     ports: IdentityPorts = asked.ports
     token = parse_refresh_token(asked.body.refresh_token)
     successor, key_id = ports.tokens.successor(token)
-    command = RefreshSession(token, successor, key_id, ports.refresh_grace, ports.refresh_lifetime)
+    command = RefreshSession(token, successor, key_id, ports.refresh_grace, ports.refresh_lifetime, ports.session_limit)
     try:
         outcome = await asked.in_thread(asked.services.dispatcher.dispatch, refresh_session, command, asked.context)
     except KeyringChanged:

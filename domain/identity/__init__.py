@@ -23,11 +23,21 @@ from domain.identity.user import (
     WrongPassword,
     check_password,
 )
+from domain.identity.verification import (
+    AlreadyVerified,
+    EmailVerification,
+    Onboarding,
+    TooManyVerifications,
+    VerificationExpired,
+    VerificationInvalid,
+)
 
 __all__ = [
+    "AlreadyVerified",
     "EmailAddress",
     "EmailClaim",
     "EmailTaken",
+    "EmailVerification",
     "InvalidCredentials",
     "InvalidRefreshToken",
     "KeyRecord",
@@ -35,6 +45,7 @@ __all__ = [
     "Keyring",
     "KeyringChanged",
     "LoginAttempts",
+    "Onboarding",
     "PersonName",
     "RefreshTokenReused",
     "Session",
@@ -42,9 +53,12 @@ __all__ = [
     "TooManyAttempts",
     "TooManyNames",
     "TooManyRefreshes",
+    "TooManyVerifications",
     "User",
     "UserNotFound",
     "UserSuspended",
+    "VerificationExpired",
+    "VerificationInvalid",
     "WeakPassword",
     "WrongPassword",
     "check_password",

@@ -21,16 +21,17 @@ class TooManyAttempts(Throttled):
 
 
 def pause_seconds(failures: int) -> int:
-    """How long the account waits after so many failures in a row: nothing up to four, then 30 s, doubling to 1 h."""
+    """How long the network waits at this address after so many failures in a row: nothing up to four, then 30 s, doubling to 1 h."""
     if failures < FREE_FAILURES:
         return 0
     return min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * (1 << min(failures - FREE_FAILURES, 20)))
 
 
 class LoginAttempts(Aggregate):
-    """Failed logins at one e-mail address, whether or not it belongs to anybody: both look the same from outside.
+    """Failed logins at one e-mail address from one network, whether or not the address belongs to anybody.
 
-    Its id is derived from the address's claim. Nobody can fill the log through it: during a pause nothing is recorded.
+    Its id is derived from the address's claim and the network, so that a stranger's failures make the stranger wait
+    and not the owner. Nobody can fill the log through it: during a pause nothing is recorded.
     """
 
     TOPIC = "identity.LoginAttempts"

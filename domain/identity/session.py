@@ -99,9 +99,9 @@ class Session(Aggregate):
         """Whether this was ever a refresh token of this session."""
         return 0 <= generation < len(self.hashes) and self.hashes[generation] == token_hash
 
-    def expires_on(self, lifetime: timedelta) -> datetime:
-        """When the newest refresh token stops working."""
-        return self.rotated_on + lifetime
+    def expires_on(self, lifetime: timedelta, limit: timedelta) -> datetime:
+        """When the newest refresh token stops working: unused for `lifetime`, or `limit` after the login."""
+        return min(self.rotated_on + lifetime, self.created_on + limit)
 
     def rotate(self, successor_hash: str, key_id: str) -> None:
         """Carries the session on with the next refresh token."""

@@ -51,9 +51,10 @@ class Ports:
         self.tokens: Tokens = core.tokens
         self.keys = core.keys
         self.log = core.log
-        self.accounts = Accounts(core.log, core.secrets, executor)
+        self.accounts = Accounts(core.log, executor)
         self.throttle = Unthrottled()
         self.refresh_lifetime = timedelta(seconds=core.settings.refresh_token_seconds)
+        self.session_limit = timedelta(seconds=core.settings.session_limit_seconds)
         self.refresh_grace = timedelta(seconds=core.settings.refresh_grace_seconds)
 
 

@@ -1,6 +1,7 @@
 """Users, logins and sessions, decided over the real log."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from uuid import uuid4
 
@@ -44,7 +45,8 @@ from domain.identity.session import ROTATIONS_AN_HOUR
 from domain.identity.user import NAMES_A_DAY
 from infra.tokens import RefreshToken
 
-GRACE, LIFETIME = timedelta(seconds=10), timedelta(days=30)
+GRACE, LIFETIME, LIMIT = timedelta(seconds=10), timedelta(days=30), timedelta(days=90)
+NETWORK = "192.0.2.7"
 
 
 def token(session_id, generation=0, text="first"):
@@ -54,12 +56,18 @@ def token(session_id, generation=0, text="first"):
 def login_of(given, email="ada@engine.example", *, user_id=None, verified="hashed", matches=True, session_id=None):
     claim_id = given.secrets.claim_id(EmailAddress(email))
     return LogIn(
-        claim_id, given.secrets.attempts_id(claim_id), user_id, verified, matches, None, token(session_id or uuid4())
+        claim_id,
+        given.secrets.attempts_id(claim_id, NETWORK),
+        user_id,
+        verified,
+        matches,
+        None,
+        token(session_id or uuid4()),
     )
 
 
-def refresh_of(old, *, successor="second", key_id="k1", grace=GRACE, lifetime=LIFETIME):
-    return RefreshSession(old, token(old.session_id, old.generation + 1, successor), key_id, grace, lifetime)
+def refresh_of(old, *, successor="second", key_id="k1", grace=GRACE, lifetime=LIFETIME, limit=LIMIT):
+    return RefreshSession(old, token(old.session_id, old.generation + 1, successor), key_id, grace, lifetime, limit)
 
 
 @pytest.fixture
@@ -242,6 +250,26 @@ def test_a_made_up_token_revokes_nothing(given, session, generation):
 def test_an_expired_refresh_token_is_refused(given, session):
     with pytest.raises(InvalidRefreshToken):
         given.do(refresh_session, refresh_of(session, lifetime=timedelta(0)))
+
+
+def test_a_session_ends_at_its_limit_however_often_it_is_refreshed(given, session):
+    with pytest.raises(InvalidRefreshToken):
+        given.do(refresh_session, refresh_of(session, limit=timedelta(0)))
+
+
+def test_a_strangers_failures_do_not_keep_the_owner_out(given, ada):
+    stranger = replace(
+        login_of(given, user_id=ada, matches=False),
+        attempts_id=given.secrets.attempts_id(
+            given.secrets.claim_id(EmailAddress("ada@engine.example")), "198.51.100.9"
+        ),
+    )
+    for _ in range(5):
+        with pytest.raises(InvalidCredentials):
+            given.do(log_in, stranger)
+    with pytest.raises(TooManyAttempts):
+        given.do(log_in, stranger)
+    assert given.do(log_in, login_of(given, user_id=ada)).user_id == ada
 
 
 @pytest.mark.parametrize(

@@ -21,14 +21,16 @@ def session(given):
     ada = given.user()
     claim_id = given.secrets.claim_id(EmailAddress("ada@engine.example"))
     first = RefreshToken(uuid4(), 0, "first")
-    given.do(log_in, LogIn(claim_id, given.secrets.attempts_id(claim_id), ada, "hashed", True, None, first))
+    given.do(
+        log_in, LogIn(claim_id, given.secrets.attempts_id(claim_id, "192.0.2.7"), ada, "hashed", True, None, first)
+    )
     given.do(add_key, key("k1"))
     return first
 
 
 def refresh(given, old, text, key_id):
     successor = RefreshToken(old.session_id, old.generation + 1, text)
-    given.do(refresh_session, RefreshSession(old, successor, key_id, GRACE, LIFETIME))
+    given.do(refresh_session, RefreshSession(old, successor, key_id, GRACE, LIFETIME, LIFETIME))
     return successor
 
 
