@@ -55,7 +55,7 @@ class Up:
 
     def start(self) -> "Up":
         environment = {"PATH": os.environ["PATH"], **self.settings.to_env()}
-        with self.log.open("ab") as log:
+        with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "runtime", "up"],
                 cwd=ROOT,
@@ -74,6 +74,7 @@ class Up:
 
     @property
     def said(self) -> str:
+        """Since it was started."""
         return self.log.read_text()
 
     @property
