@@ -21,7 +21,7 @@ class TooManyAttempts(Throttled):
 
 
 def pause_seconds(failures: int) -> int:
-    """How long the network waits at this address after so many failures in a row: nothing up to four, then 30 s, doubling to 1 h."""
+    """How long a network waits at an address after so many failures in a row: nothing up to 4, then 30 s up to 1 h."""
     if failures < FREE_FAILURES:
         return 0
     return min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * (1 << min(failures - FREE_FAILURES, 20)))
