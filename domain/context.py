@@ -32,7 +32,8 @@ class Context:
 
     `correlation_id` is shared by everything that follows from one request; `causation_id` is the event
     (`stream:version`) that led to this, if one did; `traceparent` is W3C Trace Context's; `ip` and `user_agent` are
-    personal; `config_version` is the log position of the configuration under which this is decided.
+    personal; `config_version` is the log position of the configuration under which this is decided;
+    `hops` is how many reactions in a row have led here.
     """
 
     actor: Actor
@@ -43,6 +44,7 @@ class Context:
     user_agent: str | None = None
     session_id: UUID | None = None
     config_version: int = 0
+    hops: int = 0
 
     @classmethod
     def system(cls, name: str, correlation_id: str) -> Self:

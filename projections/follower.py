@@ -24,7 +24,7 @@ from projections.builds import builds_fed_by
 from projections.engine import Build, Engine
 from projections.errors import BuildGone, Fenced
 from projections.facts import read
-from projections.lane import Backoff, BuildLane, Setup, connect, dismiss, sign
+from projections.lane import Backoff, BuildLane, ConsumerLane, Setup, connect, dismiss, sign
 from projections.tail import Tail
 
 logger = logging.getLogger("muniment.follower")
@@ -36,7 +36,7 @@ LOG_CHANNEL = "muniment_log"
 
 
 class Follower:
-    """Feeds every build of the setup's projections that no other feed has.
+    """Feeds every build of the setup's projections that no other feed has, and the setup's further consumers.
 
     `run` blocks until `stop`, which may be called from anywhere, a signal handler too. `leading` is set while this one
     holds the lease.
@@ -135,6 +135,7 @@ class _Term:
         self._renew_at = 0.0
         self._tail = Tail(setup.log.head(), setup.limits.tail_events)
         self._lanes: dict[tuple[Any, ...], BuildLane] = {}
+        self._consumers: list[ConsumerLane] = []
 
     def serve(self, leading: Event, backoff: Backoff) -> None:
         """Leads until told to stop or the lease is lost. Raises Fenced, NewerSoftware."""
@@ -143,6 +144,7 @@ class _Term:
             leading.set()
             backoff.reset()  # only now: a lease is had at once, again and again, where taking over fails
             self._refresh_lanes()
+            self._start_consumers()
             while not self._wake.stopping and self._renew():
                 self._watch()
         finally:
@@ -220,10 +222,17 @@ class _Term:
             self._lanes[key] = BuildLane(self._setup, wanted[key], self._tail, self._lease.fence, self._give_up)
             self._lanes[key].start()
 
+    def _start_consumers(self) -> None:
+        for consumer in self._setup.consumers:
+            lane = ConsumerLane(self._setup, consumer, self._tail, self._lease.fence, self._give_up)
+            self._consumers.append(lane)
+            lane.start()
+
     def _stop_lanes(self) -> None:
-        for lane in self._lanes.values():
+        lanes = [*self._lanes.values(), *self._consumers]
+        for lane in lanes:
             lane.stop()
-        for lane in self._lanes.values():
+        for lane in lanes:
             lane.join()
 
     def _give_up(self, error: Exception) -> None:

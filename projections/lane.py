@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Event, Thread
-from typing import Any
+from typing import Any, Protocol
 
 import psycopg
 from psycopg import Connection
@@ -108,6 +108,31 @@ def dismiss(connection: Connection[Any], fence: int) -> None:
     connection.execute(_DISMISS, {"signature": SIGNATURE, "fence": fence})
 
 
+class Advance(Protocol):
+    """What brings a consumer of the log forward: a projection's engine, or what else keeps a progress of its own."""
+
+    def take_over(self) -> int:
+        """The position that is reached. Nobody who came before moves it from now on."""
+        ...
+
+    def apply(self, batch: Sequence[Fact], after: int) -> int:
+        """Applies what follows `after` in the log, in position order; the position that is reached."""
+        ...
+
+
+class Consumer(Protocol):
+    """Somebody besides the builds whom the follower hands the log to, under the same lease."""
+
+    @property
+    def label(self) -> str:
+        """What it is called in messages."""
+        ...
+
+    def open(self, connection: Connection[Any]) -> Advance:
+        """What applies on this connection (in autocommit), which is a lane's own. Its progress is its own fence."""
+        ...
+
+
 @dataclass(frozen=True)
 class Setup:
     """What a follower works with: the log, the database's connection string, and what to do."""
@@ -117,15 +142,17 @@ class Setup:
     projections: Sequence[Projection]
     hooks: Hooks = Hooks()
     limits: FollowerLimits = FollowerLimits()
+    consumers: Sequence[Consumer] = ()
 
 
-class BuildLane:
-    """Feeds one build from the tail, or from the log itself while it is far behind."""
+class ConsumerLane:
+    """Feeds one consumer from the tail, or from the log itself while it is far behind."""
 
     def __init__(
-        self, setup: Setup, build: Build, tail: Tail, fence: int, give_up: Callable[[Exception], None]
+        self, setup: Setup, consumer: Consumer, tail: Tail, fence: int, give_up: Callable[[Exception], None]
     ) -> None:
-        self.build = build
+        self.label = consumer.label
+        self._consumer = consumer
         self._setup = setup
         self._limits = setup.limits
         self._tail = tail
@@ -133,8 +160,7 @@ class BuildLane:
         self._give_up = give_up
         self._stopping = Event()
         self._backoff = Backoff(setup.limits)
-        name = f"{build.projection.name} v{build.projection.version} b{build.number}"
-        self._thread = Thread(target=self._run, name=f"follow {name}", daemon=True)
+        self._thread = Thread(target=self._run, name=f"follow {self.label}", daemon=True)
 
     def start(self) -> None:
         """Begins."""
@@ -154,34 +180,49 @@ class BuildLane:
             try:
                 self._follow()
             except BuildGone:
-                logger.info("%s build %d was dropped", self.build.projection.label, self.build.number)
+                logger.info("%s was dropped", self.label)
                 return
             except (Fenced, NewerSoftware) as error:
                 self._give_up(error)
                 return
             except Exception:
-                logger.exception("%s build %d: trying again", self.build.projection.label, self.build.number)
+                logger.exception("%s: trying again", self.label)
                 self._backoff.wait(self._stopping.wait)
 
     def _follow(self) -> None:
         with connect(self._setup.conninfo, self._limits, self._fence) as connection:
-            engine = Engine(connection, self._setup.log, self.build, fence=self._fence, committed=self._committed)
-            position = engine.take_over()
+            consumer = self._consumer.open(connection)
+            position = consumer.take_over()
             while not self._stopping.is_set():
                 batch = self._next(position)
                 if batch:
-                    position = engine.apply(batch, position)
+                    position = consumer.apply(batch, position)
                     self._backoff.reset()
 
     def _next(self, position: int) -> list[Fact]:
         batch = self._tail.after(position, self._limits.batch_events, self._stopping)
         return read(self._setup.log, position, self._limits.batch_events) if batch is None else batch
 
+
+class BuildLane(ConsumerLane):
+    """Feeds one build, and sees to what follows each of its commits."""
+
+    def __init__(
+        self, setup: Setup, build: Build, tail: Tail, fence: int, give_up: Callable[[Exception], None]
+    ) -> None:
+        self._build = build
+        self.label = f"{build.projection.label} build {build.number}"
+        super().__init__(setup, self, tail, fence, give_up)
+
+    def open(self, connection: Connection[Any]) -> Engine:
+        """See `Consumer`."""
+        return Engine(connection, self._setup.log, self._build, fence=self._fence, committed=self._committed)
+
     def _committed(self, applied: Applied) -> None:
         try:
             self._setup.hooks.after_commit(applied)
         except Exception as error:
-            logger.exception("%s: what follows a commit failed", self.build.projection.label)
+            logger.exception("%s: what follows a commit failed", self.label)
             self._make_up_for(applied, error)
 
     def _make_up_for(self, applied: Applied, error: Exception) -> None:
@@ -191,5 +232,5 @@ class BuildLane:
                 self._setup.hooks.on_invalidation_failed(applied, error)
                 break
             except Exception:
-                logger.exception("%s: making up for it failed too", self.build.projection.label)
+                logger.exception("%s: making up for it failed too", self.label)
                 self._backoff.wait(self._stopping.wait)

@@ -1,0 +1,302 @@
+"""How far reactions have come and what they parked: the rows, and the riders that move them with a commit.
+
+`Place` is one progress row. Its position moves by compare-and-set: in the commit of the commands that an event leads
+to, or, where events lead to nothing, in a cheap transaction of its own. Whoever comes second fails.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from psycopg import Connection
+from psycopg.errors import CheckViolation
+from psycopg.rows import class_row
+
+from domain.errors import DomainError
+from infra.inline import Statement
+from infra.recorder import InlineRefused
+
+OVERTAKEN = "reaction_overtaken"
+"""The constraint that the database names when somebody else was faster."""
+
+
+class Overtaken(Exception):
+    """Somebody else has moved this progress, or taken out this parked event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One progress row: a reaction, and which part of the log it stands for."""
+
+    reaction: str
+    layout: int = 0
+    topic: str = "*"
+    partition: int = 0
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """The row's key."""
+        return {
+            "reaction": self.reaction,
+            "layout": self.layout,
+            "topic": self.topic,
+            "partition": self.partition,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """An event, as far as parking it goes, and how often it has failed already."""
+
+    position: int
+    stream: UUID
+    version: int
+    topic: str
+    attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a reaction couldn't react."""
+
+    error: str
+    traceback: str | None = None
+
+
+_ROW = "reaction = %(reaction)s and layout = %(layout)s and topic = %(topic)s and partition = %(partition)s"
+_ENSURE = """
+    insert into reaction_progress (reaction, layout, topic, partition, position)
+    select %(reaction)s, %(layout)s, %(topic)s, %(partition)s,
+           case when %(from_start)s then 0 else position end from log_head
+    on conflict do nothing
+"""
+_POSITION = f"select position from reaction_progress where {_ROW}"
+_ADVANCE = f"""
+    update reaction_progress set position = %(to)s, updated_at = clock_timestamp()
+      from (select set_config('synchronous_commit', 'off', true)) cheap
+     where {_ROW} and position = %(from)s
+"""
+_MOVED = """
+    select muniment_move_reaction(%(reaction)s::text, %(layout)s::integer, %(topic)s::text, %(partition)s::integer,
+                                  %(from)s::bigint, %(to)s::bigint) as done
+"""
+_UNPARKED = "select muniment_unpark_reaction(%(reaction)s::text, %(at)s::bigint) as done"
+_PARK = """
+    insert into reaction_parked as parked
+           (reaction, position, stream, stream_version, topic, error, traceback, attempts)
+    select %(reaction)s::text, %(at)s::bigint, %(stream)s::uuid, %(stream_version)s::bigint, %(cause_topic)s::text,
+           %(error)s::text, %(traceback)s::text, %(attempts)s::integer
+      from taken where taken.done
+"""
+_FAILED_AGAIN = """
+    update reaction_parked set error = %(error)s::text, traceback = %(traceback)s::text, attempts = attempts + 1
+     where reaction = %(reaction)s and position = %(at)s
+"""
+_STREAMS = "select distinct stream from reaction_parked where reaction = %(reaction)s and stream = any(%(streams)s)"
+_WAIT_BEHIND = """
+    select true from reaction_parked where reaction = %(reaction)s and stream = %(stream)s limit 1 for update
+"""
+_WAITING = """
+    select position, stream, stream_version as version, topic, attempts from reaction_parked
+     where reaction = %(reaction)s and (%(stream)s::uuid is null or stream = %(stream)s) order by position
+"""
+_STATUS = """
+    select p.reaction as name, p.layout, p.topic, p.partition, p.position, h.position as head,
+           greatest(h.position - p.position, 0) as lag_events,
+           coalesce(extract(epoch from clock_timestamp() - oldest.recorded_at), 0)::float8 as lag_seconds,
+           coalesce(parked.events, 0) as parked
+      from log_head h
+     cross join reaction_progress p
+      left join lateral (
+           select recorded_at from stored_events
+            where notification_id > p.position order by notification_id limit 1
+           ) oldest on true
+      left join (select reaction, count(*) as events from reaction_parked group by 1) parked using (reaction)
+     order by 1, 2, 3, 4
+"""
+_PARKED = """
+    select position, stream, stream_version, topic, error, traceback, attempts, parked_at from reaction_parked
+     where reaction = %(reaction)s and position > %(after)s and (%(stream)s::uuid is null or stream = %(stream)s)
+     order by position limit %(limit)s
+"""
+
+
+def ensure_started(connection: Connection[Any], places: Iterable[tuple[Place, bool]]) -> None:
+    """Starts the progress of what has none: at the head, or with True at the log's beginning."""
+    for place, from_start in places:
+        connection.execute(_ENSURE, place.key | {"from_start": from_start})
+
+
+def position_of(connection: Connection[Any], place: Place) -> int | None:
+    """Through which position a reaction has reacted; None where it hasn't started."""
+    row = connection.execute(_POSITION, place.key).fetchone()
+    return int(row[0]) if row else None
+
+
+def advance(connection: Connection[Any], place: Place, from_: int, to: int) -> None:
+    """Moves on over events that lead to nothing. Doesn't wait for the disk. Raises Overtaken."""
+    if not connection.execute(_ADVANCE, place.key | {"from": from_, "to": to}).rowcount:
+        raise Overtaken
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Rider: the progress moves from one position to that of the cause with the commands which this led to.
+
+    A handler that recorded its refusal leaves the error as its result: then the cause is parked in the same commit.
+    """
+
+    place: Place
+    from_: int
+    cause: Cause
+
+    def statement(self, result: Any, versions: Mapping[UUID, int]) -> Statement:
+        """See `infra.dispatch.Rider`."""
+        values = self.place.key | {"from": self.from_, "to": self.cause.position}
+        if not isinstance(result, DomainError):
+            return _MOVED, values
+        return _with_parking(_MOVED, self.place.reaction, self.cause, failure_of(result), values)
+
+
+@dataclass(frozen=True, slots=True)
+class Unpark:
+    """Rider: a parked cause is taken out with the commands which it led to at last, so that only one may do so."""
+
+    reaction: str
+    cause: Cause
+
+    def statement(self, result: Any, versions: Mapping[UUID, int]) -> Statement:
+        """See `infra.dispatch.Rider`."""
+        values = {"reaction": self.reaction, "at": self.cause.position}
+        if not isinstance(result, DomainError):
+            return _UNPARKED, values
+        return _with_parking(_UNPARKED, self.reaction, self.cause, failure_of(result), values)
+
+
+def park(connection: Connection[Any], place: Place, from_: int, cause: Cause, failure: Failure) -> None:
+    """Parks what failed and moves on, in one transaction. Raises Overtaken."""
+    values = place.key | {"from": from_, "to": cause.position}
+    _execute(connection, _with_parking(_MOVED, place.reaction, cause, failure, values))
+
+
+def park_behind(connection: Connection[Any], place: Place, from_: int, cause: Cause) -> bool:
+    """Parks what comes behind a parked event of its stream, and moves on; False if none is parked there any more.
+
+    Locks the one in front, so that an event isn't left behind one that is taken out at this moment. Raises Overtaken.
+    """
+    values = place.key | {"from": from_, "to": cause.position}
+    with connection.transaction():
+        if not connection.execute(_WAIT_BEHIND, {"reaction": place.reaction, "stream": cause.stream}).fetchone():
+            return False
+        _execute(connection, _with_parking(_MOVED, place.reaction, cause, None, values))
+    return True
+
+
+def failed_again(connection: Connection[Any], reaction: str, cause: Cause, failure: Failure) -> None:
+    """Keeps why a retry failed."""
+    values = {"reaction": reaction, "at": cause.position, "error": failure.error, "traceback": failure.traceback}
+    connection.execute(_FAILED_AGAIN, values)
+
+
+def unpark(connection: Connection[Any], reaction: str, position: int) -> UUID | None:
+    """Forgets a parked event; its stream, or None where it isn't parked."""
+    row = connection.execute(
+        "delete from reaction_parked where reaction = %s and position = %s returning stream", (reaction, position)
+    ).fetchone()
+    return row[0] if row else None
+
+
+def parked_streams(connection: Connection[Any], reaction: str, streams: Sequence[UUID]) -> set[UUID]:
+    """Which of these streams have parked events."""
+    rows = connection.execute(_STREAMS, {"reaction": reaction, "streams": list(streams)}).fetchall()
+    return {stream for (stream,) in rows}
+
+
+def waiting(connection: Connection[Any], reaction: str, stream: UUID | None) -> list[Cause]:
+    """Everything that a reaction has parked, of one stream or of all, in the log's order."""
+    with connection.cursor(row_factory=class_row(Cause)) as cursor:
+        return cursor.execute(_WAITING, {"reaction": reaction, "stream": stream}).fetchall()
+
+
+@dataclass(frozen=True, slots=True)
+class ReactionStatus:
+    """One progress row, as operators see it. `parked` counts the whole reaction's."""
+
+    name: str
+    layout: int
+    topic: str
+    partition: int
+    position: int
+    head: int
+    lag_events: int
+    lag_seconds: float
+    parked: int
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedCause:
+    """An event that a reaction couldn't react to. `error` is None for one that only waits behind another."""
+
+    position: int
+    stream: UUID
+    stream_version: int
+    topic: str
+    error: str | None
+    traceback: str | None
+    attempts: int
+    parked_at: datetime
+
+
+def statuses(connection: Connection[Any]) -> list[ReactionStatus]:
+    """How far every reaction is."""
+    with connection.cursor(row_factory=class_row(ReactionStatus)) as cursor:
+        return cursor.execute(_STATUS).fetchall()
+
+
+def parked_causes(
+    connection: Connection[Any], reaction: str, *, after: int = 0, limit: int, stream: UUID | None = None
+) -> list[ParkedCause]:
+    """What a reaction has parked above a position, in position order; of one stream, if given."""
+    with connection.cursor(row_factory=class_row(ParkedCause)) as cursor:
+        key = {"reaction": reaction, "after": after, "limit": limit, "stream": stream}
+        return cursor.execute(_PARKED, key).fetchall()
+
+
+def failure_of(error: Exception, traceback: str | None = None) -> Failure:
+    """What is kept of an error, without the one character that PostgreSQL can't store."""
+    code = f" ({error.code})" if isinstance(error, DomainError) else ""
+    text = f"{type(error).__name__}{code}: {error}"
+    return Failure(text.replace("\0", "\\0"), traceback.replace("\0", "\\0") if traceback else None)
+
+
+def is_overtaken(error: Exception) -> bool:
+    """Whether a commit was refused because somebody else was faster."""
+    return isinstance(error, InlineRefused) and error.constraint == OVERTAKEN
+
+
+def _with_parking(
+    taken: str, reaction: str, cause: Cause, failure: Failure | None, values: dict[str, Any]
+) -> Statement:
+    row = {
+        "reaction": reaction,
+        "at": cause.position,
+        "stream": cause.stream,
+        "stream_version": cause.version,
+        "cause_topic": cause.topic,
+        "error": failure.error if failure else None,
+        "traceback": failure.traceback if failure else None,
+        "attempts": cause.attempts + 1,
+    }
+    return f"with taken as materialized ({taken}) {_PARK}", values | row
+
+
+def _execute(connection: Connection[Any], statement: Statement) -> None:
+    sql, values = statement
+    try:
+        connection.execute(sql.encode(), values)
+    except CheckViolation as error:
+        if error.diag.constraint_name == OVERTAKEN:
+            raise Overtaken from None
+        raise
