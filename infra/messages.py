@@ -75,7 +75,7 @@ class Link:
     position: int
     previous: int
     layout: int
-    event_id: str = ""
+    event_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +156,14 @@ class Messages:
         headers.append(("ce_subject", str(stream).encode()))
         return self._sealed(place, str(stream).encode(), b"{}", headers)
 
-    def watermark(self, place: Place, recorded_at: datetime, *, position: int, previous: int, layout: int) -> Message:
-        """The message that lets a silent partition keep up with the log. It has no key."""
-        identity = f"{place.topic}:{place.partition}:{layout}:{position}"
+    def watermark(
+        self, place: Place, event_id: str, recorded_at: datetime, *, position: int, previous: int, layout: int
+    ) -> Message:
+        """The message that lets a silent partition keep up with the log. It has no key.
+
+        `event_id` and `recorded_at` are those of the event at `position`, wherever that was sent.
+        """
+        identity = f"{event_id}@{place.topic}:{place.partition}:{layout}"
         headers = _headers(WATERMARK, identity, recorded_at, position, previous, layout)
         return self._sealed(place, None, b"{}", headers)
 
@@ -197,7 +202,7 @@ class Messages:
         place = int(text["ce_position"]), int(text["ce_previous"]), int(text["ce_layout"])
         recorded_at = datetime.fromisoformat(text["ce_time"])
         if kind == WATERMARK:
-            return Watermark(Link(*place), recorded_at)
+            return Watermark(Link(*place, identity.partition("@")[0]), recorded_at)
         link = Link(*place, identity)
         if kind == POINTER:
             return Pointed(link)

@@ -97,6 +97,26 @@ class Settings:
     follow_tail_events: int = _setting(2000, "newest events that all views share in memory", least=1)
     follow_lease_seconds: float = _setting(3.0, "how long a follower's lease lasts unless renewed", least=1)
 
+    # the bus
+    kafka: str = _setting("", "Kafka brokers, host:port,...; empty: no bus, the follower feeds every view")
+    kafka_prefix: str = _setting("muniment", "first part of the topics' names")
+    kafka_partitions: int = _setting(4, "partitions of each topic; another number begins new topics", least=1, most=256)
+    kafka_replication: int = _setting(1, "copies of each partition, where topics are created", least=1, most=9)
+    kafka_retention_hours: int = _setting(168, "how long Kafka keeps messages, where topics are created", least=1)
+    kafka_security_protocol: str = _setting("", "plaintext, ssl, sasl_plaintext or sasl_ssl")
+    kafka_sasl_mechanism: str = _setting("", "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512")
+    kafka_sasl_username: str = _setting("", "SASL user")
+    kafka_sasl_password: str = _setting("", "SASL password", secret=True)
+    kafka_ssl_ca: str = _setting("", "file of the certificates that brokers are checked against (PEM)")
+    kafka_ssl_certificate: str = _setting("", "file of our own certificate (PEM)")
+    kafka_ssl_key: str = _setting("", "file of its private key (PEM)")
+    kafka_ssl_key_password: str = _setting("", "password of that private key", secret=True)
+    relay_batch_events: int = _setting(1000, "events that the relay reads at once", least=1)
+    relay_inflight_messages: int = _setting(20_000, "messages that may wait for Kafka before reading stops", least=1)
+    relay_message_bytes: int = _setting(900_000, "larger events go as pointers to the log", least=1000, most=900_000)
+    relay_lease_seconds: float = _setting(3.0, "how long a relay's lease lasts unless renewed", least=1)
+    relay_watermark_seconds: float = _setting(0.02, "how long a silent partition may stay behind", least=0.001, most=5)
+
     # migrations
     migration_lock_seconds: float = _setting(60.0, "how long to wait for another migration", least=0)
     migration_table_lock_seconds: float = _setting(3.0, "how long a migration waits for a lock on a table", least=0.1)

@@ -62,7 +62,7 @@ def test_the_official_sdk_reads_it(sent):
 
 
 def test_the_official_sdk_reads_a_watermark():
-    message = MESSAGES.watermark(HERE, NOON, position=9, previous=5, layout=1)
+    message = MESSAGES.watermark(HERE, "a:1", NOON, position=9, previous=5, layout=1)
 
     event = from_kafka_event(KafkaMessage(dict(message.headers), message.key, message.value))
 
@@ -76,9 +76,9 @@ def test_no_secret_field_is_published():
 
 
 def test_a_watermark_arrives():
-    message = MESSAGES.watermark(HERE, NOON, position=9, previous=5, layout=1)
+    message = MESSAGES.watermark(HERE, "a:1", NOON, position=9, previous=5, layout=1)
     assert message.key is None
-    assert opened(message) == Watermark(Link(9, 5, 1), NOON)
+    assert opened(message) == Watermark(Link(9, 5, 1, "a:1"), NOON)
 
 
 def test_a_pointer_arrives():
