@@ -15,7 +15,7 @@ from psycopg.types.json import Jsonb
 from domain.access import Role, UserAssignments
 from domain.aggregate import Aggregate
 from domain.audit import Entry, LogRead, Refusal
-from domain.identity import EmailClaim, Keyring, LoginAttempts, Session, User
+from domain.identity import EmailClaim, EmailVerification, Keyring, LoginAttempts, Onboarding, Session, User
 from domain.projections import Retry, Skip
 from infra.event_store import Recorded
 from projections.projection import Projection
@@ -53,7 +53,14 @@ def _field(kind: str, name: str) -> Callable[[Any], str]:
 
 
 _user, _of_user, _session = _own("user"), _field("user", "user_id"), _own("session")
-_role, _key, _projection = _field("role", "name"), _field("key", "key_id"), _field("projection", "projection")
+_role, _key = _field("role", "name"), _field("key", "key_id")
+
+
+def _projection(event: Any) -> str:
+    """A reaction is named `reaction:…` there already."""
+    name: str = event.projection
+    return name if ":" in name else f"projection:{name}"
+
 
 AUDITED: Mapping[type[Event], Meaning] = {
     User.Registered: Meaning("user.registered", ACCOUNT_CHANGE, 1, _user),
@@ -61,6 +68,10 @@ AUDITED: Mapping[type[Event], Meaning] = {
     User.Suspended: Meaning("user.suspended", ACCOUNT_CHANGE, 5, _user, ("reason",)),
     User.Reactivated: Meaning("user.reactivated", ACCOUNT_CHANGE, 2, _user),
     User.PasswordChanged: Meaning("password.changed", ACCOUNT_CHANGE, 3, _user),
+    EmailVerification.Requested: Meaning("email-verification.requested", ACCOUNT_CHANGE, OTHER, _of_user, ("number",)),
+    EmailVerification.Issued: Meaning("email-verification.issued", ACCOUNT_CHANGE, OTHER, _of_user, ("number",)),
+    EmailVerification.Verified: Meaning("email.verified", ACCOUNT_CHANGE, OTHER, _of_user),
+    Onboarding.Completed: Meaning("onboarding.completed", ACCOUNT_CHANGE, OTHER, _of_user),
     Session.Opened: Meaning("login.succeeded", AUTHENTICATION, 1, _of_user),
     Session.Ended: Meaning("session.ended", AUTHENTICATION, 2, _session, ("reason", "user_id")),
     Session.Reused: Meaning(
@@ -98,6 +109,7 @@ ROUTINE: frozenset[type[Event]] = frozenset(
         EmailClaim.Claimed,  # saved with the registration, which is audited
         Session.Refreshed,  # every ten minutes for everybody who is logged in
         User.PasswordRehashed,  # the same password
+        EmailVerification.Opened,  # saved with the first request, which is audited
         LoginAttempts.Started,  # saved with the first failure, which is audited
         LoginAttempts.Cleared,  # saved with the login, which is audited
         UserAssignments.Opened,  # saved with the first assignment, which is audited

@@ -1,4 +1,4 @@
-"""The follower as a process: feeds the views from the log, and writes the tombstones of the shared cache."""
+"""The follower as a process: feeds the views, drives the reactions, writes the shared cache's tombstones."""
 
 import logging
 import signal
@@ -14,7 +14,8 @@ from projections.engine import Applied
 from projections.follower import Follower
 from projections.lane import FollowerLimits, Hooks, Setup
 from runtime import modules
-from runtime.core import open_core
+from runtime.core import Core, open_core
+from stream_apps.driver import Reacting
 
 HOUR_SECONDS = 3600.0
 logger = logging.getLogger(__name__)
@@ -27,7 +28,14 @@ def follow(settings: Settings) -> None:
         closing(Invalidator(settings.postgres_url, settings.redis_url)) as invalidator,
         hourly(core.receipts.prune),
     ):
-        setup = Setup(core.log, settings.postgres_url, modules.projections(), hooks(invalidator), limits(settings))
+        setup = Setup(
+            core.log,
+            settings.postgres_url,
+            modules.projections(),
+            hooks(invalidator),
+            limits(settings),
+            consumers(core),
+        )
         follower = Follower(setup)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: follower.stop())
@@ -52,6 +60,14 @@ def hourly(chore: Callable[[], object]) -> Iterator[None]:
         yield
     finally:
         ended.set()
+
+
+def consumers(core: Core) -> list[Reacting]:
+    """The reactions. Raises SettingsError."""
+    return [
+        Reacting(core.log, core.dispatcher, reaction, core.settings.reaction_hop_limit)
+        for reaction in modules.reactions(core.settings)
+    ]
 
 
 def limits(settings: Settings) -> FollowerLimits:

@@ -1,6 +1,6 @@
 """The table of contents: what the platform is made of. No scanning: what isn't here isn't there."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,21 +14,28 @@ from api.routing import Route
 from domain.access import Role, UserAssignments
 from domain.aggregate import Aggregate
 from domain.audit import Entry, LogRead, Refusal
-from domain.identity import EmailClaim, Keyring, LoginAttempts, Session, User
+from domain.identity import EmailClaim, EmailVerification, Keyring, LoginAttempts, Onboarding, Session, User
 from domain.projections import Retry, Skip
 from infra.inline import Inline
 from infra.migrate import Source
+from infra.settings import Settings
 from projections.access import ACCESS
 from projections.audit import AUDIT
 from projections.identity import SESSIONS, USERS
 from projections.projection import Projection
+from stream_apps.access import default_role
+from stream_apps.identity import EMAIL_VERIFICATION, ONBOARDING
+from stream_apps.reactions import Reaction
 
 MIGRATIONS = Path(infra.__file__).parent / "migrations"
 
 
 @dataclass(frozen=True)
 class Module:
-    """One module: what it needs, what it decides about (`aggregates`), what it shows, what it answers."""
+    """One module: what it needs, what it decides about (`aggregates`), what it shows, what it answers.
+
+    `reactions` is what it does because of events, as the settings say.
+    """
 
     name: str
     depends_on: tuple[str, ...] = ()
@@ -37,6 +44,7 @@ class Module:
     projections: tuple[Projection, ...] = ()
     inline: tuple[Inline, ...] = ()
     routes: Sequence[Route] = ()
+    reactions: Callable[[Settings], tuple[Reaction, ...]] = lambda _: ()
 
 
 MODULES = (
@@ -48,14 +56,16 @@ MODULES = (
         aggregates=(Retry, Skip),
         routes=projections_api.ROUTES,
     ),
+    Module("reactions", depends_on=("log",), migrations=MIGRATIONS / "reactions"),
     Module(
         "identity",
-        depends_on=("log", "projections"),
+        depends_on=("log", "projections", "reactions"),
         migrations=MIGRATIONS / "identity",
-        aggregates=(User, EmailClaim, Session, LoginAttempts, Keyring),
+        aggregates=(User, EmailClaim, EmailVerification, Onboarding, Session, LoginAttempts, Keyring),
         projections=(USERS,),
         inline=(SESSIONS,),
         routes=identity_api.ROUTES,
+        reactions=lambda _: (EMAIL_VERIFICATION, ONBOARDING),
     ),
     Module(
         "access",
@@ -64,6 +74,7 @@ MODULES = (
         aggregates=(Role, UserAssignments),
         projections=(ACCESS,),
         routes=access_api.ROUTES,
+        reactions=lambda settings: (default_role(settings),),
     ),
     Module(
         "audit",
@@ -94,3 +105,8 @@ def inline_tables() -> tuple[Inline, ...]:
 def routes() -> list[Route]:
     """All routes."""
     return [route for module in MODULES for route in module.routes]
+
+
+def reactions(settings: Settings) -> tuple[Reaction, ...]:
+    """All reactions. Raises SettingsError for a default role that can't be one."""
+    return tuple(reaction for module in MODULES for reaction in module.reactions(settings))

@@ -14,6 +14,7 @@ from domain.errors import DomainError
 from domain.identity import EmailTaken
 from domain.ports import Work
 from infra.migrate import Limits, apply
+from infra.reaction_store import Place, ensure_started
 from infra.settings import Settings, SettingsError
 from projections.builds import ensure_builds
 from runtime import modules
@@ -33,9 +34,13 @@ def migrate(settings: Settings, say: Say) -> None:
 
 
 def ensure_views(settings: Settings) -> None:
-    """The tables of every view that this release brings. Raises ChangedProjection."""
+    """The tables of every view that this release brings, and where its reactions start.
+
+    Raises ChangedProjection, SettingsError.
+    """
     with psycopg.connect(settings.postgres_url, autocommit=True) as connection:
         ensure_builds(connection, modules.projections())
+        ensure_started(connection, [(Place(each.name), each.from_start) for each in modules.reactions(settings)])
 
 
 def first_facts(settings: Settings, say: Say) -> None:
