@@ -204,9 +204,9 @@ class Api:
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        self.core.passwords.prepare_dummy()
         await self.access_reader.open()
-        await self.listener.start()
+        # the one computes while the other waits
+        await asyncio.gather(asyncio.to_thread(self.core.passwords.prepare_dummy), self.listener.start())
         yield
         await self.ports.crowds.close()
         self.app.close()
