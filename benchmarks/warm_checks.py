@@ -1,6 +1,6 @@
 """Warm checks over HTTP, beside an empty route of bare Starlette on the same server with the same requests.
 
-    python -m benchmarks.warm_checks [--assignments 10000 1000000] [--rounds 5] [--seconds 3]
+    python -m benchmarks.warm_checks [--assignments 10000 1000000] [--rounds 5] [--seconds 2]
 
 One caller with a valid token asks about 10,000 users in turn; the process remembers 10,000. Everything else is as
 `muniment up` runs it. Each platform's store is filled before it starts, log and view alike, by COPY: two events and one
@@ -218,6 +218,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--assignments", type=int, nargs="+", default=[10_000, 1_000_000])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--seconds", type=float, default=2.0)
     given = parser.parse_args()
     main(given.assignments, given.rounds, given.seconds)
