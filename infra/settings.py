@@ -63,6 +63,7 @@ class Settings:
     commit_queue_limit: int = _setting(2048, "saves that wait for the committer before `overloaded`", least=1)
     commit_group_limit: int = _setting(256, "saves in one commit", least=1)
     dispatch_attempts: int = _setting(25, "runs of a handler before `write-conflict`", least=1)
+    statement_timeout_seconds: float = _setting(30.0, "how long a query of the API may take", least=0.1)
     pool_size: int = _setting(16, "PostgreSQL connections for reading, per process", least=1, most=200)
 
     # identity

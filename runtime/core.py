@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
 from uuid import uuid4
 
 import psycopg
@@ -90,6 +92,7 @@ def build_core(settings: Settings) -> Core:
         timeout=POOL_TIMEOUT_SECONDS,
         reconnect_timeout=RECONNECT_SECONDS,
         kwargs={"autocommit": True, "application_name": "muniment"},
+        configure=partial(_limit_statements, settings.statement_timeout_seconds),
         open=True,
     )
     lifetime = timedelta(seconds=settings.access_token_seconds)
@@ -113,6 +116,11 @@ def build_core(settings: Settings) -> Core:
 
 
 POOL_TIMEOUT_SECONDS = 2.0
+
+
+def _limit_statements(seconds: float, connection: Connection[Any]) -> None:
+    """No query keeps a thread for ever."""
+    connection.execute("select set_config('statement_timeout', %s, false)", (f"{seconds * 1000:.0f}ms",))
 
 
 def may_create_secrets(settings: Settings) -> bool:

@@ -29,6 +29,7 @@ REMEMBERED_SECONDS = 0.5
 """So that many probes cost one look."""
 LAG_SECONDS = 5.0
 PING_SECONDS = 0.5
+QUEUE_USAGE = 0.25
 SCHEMA_SECONDS = 15.0
 OWN_PART = "api"
 
@@ -59,6 +60,7 @@ class Readiness:
             redis_url, socket_timeout=PING_SECONDS, socket_connect_timeout=PING_SECONDS, retry=Retry(NoBackoff(), 0)
         )
         self._was_level = False
+        self._queue_usage = 0.0
         self._known: tuple[float, Health] | None = None
         self._compatibility: tuple[float, Compatibility] | None = None
 
@@ -90,12 +92,19 @@ class Readiness:
         if behind and not self._was_level:
             return Health("starting", [f"{name}: its view isn't level with the log yet" for name in behind])
         self._was_level = True
-        reasons = [*self._lagging(statuses), *await self._valkey_reasons(), *self._part_reasons()]
+        reasons = [
+            *self._lagging(statuses),
+            *self._queue_reasons(),
+            *await self._valkey_reasons(),
+            *self._part_reasons(),
+        ]
         state: State = "degraded" if reasons else "ready"
         return Health(state, reasons)
 
     def _views(self) -> tuple[list[Status], list[str]]:
         with self._pool.connection() as connection:
+            row = connection.execute("select pg_notification_queue_usage()").fetchone()
+            self._queue_usage = row[0] if row else 0.0
             statuses = catalogue(connection)
             return statuses, not_level(connection, self._projections, self._listener.head)
 
@@ -105,6 +114,12 @@ class Readiness:
         if self._compatibility is None or now - self._compatibility[0] > SCHEMA_SECONDS:
             self._compatibility = (now, self._schema())
         return self._compatibility[1]
+
+    def _queue_reasons(self) -> list[str]:
+        """A listener that is frozen keeps the queue from shrinking; when it is full, PostgreSQL refuses every commit."""
+        if self._queue_usage < QUEUE_USAGE:
+            return []
+        return [f"postgres: its queue of notifications is {self._queue_usage:.0%} full; does a process hang?"]
 
     @staticmethod
     def _lagging(statuses: Sequence[Status]) -> list[str]:
