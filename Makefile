@@ -1,12 +1,13 @@
 # Two commands do everything on a machine with Python 3.11+ and make: `make run` and `make test`.
+# Those named after Kafka need Java 17 and Maven, too.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install run demo test check faults bench lock clean
+.PHONY: help install run demo test test-kafka check faults bench lock clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Muniment needs Python 3.11 or later (PYTHON=python3.12 make ...)")'
@@ -31,6 +32,9 @@ demo: install ## fill a small company into the running platform
 
 test: $(VENV)/installed-dev ## run the tests, on a real PostgreSQL and a real Valkey
 	$(BIN)/python -m pytest -m "not faults and not kafka"
+
+test-kafka: $(VENV)/installed-dev ## run the tests of the bus, on a real Apache Kafka
+	$(BIN)/python -m pytest -m "kafka and not faults"
 
 check: $(VENV)/installed-dev ## lint, types and import contracts
 	$(BIN)/ruff check .
