@@ -116,7 +116,7 @@ class Readiness:
         return self._compatibility[1]
 
     def _queue_reasons(self) -> list[str]:
-        """A listener that is frozen keeps the queue from shrinking; when it is full, PostgreSQL refuses every commit."""
+        """A frozen listener keeps the queue from shrinking; when it is full, PostgreSQL refuses every commit."""
         if self._queue_usage < QUEUE_USAGE:
             return []
         return [f"postgres: its queue of notifications is {self._queue_usage:.0%} full; does a process hang?"]
