@@ -23,7 +23,8 @@ def test_a_life_is_told_in_order(platform: Platform, newcomer):
     hedy.done("POST", f"/api/v1/users/{hedy.me}/password", body)
     at = position(platform.admin.done("POST", f"/api/v1/users/{hedy.me}/suspend", {"reason": "went to invent"}))
     found = entries(platform.admin, at, target=f"user:{hedy.me}")
-    assert [entry["action"] for entry in reversed(found)] == [
+    by_people = [entry for entry in reversed(found) if not entry["action"].startswith("email-verification.")]
+    assert [entry["action"] for entry in by_people] == [
         "user.registered",
         "login.succeeded",
         "login.failed",
@@ -37,7 +38,7 @@ def test_a_life_is_told_in_order(platform: Platform, newcomer):
     assert found[0]["detail"] == {"reason": "went to invent"}
     assert found[0]["ip"] == "127.0.0.1"
     assert found[0]["user_agent"].startswith("python-httpx")
-    assert found[-2]["actor"] == f"user:{hedy.me}"
+    assert by_people[1]["actor"] == f"user:{hedy.me}"
 
 
 def test_the_correlation_of_an_entry_is_the_request_that_caused_it(platform, newcomer):

@@ -5,6 +5,7 @@ from uuid import uuid4
 
 import pytest
 
+from runtime.modules import sources
 from tests.e2e.platform import PASSWORD, Api, Caller, Platform, at_least, eventually, position
 
 CHECKS = "muniment_check_seconds_count"
@@ -87,5 +88,5 @@ def test_database_migration(platform: Platform):
     applied = platform.sql("select module, number from schema_migrations order by applied_at")
     modules = list(dict.fromkeys(module for module, _ in applied))
     assert modules[:2] == ["log", "projections"]
-    assert set(modules) == {"log", "projections", "identity", "access", "audit"}
+    assert set(modules) == {source.module for source in sources()}
     assert len(applied) == len(set(applied))
