@@ -18,6 +18,7 @@ from psycopg import Connection
 
 from infra import leases
 from infra.leases import Lease
+from infra.reasons import first_line
 from infra.transcoding import NewerSoftware
 from projections.builds import CHANNEL as BUILDS_CHANNEL
 from projections.builds import builds_fed_by
@@ -70,7 +71,7 @@ class Follower:
                 raise
             except psycopg.OperationalError as error:
                 # PostgreSQL is away, or threw us out: nothing that a traceback would explain
-                logger.warning("the follower tries again: %s", str(error).strip().splitlines()[0])
+                logger.warning("the follower tries again: %s", first_line(error))
                 backoff.wait(self._wake.wait)
             except Exception:
                 logger.exception("the follower tries again")

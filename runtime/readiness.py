@@ -19,6 +19,7 @@ from api.ports import Health, State
 from infra.listener import Listener
 from infra.migrate import Compatibility, MigrationError
 from infra.parts import read_parts
+from infra.reasons import first_line
 from projections.builds import not_level
 from projections.catalogue import Status, catalogue
 from projections.projection import Projection
@@ -83,7 +84,7 @@ class Readiness:
             schema = await loop.run_in_executor(self._executor, self._checked_schema)
         except (psycopg.Error, PoolTimeout, MigrationError) as error:
             # what libpq says names hosts and users: that is for the log, not for whoever asks
-            logger.warning("not ready: %s", str(error).strip().splitlines()[0])
+            logger.warning("not ready: %s", first_line(error))
             return Health("unavailable", ["postgres: doesn't answer"])
         if not self._listener.fresh:
             return Health("unavailable", ["listener: no heartbeat came through for too long"])

@@ -12,6 +12,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from infra.embedded.errors import StartError
+from infra.reasons import first_line
 
 POSTGRES_VARIABLE = "MUNIMENT_POSTGRES_URL"
 REDIS_VARIABLE = "MUNIMENT_REDIS_URL"
@@ -30,7 +31,7 @@ def check_postgres(url: str) -> None:
         with psycopg.connect(conninfo) as connection:
             _check_server(connection)
     except psycopg.Error as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise StartError(f"{POSTGRES_VARIABLE}: can't reach PostgreSQL: {reason}") from None
 
 
@@ -61,7 +62,7 @@ def check_redis(url: str) -> None:
         # Valkey, too, says here which Redis it is compatible with.
         version = str(cast("dict[str, object]", client.info("server"))["redis_version"])
     except (redis.RedisError, OSError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise StartError(f"{REDIS_VARIABLE}: can't reach Valkey: {reason}") from None
     finally:
         client.close()
