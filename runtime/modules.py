@@ -57,6 +57,7 @@ MODULES = (
         routes=projections_api.ROUTES,
     ),
     Module("reactions", depends_on=("log",), migrations=MIGRATIONS / "reactions"),
+    Module("bus", depends_on=("log", "projections"), migrations=MIGRATIONS / "bus"),
     Module(
         "identity",
         depends_on=("log", "projections", "reactions"),

@@ -18,7 +18,7 @@ from infra.migrate import Source
 
 TEMPLATE = "migrated"
 MIGRATIONS = Path(__file__).parent.parent / "infra" / "migrations"
-MODULES = ("log", "projections", "reactions", "identity", "access", "audit")
+MODULES = ("log", "projections", "reactions", "bus", "identity", "access", "audit")
 
 # The tests lose nothing by a power cut. Whoever tests durability takes `durable_postgres`.
 FAST = {"fsync": "off", "full_page_writes": "off", "max_connections": "200"}
