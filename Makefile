@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install run demo test test-kafka check faults bench lock clean
+.PHONY: help install run run-kafka demo test test-kafka check faults bench lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -26,6 +26,9 @@ install: $(VENV)/installed ## make .venv with everything that the platform needs
 
 run: install ## start the platform on http://127.0.0.1:8080
 	@exec $(BIN)/muniment up
+
+run-kafka: install ## start it with Apache Kafka, relay and stream workers
+	@exec $(BIN)/muniment up --with-kafka
 
 demo: install ## fill a small company into the running platform
 	@$(BIN)/muniment demo

@@ -7,29 +7,41 @@ import sys
 from dataclasses import replace
 
 from infra.embedded import DataFolder, Postgres, StartError, Valkey, check_postgres, check_redis
+from infra.embedded.kafka import Kafka
+from infra.embedded.kafka_jars import KAFKA, cache_folder, jars
 from infra.parts import parts_file
 from infra.settings import Settings
+from runtime.cli import COMMANDS
 from runtime.environment import environment
 from runtime.start import first_facts, migrate
 from runtime.supervisor import Part, Supervisor, service_part
 
 PROBE_SECONDS = 2.0
+BUS_PARTS = ("relay", "stream")
+"""What runs beside the follower where there is a bus."""
 
 
-def up(settings: Settings) -> None:
-    """Runs until Ctrl-C or SIGTERM. Raises StartError, SettingsError, MigrationError, each with one line."""
+def up(settings: Settings, *, with_kafka: bool = False) -> None:
+    """Runs until Ctrl-C or SIGTERM. `with_kafka` brings a Kafka along unless the settings name one.
+
+    Raises StartError, SettingsError, MigrationError, each with one line.
+    """
     data = DataFolder(settings.data)
     with data.hold():
-        asyncio.run(_up(settings, data))
+        asyncio.run(_up(settings, data, with_kafka=with_kafka))
 
 
-async def _up(settings: Settings, data: DataFolder) -> None:
+async def _up(settings: Settings, data: DataFolder, *, with_kafka: bool) -> None:
     async with Supervisor(parts_file(data)) as supervisor:
         _check_port(settings)  # only now: an API of a former run, which held it, has been ended
         located = await _start_services(supervisor, settings, data)
+        if with_kafka and not settings.kafka:
+            located = replace(located, kafka=await _start_kafka(supervisor, data))
         await asyncio.to_thread(migrate, located, _say)
         await asyncio.to_thread(first_facts, located, _say)
         await supervisor.start(_part("follow", located))
+        for name in [name for name in BUS_PARTS if located.kafka and name in COMMANDS]:
+            await supervisor.start(_part(name, located))
         await supervisor.start(_part("api", located, is_ready=True))
         _say(f"ready: http://{settings.host}:{settings.port} (read the API at /docs; Ctrl-C stops everything)")
         await supervisor.run()
@@ -50,6 +62,16 @@ async def _start_services(supervisor: Supervisor, settings: Settings, data: Data
         await supervisor.start(service_part(valkey, data / "log" / "valkey.log"))
         settings = replace(settings, redis_url=valkey.url)
     return settings
+
+
+async def _start_kafka(supervisor: Supervisor, data: DataFolder) -> str:
+    """Its address. The first time, Maven fetches the program."""
+    if not (cache_folder() / "lib").exists():
+        _say(f"fetching Apache Kafka {KAFKA} with Maven into {cache_folder()}, this once")
+    await asyncio.to_thread(jars)
+    kafka = Kafka(data)
+    await supervisor.start(await asyncio.to_thread(service_part, kafka, data / "log" / "kafka.log"))
+    return kafka.address
 
 
 def _part(name: str, settings: Settings, *, is_ready: bool = False) -> Part:

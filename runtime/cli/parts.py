@@ -8,12 +8,14 @@ from runtime.cli.wired import Wired
 
 
 @click.command()
+@click.option("--with-kafka", is_flag=True, help="Bring Apache Kafka along, too (needs Java 17 and Maven).")
 @click.pass_obj
-def up(wired: Wired) -> None:
+def up(wired: Wired, with_kafka: bool) -> None:
     """Run everything on one machine; Ctrl-C stops it cleanly.
 
     Brings PostgreSQL and Valkey along, unless MUNIMENT_POSTGRES_URL or MUNIMENT_REDIS_URL names others. Migrates, makes
-    the first start's administrator and prints the password once, and starts again what dies.
+    the first start's administrator and prints the password once, and starts again what dies. Where MUNIMENT_KAFKA names
+    a Kafka, or with --with-kafka, the log also goes over the bus.
 
     \b
     Example:
@@ -21,7 +23,7 @@ def up(wired: Wired) -> None:
     """
     from runtime.up import up as run
 
-    run(wired.given)
+    run(wired.given, with_kafka=with_kafka)
 
 
 @click.command()
