@@ -15,8 +15,12 @@ from psycopg.errors import CheckViolation
 from psycopg.rows import class_row
 
 from domain.errors import DomainError
+from domain.projections import NotParked
 from infra.inline import Statement
 from infra.recorder import InlineRefused
+
+NAME_PREFIX = "reaction:"
+"""How a reaction is named where projections are named, too: in an operator's retry or skip."""
 
 OVERTAKEN = "reaction_overtaken"
 """The constraint that the database names when somebody else was faster."""
@@ -262,6 +266,16 @@ def parked_causes(
     with connection.cursor(row_factory=class_row(ParkedCause)) as cursor:
         key = {"reaction": reaction, "after": after, "limit": limit, "stream": stream}
         return cursor.execute(_PARKED, key).fetchall()
+
+
+def require_parked(
+    connection: Connection[Any], reaction: str, *, position: int | None = None, stream: UUID | None = None
+) -> None:
+    """Raises NotParked if the event at a position isn't parked; of a stream, or at all, if no position is given."""
+    after = 0 if position is None else position - 1
+    found = parked_causes(connection, reaction, after=after, limit=1, stream=stream)
+    if not found or (position is not None and found[0].position != position):
+        raise NotParked(f"{reaction} has parked no event {f'at {position}' if position else 'there'}")
 
 
 def failure_of(error: Exception, traceback: str | None = None) -> Failure:

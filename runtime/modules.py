@@ -10,6 +10,7 @@ from api import audit as audit_api
 from api import events as events_api
 from api import identity as identity_api
 from api import projections as projections_api
+from api import reactions as reactions_api
 from api.routing import Route
 from domain.access import Role, UserAssignments
 from domain.aggregate import Aggregate
@@ -56,7 +57,7 @@ MODULES = (
         aggregates=(Retry, Skip),
         routes=projections_api.ROUTES,
     ),
-    Module("reactions", depends_on=("log",), migrations=MIGRATIONS / "reactions"),
+    Module("reactions", depends_on=("log",), migrations=MIGRATIONS / "reactions", routes=reactions_api.ROUTES),
     Module("bus", depends_on=("log", "projections"), migrations=MIGRATIONS / "bus"),
     Module(
         "identity",

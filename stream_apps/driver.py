@@ -20,13 +20,13 @@ from domain.projections import Retry, Skip
 from infra import reaction_store as store
 from infra.dispatch import Dispatcher, Rider, WriteConflict
 from infra.event_store import Log, Recorded
-from infra.reaction_store import Cause, Move, Overtaken, Place, Unpark
+from infra.reaction_store import NAME_PREFIX, Cause, Move, Overtaken, Place, Unpark
 from infra.recorder import InlineRefused
 from infra.transcoding import NewerSoftware
 from projections.engine import TRACEBACK_LIMIT, WHOLE, Lane
 from projections.errors import Hole, is_poison
 from projections.facts import Fact, Unreadable, read_stream
-from stream_apps.reactions import HOP_LIMIT, NAME_PREFIX, Reaction, issue
+from stream_apps.reactions import HOP_LIMIT, Reaction, issue
 
 logger = logging.getLogger("muniment.reactions")
 

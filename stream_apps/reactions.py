@@ -25,9 +25,6 @@ from projections.facts import Fact, Unreadable
 
 Event: TypeAlias = Aggregate.Event
 
-NAME_PREFIX = "reaction:"
-"""How a reaction is named where projections are named, too: in an operator's retry or skip."""
-
 HOP_LIMIT = 16
 """Reactions in a row that one cause may set off, unless the settings say otherwise."""
 

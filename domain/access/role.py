@@ -195,13 +195,14 @@ BUILTIN_ROLES: Mapping[RoleName, tuple[Pattern, ...]] = MappingProxyType(
                     "key:rotate",
                     "projection:*",
                     "queue:*",
+                    "reaction:*",
                     "role:read",
                     "schedule:*",
                     "user:read",
                 ),
             )
         ),
-        RoleName("analyst"): tuple(map(Pattern, ("event:read", "job:read", "projection:read"))),
+        RoleName("analyst"): tuple(map(Pattern, ("event:read", "job:read", "projection:read", "reaction:read"))),
         RoleName("auditor"): tuple(
             map(
                 Pattern,
