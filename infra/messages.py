@@ -24,7 +24,6 @@ from typing import Any, TypeAlias
 from uuid import UUID
 
 import msgspec
-import orjson
 from eventsourcing.persistence import MapperDeserialisationError
 
 from domain.aggregate import SECRET
@@ -45,7 +44,6 @@ Headers: TypeAlias = Sequence[tuple[str, bytes]]
 
 _UNPUBLISHED = frozenset({"originator_id", "originator_version", "timestamp"})
 """Fields that stand in the headers already."""
-_METADATA = tuple(Metadata.__dataclass_fields__)
 
 
 class Refused(Exception):
@@ -137,7 +135,7 @@ class Messages:
             ("ce_causationid", metadata.causation_id),
             ("ce_traceparent", metadata.traceparent),
         )
-        value = b'{"event":%b,"metadata":%b}' % (self._state(recorded), _circumstances(metadata))
+        value = b'{"event":%b,"metadata":%b}' % (self._state(recorded), metadata.to_bytes())
         return self._sealed(place, str(recorded.stream).encode(), value, headers)
 
     def pointer(
@@ -245,11 +243,6 @@ def published(kind: type[Any]) -> tuple[str, ...]:
     marks = marked(kind)  # type: ignore[arg-type]  # a class is hashable
     declared = getattr(kind, "__dataclass_fields__", {})
     return tuple(name for name in declared if name not in _UNPUBLISHED and marks.get(name) != SECRET)
-
-
-def _circumstances(metadata: Metadata) -> bytes:
-    """As `Metadata.to_bytes`, which goes through a deep copy."""
-    return orjson.dumps({name: value for name in _METADATA if (value := getattr(metadata, name)) is not None})
 
 
 def _headers(

@@ -14,6 +14,7 @@ from projections.identity import SESSIONS
 from stream_apps.driver import Driver
 from stream_apps.reactions import Reaction
 from tests.stream_apps import tearoom
+from tests.stream_apps.broker import Broker, broker
 
 METADATA = Metadata(actor="user:waiter", correlation_id="table 7", traceparent="00-aa-bb-01")
 
@@ -59,3 +60,10 @@ def drive(driver: Driver, log: Log, limit: int = 1000) -> int:
     while facts := read(log, position, limit):
         position = driver.apply(facts, position)
     return position
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[Broker]:
+    """A broker of librdkafka, in this process. Tests share it: let each have topics of its own."""
+    with broker() as kafka:
+        yield kafka

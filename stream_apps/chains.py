@@ -1,0 +1,44 @@
+"""The chains of one layout: what was sent to each partition, and what the next message there must say. No I/O."""
+
+from collections.abc import Mapping
+
+from infra.layouts import Reached
+from infra.messages import Place
+
+
+class Chains:
+    """Counts on from how far each chain has come.
+
+    Whoever counts on from any earlier state of the same chains comes to the same links: so a relay that takes over,
+    or one that runs beside another, sends the same messages again and no others.
+    """
+
+    def __init__(self, reached: Mapping[Place, Reached]) -> None:
+        self._sent = {place: each.position for place, each in reached.items()}
+        self._previous = {place: each.previous for place, each in reached.items()}
+
+    @property
+    def start(self) -> int:
+        """The position behind which at least one chain goes on."""
+        return min(self._sent.values())
+
+    def link(self, place: Place, position: int) -> int | None:
+        """Takes the event at this position into its chain: the event before it; None where it stands there already."""
+        if position <= self._sent[place]:
+            return None
+        previous = self._previous[place]
+        self._sent[place] = self._previous[place] = position
+        return previous
+
+    def behind(self, position: int, *, everywhere: bool = False) -> dict[Place, int]:
+        """Lets all chains keep up with the log: the newest event of each that needs a watermark for it.
+
+        `everywhere`: those, too, that were thought to be up to date.
+        """
+        late = {
+            place: self._previous[place]
+            for place, sent in self._sent.items()
+            if sent < position or (everywhere and sent == position)
+        }
+        self._sent.update(dict.fromkeys(late, position))
+        return late

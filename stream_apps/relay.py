@@ -1,0 +1,359 @@
+"""The relay: carries the log to Kafka, in order, woken by the commit's own notification.
+
+One process is active, by lease; others stand by and take over within seconds. Whoever takes over compares what the bus
+has with the log and goes on behind it; what two relays send at once are the same messages. Idle, it renews its lease
+once a second and does nothing else.
+"""
+
+import logging
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from selectors import EVENT_READ, DefaultSelector
+from threading import Event
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+from confluent_kafka import KafkaException
+from psycopg import Connection
+
+from domain.errors import Unavailable
+from infra import leases
+from infra.event_store import Log
+from infra.layouts import (
+    Layout,
+    LeaseLost,
+    Placing,
+    Reached,
+    Wanted,
+    begin_layout,
+    current_layout,
+    progress,
+    store_progress,
+)
+from infra.leases import Lease
+from infra.messages import Message, Messages, Place
+from infra.topics import BusAway, TopicLimits, ensure_topics
+from infra.wake import Wake
+from projections.facts import Fact, Unreadable, read
+from projections.lane import Backoff, FollowerLimits, connect
+from stream_apps import metrics
+from stream_apps.chains import Chains
+from stream_apps.comparison import AnotherPast, compared, newest_messages
+from stream_apps.outbox import Lost, Outbox
+
+logger = logging.getLogger("muniment.relay")
+
+LEASE = "relay"
+LOG_CHANNEL = "muniment_log"
+CLOSE_SECONDS = 2.0
+"""How long a relay that ends waits for what is on its way; less than the lease lasts."""
+
+
+@dataclass(frozen=True)
+class RelayLimits:
+    """The relay's limits: events read at once, messages that wait for Kafka, bytes of one; times in seconds."""
+
+    batch_events: int = 1000
+    inflight_messages: int = 20_000
+    message_bytes: int = 900_000
+    gather_seconds: float = 0.002
+    watermark_seconds: float = 0.02
+    progress_seconds: float = 0.2
+    lease_seconds: float = 3.0
+    renew_seconds: float = 1.0
+    standby_seconds: float = 0.5
+    attempts_at_incarnations: int = 100
+
+
+@dataclass(frozen=True)
+class RelaySetup:
+    """What a relay works with: the log, the database, Kafka's clients' settings, the seal, and what to have there."""
+
+    log: Log
+    conninfo: str
+    kafka: Mapping[str, Any]
+    messages: Messages
+    wanted: Wanted
+    topics: TopicLimits = field(default_factory=TopicLimits)
+    limits: RelayLimits = field(default_factory=RelayLimits)
+
+
+class Relay:
+    """Carries the log to Kafka, or stands by.
+
+    `run` blocks until `stop`, which may be called from anywhere, a signal handler too. `leading` is set while this one
+    holds the lease and goes on behind what the bus has.
+    """
+
+    def __init__(self, setup: RelaySetup) -> None:
+        self.leading = Event()
+        self._setup = setup
+        self._holder = f"{socket.gethostname()}:{uuid4().hex}"
+        self._wake = Wake()
+
+    def stop(self) -> None:
+        """Ends after the batch in hand, and lets the lease go."""
+        self._wake.stop()
+
+    def run(self) -> None:
+        """Raises NewerSoftware for an event of a newer release, WrongPartitions for a topic that can't be used."""
+        limits = FollowerLimits(lease_seconds=self._setup.limits.lease_seconds)
+        backoff = Backoff(limits)
+        try:
+            while not self._wake.stopping:
+                try:
+                    with connect(self._setup.conninfo, limits) as connection:
+                        self._compete(connection, backoff)
+                except (psycopg.OperationalError, Unavailable, BusAway, KafkaException, Lost, LeaseLost) as error:
+                    if isinstance(error, Unavailable) and error.code != Unavailable.code:
+                        raise
+                    # the moment's fault: nothing that a traceback would explain
+                    logger.warning("the relay tries again: %s", str(error).strip().partition("\n")[0])
+                    backoff.wait(self._wake.wait)
+        finally:
+            self._wake.close()
+
+    def _compete(self, connection: Connection[Any], backoff: Backoff) -> None:
+        limits = self._setup.limits
+        while not self._wake.stopping:
+            lease = leases.acquire(connection, LEASE, self._holder, limits.lease_seconds)
+            if lease is None:
+                self._wake.wait(limits.standby_seconds)
+                continue
+            try:
+                term = _Term(self._setup, connection, lease, self._wake)
+                term.serve(self.leading, backoff)
+            finally:
+                self.leading.clear()
+                with suppress(psycopg.Error):
+                    leases.release(connection, lease)
+
+
+class _Term:
+    """One term of leadership, from the lease to its loss."""
+
+    def __init__(self, setup: RelaySetup, connection: Connection[Any], lease: Lease, wake: Wake) -> None:
+        self._setup = setup
+        self._limits = setup.limits
+        self._connection = connection
+        self._lease = lease
+        self._wake = wake
+        self._renew_at = 0.0
+        self._read_at = 0.0
+        self._store_at = 0.0
+        self._marked_at = 0.0
+        self._newest: Fact | None = None
+        self._marked = 0
+        self._is_first_round = True
+        self._unstored: dict[Place, Reached] = {}
+
+    def serve(self, leading: Event, backoff: Backoff) -> None:
+        """Leads until told to stop or the lease is lost. Raises what `Relay.run` tries again or gives up for."""
+        self._layout, reached = self._settle()
+        self._chains = Chains(reached)
+        self._placing = Placing(self._layout, self._setup.wanted.prefix)
+        self._position = self._chains.start
+        self._outbox = Outbox(self._setup.kafka, self._layout.places, self._limits.inflight_messages)
+        metrics.LAYOUT.set(self._layout.number)
+        logger.info("layout %d from %d, fence %d", self._layout.number, self._position, self._lease.fence)
+        try:
+            self._connection.execute(f"listen {LOG_CHANNEL}".encode())
+            leading.set()
+            backoff.reset()
+            while not self._wake.stopping and self._renew():
+                self._watch()
+        finally:
+            leading.clear()
+            self._close()
+
+    # --- before the first message
+
+    def _settle(self) -> tuple[Layout, dict[Place, Reached]]:
+        """The layout to go on with, and how far its chains have come. Begins a new one where it must.
+
+        Raises WrongPartitions, BusAway, LeaseLost.
+        """
+        layout = self._layout_in_use()
+        for _ in range(self._limits.attempts_at_incarnations):
+            created = ensure_topics(dict(self._setup.kafka), layout.topics, layout.partitions, self._setup.topics)
+            if created:
+                logger.info("created the topics %s", ", ".join(created))
+            self._hold()
+            found = newest_messages(self._setup.kafka, layout, self._setup.messages)
+            self._hold()
+            try:
+                return layout, compared(self._connection, layout, progress(self._connection, layout), found)
+            except AnotherPast as error:
+                logger.warning("the bus has another past: %s; new topics begin", error)
+                layout = self._begin(layout.incarnation + 1, f"another past: {error}")
+                metrics.INCARNATIONS.inc()
+        raise BusAway(f"{self._limits.attempts_at_incarnations} sets of topics on this cluster have another past")
+
+    def _layout_in_use(self) -> Layout:
+        wanted, layout = self._setup.wanted, current_layout(self._connection)
+        if layout is None:
+            return self._begin(1, "the first one", from_position=0)
+        if layout.partitions != wanted.partitions or list(layout.topics) != wanted.topics(layout.incarnation):
+            return self._begin(layout.incarnation + 1, f"{layout.partitions} partitions of {', '.join(layout.topics)}")
+        if layout.types_digest != wanted.types_digest:
+            return self._begin(layout.incarnation, "other types of events")
+        return layout
+
+    def _begin(self, incarnation: int, reason: str, from_position: int | None = None) -> Layout:
+        """A new layout, from the log's head: what is older, consumers take from the log."""
+        start = self._setup.log.head() if from_position is None else from_position
+        layout = begin_layout(
+            self._connection,
+            self._lease,
+            self._setup.wanted,
+            incarnation=incarnation,
+            from_position=start,
+            reason=reason,
+        )
+        logger.info("layout %d begins at %d (%s)", layout.number, start, reason)
+        return layout
+
+    def _hold(self) -> int:
+        """Renews the lease; the log's head. Raises LeaseLost."""
+        self._renew_at = time.monotonic() + self._limits.renew_seconds
+        head = leases.renew(self._connection, self._lease)
+        if head is None:
+            raise LeaseLost("the relay's lease is lost")
+        return head
+
+    # --- the loop
+
+    def _renew(self) -> bool:
+        head = self._hold()
+        if head > self._position:
+            self._read_on()
+        elif self._is_first_round:
+            self._mark()
+        return True
+
+    def _watch(self) -> None:
+        """Publishes what the log announces, until it is time to renew the lease."""
+        with DefaultSelector() as selector:
+            selector.register(self._connection.fileno(), EVENT_READ)
+            selector.register(self._wake.ear, EVENT_READ)
+            heard = True  # what arrived together with the answer to a query doesn't ring: look before waiting
+            while not self._wake.stopping and (remaining := self._renew_at - time.monotonic()) > 0:
+                if heard or selector.select(min(remaining, self._patience())):
+                    self._wake.hush()
+                    heard = self._hear()
+                self._look_after()
+
+    def _patience(self) -> float:
+        """How long nothing but a notification matters, in seconds."""
+        if self._outbox.waiting:
+            return self._limits.gather_seconds
+        if self._newest is not None and self._marked < self._position:
+            return max(0.0, self._marked_at + self._limits.watermark_seconds - time.monotonic())
+        return self._limits.renew_seconds
+
+    def _hear(self) -> bool:
+        channels = {notification.channel for notification in self._connection.notifies(timeout=0)}
+        if LOG_CHANNEL in channels:
+            self._read_on()
+        return bool(channels)
+
+    def _read_on(self) -> None:
+        """Publishes what is new; under load not too often, so that a batch carries several events.
+
+        Where the log grows as fast as it is read, what is left is read after the lease was renewed.
+        """
+        limit = self._limits.batch_events
+        time.sleep(max(0.0, self._read_at + self._limits.gather_seconds - time.monotonic()))
+        self._read_at = time.monotonic()
+        while facts := read(self._setup.log, self._position, limit):
+            self._publish(facts)
+            self._look_after()
+            if len(facts) < limit or time.monotonic() >= self._renew_at or self._wake.stopping:
+                return
+
+    def _look_after(self) -> None:
+        """What is due beside publishing: watermarks, news of deliveries, noting how far it has come."""
+        now = time.monotonic()
+        if self._marked < self._position and now >= self._marked_at + self._limits.watermark_seconds:
+            self._mark()
+        self._outbox.poll()
+        self._unstored |= self._outbox.acknowledged()
+        metrics.WAITING.set(self._outbox.waiting)
+        if self._unstored and (not self._outbox.waiting or now >= self._store_at):
+            self._store(now)
+
+    def _store(self, now: float) -> None:
+        self._store_at = now + self._limits.progress_seconds
+        store_progress(self._connection, self._layout, self._lease.fence, self._unstored)
+        self._unstored = {}
+        metrics.POSITION.set(self._position)
+
+    # --- messages
+
+    def _publish(self, facts: Sequence[Fact]) -> None:
+        for fact in facts:
+            place = self._placing.place(fact.topic, fact.stream)
+            previous = self._chains.link(place, fact.position)
+            if previous is not None:
+                self._send(place, self._message(place, fact, previous), Reached(fact.position, fact.position))
+        metrics.EVENTS.inc(len(facts))
+        self._newest = facts[-1]
+        self._position = facts[-1].position
+
+    def _message(self, place: Place, fact: Fact, previous: int) -> Message:
+        messages, layout = self._setup.messages, self._layout.number
+        if not isinstance(fact, Unreadable):
+            message = messages.event(place, fact, previous=previous, layout=layout)
+            if len(message.value) <= self._limits.message_bytes:
+                return message
+        metrics.POINTERS.inc()
+        return messages.pointer(
+            place,
+            fact.stream,
+            fact.version,
+            fact.recorded_at,
+            position=fact.position,
+            previous=previous,
+            layout=layout,
+        )
+
+    def _mark(self) -> None:
+        """Watermarks for the partitions that are behind; at first for all, so that consumers find holes at once."""
+        newest = self._newest_fact()
+        self._marked_at, self._marked = time.monotonic(), self._position
+        if newest is None:
+            return
+        late = self._chains.behind(newest.position, everywhere=self._is_first_round)
+        self._is_first_round = False
+        event_id, layout = f"{newest.stream}:{newest.version}", self._layout.number
+        for place, previous in late.items():
+            message = self._setup.messages.watermark(
+                place, event_id, newest.recorded_at, position=newest.position, previous=previous, layout=layout
+            )
+            self._send(place, message, Reached(newest.position, previous))
+        metrics.WATERMARKS.inc(len(late))
+
+    def _newest_fact(self) -> Fact | None:
+        if self._newest is None and self._position:
+            self._newest = next(iter(read(self._setup.log, self._position - 1, 1)), None)
+        return self._newest
+
+    def _send(self, place: Place, message: Message, reached: Reached) -> None:
+        """Waits while there is no room, with the lease held. Raises Lost, LeaseLost."""
+        while self._outbox.is_full or not self._outbox.send(place, message, reached):
+            self._outbox.poll(self._limits.progress_seconds)
+            if time.monotonic() >= self._renew_at:
+                self._hold()
+            if self._wake.stopping:
+                raise Lost("stopped while Kafka takes nothing")
+
+    def _close(self) -> None:
+        self._outbox.close(CLOSE_SECONDS)
+        self._unstored |= self._outbox.acknowledged()
+        with suppress(psycopg.Error):
+            if self._unstored:
+                self._store(time.monotonic())
