@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install run run-kafka demo test test-kafka check faults bench lock clean
+.PHONY: help install run run-kafka demo test test-kafka check faults bench compose-env lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -50,6 +50,13 @@ faults: $(VENV)/installed-dev ## the long fault drills
 
 bench: $(VENV)/installed-dev ## peer and ours side by side, as ratios
 	$(BIN)/python -m benchmarks
+
+compose-env: ## write .env, with fresh keys and passwords, for compose.yaml
+	@test ! -e .env || { echo "there is a .env already; its keys are those of your data" >&2; exit 1; }
+	@umask 077 && { \
+	  for name in MASTER_KEY PEPPER CLAIM_KEY; do echo "MUNIMENT_$$name=$$(head -c 32 /dev/urandom | base64)"; done; \
+	  echo "MUNIMENT_POSTGRES_PASSWORD=$$(head -c 24 /dev/urandom | od -An -v -tx1 | tr -d ' \n')"; \
+	} > .env
 
 lock: $(VENV)/installed-dev ## pin the dependencies anew, with hashes
 	$(BIN)/python -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links --group build pyproject.toml -o requirements/run.txt
