@@ -116,6 +116,7 @@ class Settings:
     relay_inflight_messages: int = _setting(20_000, "messages that may wait for Kafka before reading stops", least=1)
     relay_message_bytes: int = _setting(900_000, "larger events go as pointers to the log", least=1000, most=900_000)
     relay_lease_seconds: float = _setting(3.0, "how long a relay's lease lasts unless renewed", least=1)
+    relay_metrics_port: int = _setting(0, "port of the relay's own /metrics; 0 = none", least=0, most=65535)
     relay_watermark_seconds: float = _setting(0.02, "how long a silent partition may stay behind", least=0.001, most=5)
 
     # migrations

@@ -9,7 +9,7 @@ import click
 
 log = logging.getLogger("muniment")
 
-PARTS = ("up", "api", "follow")
+PARTS = ("up", "api", "follow", "relay")
 """Commands that are parts of the platform: their log keeps the traceback of what nobody expected."""
 
 
@@ -43,7 +43,8 @@ def described(error: Exception) -> str | None:
 
 def _as_refusal(error: Exception) -> str | None:
     if _is(error, "domain.errors:DomainError", "infra.embedded.errors:StartError", "infra.migrate.model:MigrationError",
-           "infra.settings:SettingsError", "projections.builds:ChangedProjection"):  # fmt: skip
+           "infra.settings:SettingsError", "infra.topics:WrongPartitions",
+           "projections.builds:ChangedProjection"):  # fmt: skip
         return str(error)
     return None
 

@@ -58,3 +58,21 @@ def follow(wired: Wired) -> None:
 
     wired.check()
     run(wired.settings)
+
+
+@click.command()
+@click.pass_obj
+def relay(wired: Wired) -> None:
+    """Run the relay alone: it carries the log to Kafka.
+
+    Any number may run: one carries, the others take over when it dies. Makes the topics, and makes those again that are
+    missing.
+
+    \b
+    Example:
+      MUNIMENT_POSTGRES_URL=postgresql://muniment@db/muniment MUNIMENT_KAFKA=kafka:9092 muniment relay
+    """
+    from runtime.relay import relay as run
+
+    wired.check()
+    run(wired.settings)

@@ -35,6 +35,21 @@ VALUES: dict[Any, st.SearchStrategy[Any]] = {
 """How to make a value of each type that a field may have. A new type needs a line here."""
 
 KINDS = sorted(catalogue().values(), key=lambda kind: kind.TOPIC)
+SAMPLES: dict[Any, Any] = {
+    str: "a text",
+    int: 7,
+    bool: True,
+    UUID: UUID(int=7),
+    datetime: datetime(2026, 5, 17, 12, tzinfo=UTC),
+    str | None: "perhaps a text",
+    UUID | None: UUID(int=8),
+    datetime | None: datetime(2026, 5, 17, 13, tzinfo=UTC),
+    list[str]: ["several", "texts"],
+    dict[str, str]: {"a name": "a text"},
+    dict[str, Any]: {"a name": ["anything", 1]},
+}
+"""One plain value of each of these types."""
+
 LEFT_OUT = {"originator_id", "originator_version", "timestamp"}
 
 METADATA = st.builds(

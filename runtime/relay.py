@@ -1,0 +1,61 @@
+"""The relay as a process: carries the log to Kafka."""
+
+import signal
+
+import prometheus_client
+
+from infra.kafka import client_config
+from infra.layouts import Wanted
+from infra.messages import Messages
+from infra.settings import Settings, SettingsError
+from infra.topics import TopicLimits
+from infra.transcoding import event_types
+from runtime.core import Core, open_core
+from stream_apps.relay import Relay, RelayLimits, RelaySetup
+
+SEAL = "bus-seal"
+
+
+def relay(settings: Settings) -> None:
+    """Runs until SIGTERM or SIGINT. Raises SettingsError, NewerSoftware, WrongPartitions."""
+    if not settings.kafka:
+        raise SettingsError("MUNIMENT_KAFKA: the relay needs Kafka's addresses, host:port,...")
+    with open_core(settings) as core:
+        if settings.relay_metrics_port:
+            prometheus_client.start_http_server(settings.relay_metrics_port, settings.host)
+        active = Relay(relay_setup(core))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: active.stop())
+        active.run()
+
+
+def messages(core: Core) -> Messages:
+    """What makes and opens messages, with this installation's seal."""
+    return Messages(core.secrets.derive(SEAL))
+
+
+def wanted(settings: Settings) -> Wanted:
+    """What this release has on the bus: every type of event that it knows."""
+    return Wanted(settings.kafka_prefix, settings.kafka_partitions, tuple(sorted(event_types())))
+
+
+def relay_setup(core: Core) -> RelaySetup:
+    """The relay of these settings. Its lease is renewed three times in its life."""
+    settings = core.settings
+    return RelaySetup(
+        core.log,
+        settings.postgres_url,
+        client_config(settings),
+        messages(core),
+        wanted(settings),
+        TopicLimits(settings.kafka_replication, settings.kafka_retention_hours),
+        RelayLimits(
+            batch_events=settings.relay_batch_events,
+            inflight_messages=settings.relay_inflight_messages,
+            message_bytes=settings.relay_message_bytes,
+            watermark_seconds=settings.relay_watermark_seconds,
+            lease_seconds=settings.relay_lease_seconds,
+            renew_seconds=settings.relay_lease_seconds / 3,
+            standby_seconds=settings.relay_lease_seconds / 6,
+        ),
+    )
