@@ -1,16 +1,19 @@
 """What `/metrics` tells about this process beside its counters: views, pools, queues."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
 from typing import Any
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+from psycopg import Connection
 from psycopg_pool import ConnectionPool
 
 from infra.listener import Listener
 from infra.passwords import Passwords
+from infra.reaction_store import ReactionStatus, statuses
 
 POOL_GAUGES = {
     "pool_size": ("muniment_pool_connections", "Connections to PostgreSQL."),
@@ -68,6 +71,41 @@ class Gauges(Collector):
             for name, values in stats.items():
                 gauge.add_metric([process, name], values.get(key, 0))
             yield gauge
+
+
+class ReactionGauges(Collector):
+    """How far the reactions are, wherever they are driven. A scrape is told what the one before has looked up.
+
+    So it never waits for the database: the look runs in `executor`, one at a time.
+    """
+
+    def __init__(self, pool: ConnectionPool[Connection[Any]], executor: Executor) -> None:
+        self._pool = pool
+        self._executor = executor
+        self._known: Sequence[ReactionStatus] = ()
+        self._looking: Future[None] | None = None
+
+    def collect(self) -> Iterator[Metric]:
+        """The gauges, each with the reaction and the part of the log (`topic`, `partition`)."""
+        if self._looking is None or self._looking.done():
+            self._looking = self._executor.submit(self._look)
+        labels = ["reaction", "topic", "partition"]
+        position = GaugeMetricFamily("muniment_reaction_position", "Through where it has reacted.", labels=labels)
+        events = GaugeMetricFamily("muniment_reaction_lag_events", "Events it hasn't looked at.", labels=labels)
+        seconds = GaugeMetricFamily("muniment_reaction_lag_seconds", "Age of the oldest of them.", labels=labels)
+        parked = GaugeMetricFamily("muniment_reaction_parked", "Events it couldn't react to.", labels=["reaction"])
+        for each in self._known:
+            values = [each.name, each.topic, str(each.partition)]
+            position.add_metric(values, each.position)
+            events.add_metric(values, each.lag_events)
+            seconds.add_metric(values, each.lag_seconds)
+        for name, count in {each.name: each.parked for each in self._known}.items():
+            parked.add_metric([name], count)
+        yield from (position, events, seconds, parked)
+
+    def _look(self) -> None:
+        with self._pool.connection() as connection:
+            self._known = statuses(connection)
 
 
 def _gauge(name: str, what: str, process: str, value: float) -> Metric:

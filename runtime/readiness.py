@@ -19,6 +19,8 @@ from api.ports import Health, State
 from infra.listener import Listener
 from infra.migrate import Compatibility, MigrationError
 from infra.parts import read_parts
+from infra.reaction_store import ReactionStatus
+from infra.reaction_store import statuses as reaction_statuses
 from infra.reasons import first_line
 from projections.builds import not_level
 from projections.catalogue import Status, catalogue
@@ -62,6 +64,7 @@ class Readiness:
         )
         self._was_level = False
         self._queue_usage = 0.0
+        self._reactions: Sequence[ReactionStatus] = ()
         self._known: tuple[float, Health] | None = None
         self._compatibility: tuple[float, Compatibility] | None = None
 
@@ -95,6 +98,7 @@ class Readiness:
         self._was_level = True
         reasons = [
             *self._lagging(statuses),
+            *self._reaction_reasons(),
             *self._queue_reasons(),
             *await self._valkey_reasons(),
             *self._part_reasons(),
@@ -107,6 +111,7 @@ class Readiness:
             row = connection.execute("select pg_notification_queue_usage()").fetchone()
             self._queue_usage = row[0] if row else 0.0
             statuses = catalogue(connection)
+            self._reactions = reaction_statuses(connection)
             return statuses, not_level(connection, self._projections, self._listener.head)
 
     def _checked_schema(self) -> Compatibility:
@@ -131,6 +136,14 @@ class Readiness:
             if s.lag_seconds > LAG_SECONDS
         ]
         return lagging + [f"{status.name}: {status.parked} events are parked" for status in active if status.parked]
+
+    def _reaction_reasons(self) -> list[str]:
+        lagging = [each for each in self._reactions if each.lag_seconds > LAG_SECONDS]
+        parked = {each.name: each.parked for each in self._reactions if each.parked}
+        return [
+            *(f"reaction {each.name}: {each.lag_events} events, {each.lag_seconds:.0f} s behind" for each in lagging),
+            *(f"reaction {name}: {count} events are parked" for name, count in parked.items()),
+        ]
 
     async def _valkey_reasons(self) -> list[str]:
         try:

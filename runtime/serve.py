@@ -41,7 +41,7 @@ from projections.projection import Projection
 from projections.read import Answer, Read, Reader
 from runtime import modules
 from runtime.core import build_core, located
-from runtime.gauges import Gauges
+from runtime.gauges import Gauges, ReactionGauges
 from runtime.ports import Ports, http_limits
 from runtime.readiness import Readiness
 
@@ -200,6 +200,7 @@ class Api:
         prometheus_client.REGISTRY.register(
             Gauges(self.listener, views, {"commands-and-queries": self.core.pool}, self.core.passwords)
         )
+        prometheus_client.REGISTRY.register(ReactionGauges(self.core.pool, self.lookups))
         return prometheus_client.REGISTRY
 
     @asynccontextmanager

@@ -26,7 +26,7 @@ from domain.errors import DomainError
 from infra.settings import Settings
 from projections.audit import AUDITED, ROUTINE, Meaning
 from runtime.cli import COMMANDS
-from runtime.gauges import Gauges
+from runtime.gauges import Gauges, ReactionGauges
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
@@ -216,6 +216,7 @@ def metrics() -> str:
     others = CollectorRegistry()
     others.register(HttpCollector([], dict.fromkeys(("calls_taken", "calls_room", "threads", "streams"), 0.0).copy))
     others.register(_gauges())
+    others.register(ReactionGauges(cast("Any", None), cast("Any", SimpleNamespace(submit=lambda _: None))))
     found = {
         family.name + ("_total" if family.type == "counter" else ""): (family.type, family.documentation)
         for registry in (REGISTRY, others)
