@@ -1,6 +1,7 @@
 """The parts of the documentation that are made from the code, and the places where they stand."""
 
 import inspect
+import pkgutil
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -211,8 +212,11 @@ def builtin_roles() -> str:
 
 
 def metrics() -> str:
-    """What an API process tells Prometheus about the platform."""
+    """What the processes tell Prometheus about the platform."""
     import_module("runtime.serve")
+    for module in pkgutil.iter_modules([str(ROOT / "stream_apps")]):
+        if module.name != "bus":  # Faust has none of its own
+            import_module(f"stream_apps.{module.name}")
     others = CollectorRegistry()
     others.register(HttpCollector([], dict.fromkeys(("calls_taken", "calls_room", "threads", "streams"), 0.0).copy))
     others.register(_gauges())
