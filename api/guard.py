@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 
 from api import requests
 from api.ports import Refusal, Services
-from api.routing import OPEN, SELF, Asked, Documented, Own, Permission
+from api.routing import Asked, Documented, Open, Own, Permission, Self
 from domain.errors import Forbidden, Unauthenticated
 
 Require = Callable[[Asked], Awaitable[None]]
@@ -20,7 +20,7 @@ async def authenticate(asked: Asked) -> None:
 
 def authorisation(route: Documented, permission: Permission) -> Require | None:
     """What checks the permission of this route; None where a valid token is enough, or none is needed."""
-    if permission is OPEN or permission is SELF:
+    if isinstance(permission, Open | Self):
         return None
     if isinstance(permission, Own):
         return _own(permission, route)
@@ -46,7 +46,12 @@ async def record_refusal(
     services: Services, asked: Asked, action: str, permission: Permission, error: Unauthenticated | Forbidden
 ) -> None:
     """Makes an event of a refused request. Raises Unavailable where that can't be done: refused it is anyway."""
-    needed = permission if isinstance(permission, str) else None
+    await services.refusals.record(Refusal(asked.context, action, error.code, _needed(permission)))
+
+
+def _needed(permission: Permission) -> str | None:
     if isinstance(permission, Own):
-        needed = permission.permission
-    await services.refusals.record(Refusal(asked.context, action, error.code, needed))
+        return permission.permission
+    if isinstance(permission, Self):
+        return permission.others or None
+    return permission if isinstance(permission, str) else None

@@ -11,7 +11,7 @@ from api import problems
 from api.limits import HttpLimits
 from api.problems import Problem
 from api.router import parameters, plain
-from api.routing import OPEN, SELF, Answer, Asked, Command, Endpoint, Open, Own, Query, Route, Self, waits_for
+from api.routing import OPEN, SELF, Answer, Asked, Command, Endpoint, Own, Query, Route, Self, waits_for
 from domain.errors import (
     Conflict,
     DomainError,
@@ -186,10 +186,11 @@ def _permission_text(route: Route) -> str:
     permission = route.permission
     if permission is OPEN:
         return "Needs no token."
-    if permission is SELF:
-        return "Any valid token will do."
-    if isinstance(permission, Own):
-        return f"For the caller's own any valid token will do; for others' it needs `{permission.permission}`."
+    if isinstance(permission, Own | Self):
+        needed = permission.permission if isinstance(permission, Own) else permission.others
+        if not needed:
+            return "Any valid token will do."
+        return f"For the caller's own any valid token will do; for others' it needs `{needed}`."
     return f"Needs the permission `{permission}`."
 
 
@@ -235,7 +236,7 @@ def _common(route: Route) -> Iterator[type[DomainError]]:
     yield Unavailable
     if route.permission is not OPEN:
         yield Unauthenticated
-    if not isinstance(route.permission, Open | Self):
+    if route.permission not in (OPEN, SELF):
         yield Forbidden
     if parameters(route.path):
         yield NotFound

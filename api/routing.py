@@ -27,11 +27,17 @@ class Open:
         return "open"
 
 
+@dataclass(frozen=True, slots=True)
 class Self:
-    """The permission of a route that any valid token opens, because it concerns the caller only."""
+    """The permission of a route that any valid token opens, because it concerns the caller only.
+
+    `others` is what the route itself requires where it turns out to concern somebody else.
+    """
+
+    others: str = ""
 
     def __repr__(self) -> str:
-        return "self"
+        return f"self or {self.others}" if self.others else "self"
 
 
 OPEN: Final = Open()

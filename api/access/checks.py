@@ -15,7 +15,7 @@ from api.access.common import (
     least_position,
     moment_of,
 )
-from api.routing import SELF, Answer, Asked, Body, Endpoint, Route, View
+from api.routing import Answer, Asked, Body, Endpoint, Route, Self, View
 from projections.access import Because
 
 
@@ -68,15 +68,16 @@ class ChecksView(View):
     position: int
 
 
+OTHERS = Self("access:check")
 ALLOWED, DENIED = AllowedView(allowed=True), AllowedView(allowed=False)
 
 
 async def check(asked: Asked) -> Answer:
-    """Whether a user may do something. About others only with `access:check` at that scope."""
+    """Whether a user may do something. About others with `access:check` at that scope."""
     body: CheckBody = asked.body
     user_id = body.user_id or asked.caller.user_id
     if user_id != asked.caller.user_id:
-        await asked.services.authoriser.require(asked.caller, "access:check", body.scope)
+        await asked.services.authoriser.require(asked.caller, OTHERS.others, body.scope)
     decisions, at_least = decisions_of(asked), least_position(asked)
     if not body.explain and body.as_of is None and body.consistency == "fast":
         decision = await decisions.decide(user_id, body.permission, body.scope, at_least=at_least)
@@ -95,11 +96,11 @@ async def check(asked: Asked) -> Answer:
 
 
 async def check_batch(asked: Asked) -> Answer:
-    """Up to 1,000 checks at one go."""
+    """Up to 1,000 checks at one go. About others with `access:check` at each scope."""
     caller = asked.caller.user_id
     checks = [(each.user_id or caller, each.permission, each.scope) for each in asked.body.checks]
     for scope in {scope for user_id, _, scope in checks if user_id != caller}:
-        await asked.services.authoriser.require(asked.caller, "access:check", scope)
+        await asked.services.authoriser.require(asked.caller, OTHERS.others, scope)
     allowed, position = await decisions_of(asked).decide_many(checks, at_least=least_position(asked))
     return Answer(
         ChecksView(results=[ALLOWED if each else DENIED for each in allowed], position=position), position=position
@@ -108,10 +109,10 @@ async def check_batch(asked: Asked) -> Answer:
 
 ROUTES: list[Route] = [
     Endpoint(
-        "POST", "/api/v1/access/check", check, permission=SELF, body=CheckBody, result=CheckView, raises=POSITIONS,
+        "POST", "/api/v1/access/check", check, permission=OTHERS, body=CheckBody, result=CheckView, raises=POSITIONS,
     ),
     Endpoint(
-        "POST", "/api/v1/access/check/batch", check_batch, permission=SELF, body=ChecksBody, result=ChecksView,
+        "POST", "/api/v1/access/check/batch", check_batch, permission=OTHERS, body=ChecksBody, result=ChecksView,
         raises=POSITIONS,
     ),
 ]  # fmt: skip

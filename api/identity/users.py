@@ -10,7 +10,6 @@ from msgspec import Meta, convert
 from api import requests
 from api.identity.ports import IdentityPorts
 from api.routing import (
-    SELF,
     Answer,
     Asked,
     Body,
@@ -23,6 +22,7 @@ from api.routing import (
     Paging,
     Query,
     Route,
+    Self,
     View,
 )
 from commands.access import NotHeld, SetPassword, set_password
@@ -46,6 +46,7 @@ from domain.errors import Forbidden, Overloaded
 from domain.identity import (
     EmailTaken,
     SessionNotFound,
+    TooManyAttempts,
     TooManyNames,
     UserNotFound,
     WeakPassword,
@@ -56,6 +57,7 @@ from projections.identity import sessions_of, users
 
 VIEWS = ("identity",)
 EMAIL_CHARS, NAME_CHARS, PASSWORD_CHARS = 254, 200, 1024
+OTHERS_PASSWORD, ANY_SESSION = Self("user:set-password"), Self("session:revoke")
 
 
 class NewUserBody(Body):
@@ -142,7 +144,7 @@ async def prepare_password(ports: IdentityPorts, asked: Asked) -> ChangePassword
     user_id, current = asked.path["id"], asked.body.current_password
     own = current is not None and user_id == asked.caller.user_id
     if not own:
-        await asked.services.authoriser.require(asked.caller, "user:set-password", "/")
+        await asked.services.authoriser.require(asked.caller, OTHERS_PASSWORD.others, "/")
     if current is not None:
         await ports.throttle.login(user_id, asked.ip)
     change = await prepare_password_change(ports, NewPassword(user_id, asked.body.new_password, current))
@@ -160,7 +162,7 @@ def replace_password(work: Work, command: ChangePassword | SetPassword) -> None:
 async def prepare_revocation(_: IdentityPorts, asked: Asked) -> EndSession:
     """One's own session, or anybody's with the permission."""
     try:
-        await asked.services.authoriser.require(asked.caller, "session:revoke", "/")
+        await asked.services.authoriser.require(asked.caller, ANY_SESSION.others, "/")
     except Forbidden:
         return EndSession(asked.path["id"], "revoked", asked.caller.user_id)
     return EndSession(asked.path["id"], "revoked")
@@ -208,15 +210,15 @@ ROUTES: list[Route] = [
     ),
     Command(
         "POST", "/api/v1/users/{id}/password", PasswordBody, replace_password, prepare=prepare_password,
-        permission=SELF, stream=_user_id, name="change_password",
-        raises=(UserNotFound, WrongPassword, WeakPassword, NotHeld, Overloaded),
+        permission=OTHERS_PASSWORD, stream=_user_id, name="change_password",
+        raises=(UserNotFound, WrongPassword, WeakPassword, NotHeld, TooManyAttempts, Overloaded),
     ),
     Query(
         "GET", "/api/v1/users/{id}/sessions", Page[SessionView], sessions_of, permission=Own("id", "session:read"),
         projections=VIEWS, params=Paging, page=Keyset(_opened, (int,)), raises=(UserNotFound,),
     ),
     Command(
-        "DELETE", "/api/v1/sessions/{id}", None, end_session, prepare=prepare_revocation, permission=SELF,
+        "DELETE", "/api/v1/sessions/{id}", None, end_session, prepare=prepare_revocation, permission=ANY_SESSION,
         raises=(SessionNotFound,),
     ),
 ]  # fmt: skip

@@ -27,6 +27,7 @@ from api.routing import (
     Page,
     Paging,
     Query,
+    Self,
     View,
 )
 from api.sse import ServerEvent, last_event_position, live
@@ -316,6 +317,10 @@ async def sink(asked: Asked) -> None:
     """Takes anything."""
 
 
+async def salute(asked: Asked) -> None:
+    """Salutes oneself, and others who may be saluted."""
+
+
 ROUTES = [
     Command("POST", "/api/v1/ships", NewShip, build_ship, permission="ship:build", answers=201, result=Created,
             location="/api/v1/ships/{id}", raises=(ShipTaken,)),
@@ -332,6 +337,7 @@ ROUTES = [
     Endpoint("GET", "/api/v1/bell", bell, permission=OPEN, media_type="text/event-stream"),
     Endpoint("GET", "/api/v1/tide", tide, permission=OPEN, media_type="text/event-stream"),
     Endpoint("POST", "/api/v1/sink", sink, permission=SELF, answers=204),
+    Endpoint("POST", "/api/v1/salutes", salute, permission=Self("crew:salute"), answers=204),
 ]  # fmt: skip
 
 

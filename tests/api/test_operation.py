@@ -61,7 +61,15 @@ def test_every_route_names_its_permission(document):
     assert needed["post", "/api/v1/ships"] == "ship:build"
     assert needed["get", "/api/v1/whoami"] == "self"
     assert needed["get", "/api/v1/crew/{id}"] == "self or crew:read"
+    assert needed["post", "/api/v1/salutes"] == "self or crew:salute"
     assert needed["get", "/healthz"] == "open"
+
+
+def test_a_route_that_may_concern_others_says_what_it_needs_then(document):
+    salute = document["paths"]["/api/v1/salutes"]["post"]
+    assert "`crew:salute`" in salute["description"]
+    assert "403" in salute["responses"]
+    assert "403" not in document["paths"]["/api/v1/whoami"]["get"]["responses"]
 
 
 def test_every_operation_has_a_name_of_its_own(document):
