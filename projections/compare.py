@@ -12,6 +12,8 @@ from infra.event_store import Log
 from projections.builds import create_build, drop_build
 from projections.engine import WHOLE, Build, Engine, Lane
 from projections.facts import read
+from projections.feeds import level
+from projections.lanes import Spread
 from projections.projection import Projection
 
 SCRATCH_FEED = "scratch"
@@ -40,18 +42,33 @@ class Difference:
     row: dict[str, Any]
 
 
-def fold_views(conninfo: str, log: Log, build: Build) -> tuple[int, list[Difference]]:
+def fold_views(conninfo: str, log: Log, build: Build, spread: Spread | None = None) -> tuple[int, list[Difference]]:
     """Folds the whole log into a scratch build and compares: the position of the comparison, and what differs.
 
-    The build may be fed meanwhile; it is held still for the last stretch and the comparison.
+    The build may be fed meanwhile; it is held still for the last stretch and the comparison. `spread` is the layout
+    that it is fed in, if it is one of the bus.
     """
     with scratch_build(conninfo, build.projection) as fresh, psycopg.connect(conninfo, autocommit=True) as feeding:
         engine = Engine(feeding, log, fresh, quiet=True)
         reached = feed(engine, log, 0, log.head())
-        with psycopg.connect(conninfo) as connection:
-            position = hold(connection, build)
+        with held(conninfo, log, build, spread) as (connection, position):
             feed(engine, log, reached, position)
             return position, differences(connection, build, fresh)
+
+
+@contextmanager
+def held(conninfo: str, log: Log, build: Build, spread: Spread | None = None) -> Iterator[tuple[Connection[Any], int]]:
+    """A connection in whose transaction the build stands still, in all of its lanes at one position; that position."""
+    if spread is None:
+        with psycopg.connect(conninfo) as connection:
+            yield connection, hold(connection, build)
+        return
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        while True:
+            with level(connection, log, build, spread) as position:
+                if position is not None:
+                    yield connection, position
+                    return
 
 
 def feed(engine: Engine, log: Log, position: int, upto: int) -> int:

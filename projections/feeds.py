@@ -1,0 +1,205 @@
+"""Who feeds a build, and the change from one feed, or one layout, to another.
+
+A change levels the build first: whoever fed it is refused, its lanes are brought to one position from the log, and in
+one transaction the old progress rows give way to new ones at that position. So nothing is lost and nothing repeated,
+whichever feed was running, and whether or not it was.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from psycopg import Connection
+
+from infra.event_store import Log
+from projections.builds import CHANNEL as BUILDS_CHANNEL
+from projections.builds import LOCK
+from projections.engine import WHOLE, Applied, Build, Lane
+from projections.errors import BuildGone, Fenced, Hole
+from projections.facts import read
+from projections.lanes import LanesEngine, Spread, Stretch, take_lanes
+from projections.projection import Projection
+
+FAUST = "faust"
+FOLLOWER = "follower"
+
+READ_EVENTS = 1000
+"""Events that are read from the log at once."""
+
+ATTEMPTS = 20
+"""How often a build is levelled anew because its feed came back in between."""
+
+_BUILD = "projection = %(projection)s and version = %(version)s and build = %(build)s"
+_FED = "select projection, version, build, layout from projection_builds where feed = %(feed)s order by 1, 2, 3"
+_OF = "select build, feed, layout from projection_builds where projection = %(projection)s and version = %(version)s"
+_NOW = f"select feed, layout from projection_builds where {_BUILD} for update"
+_ROWS = f"select topic, partition, position, fence from projection_progress where {_BUILD} order by 1, 2 for update"
+_FORGET = f"delete from projection_progress where {_BUILD}"
+# Followers before the present one stay refused; the fences of lanes begin anew with each layout.
+_START = """
+    insert into projection_progress
+           (projection, version, build, layout, topic, partition, position, recorded_at, fence)
+    select %(projection)s, %(version)s, %(build)s, %(layout)s, topic, partition, %(position)s,
+           (select recorded_at from stored_events where notification_id = %(position)s),
+           case when %(layout)s = 0 then coalesce((select fence from leases where name = 'follower'), 0) else 0 end
+      from unnest(%(topics)s::text[], %(partitions)s::int[]) as lane (topic, partition)
+"""
+_SET = f"update projection_builds set feed = %(feed)s, layout = %(layout)s where {_BUILD}"
+
+
+class FeedBusy(Exception):
+    """The build's feed came back again and again while it was being changed."""
+
+
+def fed(connection: Connection[Any], feed: str, projections: Iterable[Projection]) -> list[tuple[Build, int]]:
+    """The builds of these declarations that this feed brings forward, and the layout of each one's progress."""
+    declared = {(projection.name, projection.version): projection for projection in projections}
+    rows = connection.execute(_FED, {"feed": feed}).fetchall()
+    return [
+        (Build(declared[name, version], number), layout)
+        for name, version, number, layout in rows
+        if (name, version) in declared
+    ]
+
+
+def builds_of(connection: Connection[Any], projection: Projection) -> list[tuple[Build, str, int]]:
+    """Every build of a projection's version, its feed, and the layout of its progress."""
+    rows = connection.execute(_OF, {"projection": projection.name, "version": projection.version}).fetchall()
+    return [(Build(projection, number), feed, layout) for number, feed, layout in rows]
+
+
+def change_feed(
+    connection: Connection[Any],
+    log: Log,
+    build: Build,
+    feed: str,
+    spread: Spread,
+    *,
+    former: Spread | None = None,
+    committed: Callable[[Applied], None] = lambda _: None,
+) -> int:
+    """Hands a build to another feed, or to another layout of Faust's; the position at which it changes.
+
+    `spread` is the layout that Faust reads, and `former` the one in which the build's progress stands, if that is
+    another. `committed` is told what was applied on the way, as a feed is. Does nothing where it is so already.
+    Raises BuildGone, LookupError (a module isn't on the bus), FeedBusy.
+    """
+    lanes = spread.lanes(build.projection) if feed == FAUST else (WHOLE,)
+    layout = lanes[0].layout
+    for _ in range(ATTEMPTS):
+        was, at = _now(connection, build)
+        if (was, at) == (feed, layout):
+            return _least(connection, build)
+        with level(connection, log, build, former or spread, committed=committed) as position:
+            if position is None:
+                continue
+            _replace(connection, build, lanes, position)
+            connection.execute(_SET, build.key | {"feed": feed, "layout": layout})
+            connection.execute("select pg_notify(%s, '')", (BUILDS_CHANNEL,))
+            return position
+    raise FeedBusy(f"{build.projection.label} build {build.number}: its feed comes back again and again")
+
+
+@contextmanager
+def level(
+    connection: Connection[Any],
+    log: Log,
+    build: Build,
+    spread: Spread,
+    *,
+    committed: Callable[[Applied], None] = lambda _: None,
+) -> Iterator[int | None]:
+    """Holds a build still, with all its lanes at one position: that is given, in a transaction of the connection's.
+
+    None if its feed came back meanwhile: then try again. The connection must be in autocommit.
+    """
+    _, layout = _now(connection, build)
+    if layout != WHOLE.layout:
+        try:
+            _bring_together(connection, log, build, spread, committed)
+        except (Fenced, Hole):
+            yield None
+            return
+    with connection.transaction():
+        connection.execute("select pg_advisory_xact_lock(%s)", (LOCK,))
+        rows = connection.execute(_ROWS, build.key).fetchall()
+        if not rows:
+            raise BuildGone
+        positions = {position for _, _, position, _ in rows}
+        same = _now(connection, build)[1] == layout
+        yield positions.pop() if len(positions) == 1 and same else None
+
+
+def _bring_together(
+    connection: Connection[Any], log: Log, build: Build, spread: Spread, committed: Callable[[Applied], None]
+) -> None:
+    """Takes all lanes, and brings those behind to where the furthest stands. Raises Fenced, Hole."""
+    rows = connection.execute(
+        f"select topic, partition from projection_progress where {_BUILD} and layout = %(layout)s".encode(),
+        build.key | {"layout": spread.layout},
+    ).fetchall()
+    held = take_lanes(connection, build, [Lane(spread.layout, topic, partition) for topic, partition in rows])
+    if not held:
+        return
+    engine = LanesEngine(connection, log, build, spread, held, committed=committed)
+    catch_up(engine, log, list(held), max(engine.positions.values()))
+
+
+def catch_up(
+    engine: LanesEngine,
+    log: Log,
+    lanes: Sequence[Lane],
+    upto: int,
+    *,
+    stopping: Callable[[], bool] = lambda: False,
+) -> int:
+    """Brings these lanes to a position from the log itself, in bulk; how many events of theirs it read there.
+
+    A lane that must wait for others outside of these (`LanesEngine.advance`) may stay behind.
+    """
+    behind = [lane for lane in lanes if engine.positions[lane] < upto]
+    position = min((engine.positions[lane] for lane in behind), default=upto)
+    found = 0
+    while position < upto and not stopping():
+        facts = read(log, position, min(READ_EVENTS, upto - position))
+        if not facts:
+            break
+        last = facts[-1]
+        by_lane: dict[Lane, list[Any]] = {lane: [] for lane in behind}
+        for fact in facts:
+            lane = engine.spread.lane(fact)
+            if lane in by_lane and fact.position > engine.positions[lane]:
+                by_lane[lane].append(fact)
+        found += sum(map(len, by_lane.values()))
+        engine.advance(
+            [
+                Stretch(lane, engine.positions[lane], by_lane[lane], last.position, last.recorded_at)
+                for lane in behind
+                if engine.positions[lane] >= position  # one that waits for others must not jump over what it waits with
+            ]
+        )
+        position = last.position
+    return found
+
+
+def _now(connection: Connection[Any], build: Build) -> tuple[str, int]:
+    row = connection.execute(_NOW, build.key).fetchone()
+    if row is None:
+        raise BuildGone
+    return row[0], row[1]
+
+
+def _least(connection: Connection[Any], build: Build) -> int:
+    sql = f"select coalesce(min(position), 0) from projection_progress where {_BUILD}"
+    row = connection.execute(sql.encode(), build.key).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _replace(connection: Connection[Any], build: Build, lanes: Sequence[Lane], position: int) -> None:
+    connection.execute(_FORGET, build.key)
+    connection.execute(
+        _START,
+        build.key
+        | {"layout": lanes[0].layout, "position": position}
+        | {"topics": [lane.topic for lane in lanes], "partitions": [lane.partition for lane in lanes]},
+    )

@@ -1,0 +1,253 @@
+"""Faust, and nothing of it anywhere else: an app with one agent that hands every module's messages to the feeder.
+
+Faust joins the consumer group, fetches, and spreads the partitions over the workers. What it is kept from, and why,
+stands beside each setting; docs/decisions has the whole story. A process of its own runs this: `run`.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import faust
+from faust.types import TP, EventT, StreamT
+from faust.types.auth import CredentialsT
+
+from infra.messages import Place
+from infra.settings import Settings
+from stream_apps.feeder import Feeder, Raw
+
+logger = logging.getLogger("muniment.stream")
+
+GROUP = "muniment"
+"""The consumer group, and what its name begins with where the topics' names have another prefix."""
+
+TICK_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class BusLimits:
+    """Messages that one transaction takes, and that wait in memory; times in seconds.
+
+    `session_seconds`: a worker that is silent for so long loses its partitions. `stop_seconds`: how long a stop may
+    take before the process ends as it is.
+    """
+
+    batch_messages: int = 500
+    buffer_messages: int = 500
+    session_seconds: float = 10.0
+    heartbeat_seconds: float = 1.0
+    stop_seconds: float = 5.0
+
+
+class Deaf(Exception):
+    """Faust has stopped, or no longer hears what is on the bus. A new process will."""
+
+
+def build_app(
+    settings: Settings, topics: Collection[str], instance: str, feeder: Feeder, limits: BusLimits
+) -> tuple[faust.App, "Batches"]:
+    """The app with its one agent, and where that puts what it gets."""
+    app = faust.App(
+        f"{settings.kafka_prefix}-views",
+        broker=[f"kafka://{address.strip()}" for address in settings.kafka.split(",")],
+        broker_credentials=credentials(settings),
+        # Positions in PostgreSQL make each event count once; Faust's exactly_once hangs and loses.
+        processing_guarantee="at_least_once",
+        # Offsets are a hint only: without one, everything is read again and ignored.
+        consumer_auto_offset_reset="earliest",
+        # Static membership: who comes back within the session gets its partitions back without a rebalance.
+        consumer_group_instance_id=instance,
+        broker_session_timeout=limits.session_seconds,
+        broker_heartbeat_interval=limits.heartbeat_seconds,
+        broker_rebalance_timeout=limits.session_seconds,
+        broker_request_timeout=max(30.0, limits.session_seconds + 5),
+        broker_max_poll_records=limits.batch_messages,
+        stream_buffer_maxsize=limits.buffer_messages,
+        # A rebalance mustn't wait for a database that is away.
+        stream_wait_empty=False,
+        # Nothing is produced, but the producer that Faust opens all the same mustn't wait for minutes.
+        producer_request_timeout=30.0,
+        # The topics are the relay's, with the partitions that it has recorded.
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        # Without tables and standbys Faust leaves the assignment to Kafka's own round robin.
+        table_standby_replicas=0,
+        store="memory://",
+        key_serializer="raw",
+        value_serializer="raw",
+        web_enabled=False,
+        autodiscover=False,
+        worker_redirect_stdouts=False,
+    )
+    batches = Batches(limits)
+    channel = app.topic(*sorted(topics), key_serializer="raw", value_serializer="raw")
+
+    async def project_views(stream: Any) -> None:
+        # Acknowledged by hand, after the commit: by itself an agent acknowledges what it failed at, too.
+        acknowledged = stream.noack()
+        async for event in acknowledged.events():
+            await batches.put(event, acknowledged)
+
+    app.agent(channel, name="project_views", concurrency=1)(project_views)
+    app.on_partitions_assigned.connect(partial(_assigned, feeder), weak=False)
+    return app, batches
+
+
+# What is revoked needs no word: the new assignment names all that is ours, and who has a lane since, has its fence.
+async def _assigned(feeder: Feeder, _: Any, assigned: Collection[TP], **__: Any) -> None:
+    logger.info("%d partitions are ours", len(assigned))
+    feeder.own(Place(each.topic, each.partition) for each in assigned)
+
+
+class Batches:
+    """What the agent got and nobody has taken yet, at most `buffer_messages`. Whoever takes, takes all that is there.
+
+    In place of Faust's `take`: that wakes up every `within`, even when idle, and acknowledges a whole batch even where
+    its handling failed.
+    """
+
+    def __init__(self, limits: BusLimits) -> None:
+        self._limits = limits
+        self._queue: asyncio.Queue[tuple[EventT[bytes], StreamT[bytes]]] = asyncio.Queue(limits.buffer_messages)
+
+    async def put(self, event: EventT[bytes], stream: StreamT[bytes]) -> None:
+        """Waits while there is no room: then Faust fetches no more."""
+        await self._queue.put((event, stream))
+
+    async def take(self) -> list[tuple[EventT[bytes], StreamT[bytes]]]:
+        """The next messages in order, as soon as there is one."""
+        batch = [await self._queue.get()]
+        while len(batch) < self._limits.batch_messages and not self._queue.empty():
+            batch.append(self._queue.get_nowait())
+        return batch
+
+
+def run(
+    settings: Settings,
+    topics: Collection[str],
+    instance: str,
+    feeder: Feeder,
+    *,
+    beat: Callable[[], None] = lambda: None,
+    limits: BusLimits | None = None,
+) -> None:
+    """Feeds until SIGTERM or SIGINT. `beat` is called once a second while the event loop goes round.
+
+    Raises NewerSoftware, NewTopics, Deaf, and what the feeder gives up for.
+    """
+    quiet_libraries()
+    asyncio.run(_run(settings, topics, instance, feeder, beat, limits or BusLimits()))
+
+
+def quiet_libraries() -> None:
+    """Faust and aiokafka tell everything that they do; what matters here is what goes wrong."""
+    for name in ("faust", "mode", "aiokafka"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+async def _run(
+    settings: Settings,
+    topics: Collection[str],
+    instance: str,
+    feeder: Feeder,
+    beat: Callable[[], None],
+    limits: BusLimits,
+) -> None:
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    app, batches = build_app(settings, topics, instance, feeder, limits)
+    # One thread does the work of the database: in order, and the event loop keeps its heartbeats meanwhile.
+    with ThreadPoolExecutor(1, "feeder") as thread:
+        async with _started(app, limits):
+            tasks = [
+                asyncio.ensure_future(work)
+                for work in (stopped.wait(), _feed(batches, feeder, thread), _tick(app, feeder, thread, beat))
+            ]
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            feeder.stop()
+            for task in tasks[1:]:
+                task.cancel()
+            results = await asyncio.gather(*tasks[1:], return_exceptions=True)
+            tasks[0].cancel()
+        thread.submit(feeder.close).result()
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+
+
+@contextlib.asynccontextmanager
+async def _started(app: faust.App, limits: BusLimits) -> AsyncIterator[None]:
+    app.in_worker = True
+    # Its start returns only when the first partitions have come; what is awaited meanwhile must go on.
+    starting = asyncio.ensure_future(app.start())
+    try:
+        yield
+    finally:
+        starting.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await starting
+        with contextlib.suppress(asyncio.TimeoutError, Exception):
+            await asyncio.wait_for(app.stop(), limits.stop_seconds)
+
+
+async def _feed(batches: Batches, feeder: Feeder, thread: ThreadPoolExecutor) -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        batch = await batches.take()
+        await loop.run_in_executor(thread, feeder.handle, [_raw(event) for event, _ in batch])
+        for event, stream in batch:
+            await stream.ack(event)
+
+
+async def _tick(app: faust.App, feeder: Feeder, thread: ThreadPoolExecutor, beat: Callable[[], None]) -> None:
+    """Raises Deaf when Faust has crashed."""
+    loop = asyncio.get_running_loop()
+    while True:
+        if app.crashed:
+            raise Deaf(f"Faust has stopped: {app.crash_reason!r}")
+        beat()
+        started = time.monotonic()
+        await loop.run_in_executor(thread, feeder.tick)
+        await asyncio.sleep(max(0.0, TICK_SECONDS - (time.monotonic() - started)))
+
+
+def _raw(event: EventT[bytes]) -> Raw:
+    message: Any = event.message
+    headers = message.headers.items() if isinstance(message.headers, dict) else message.headers
+    return Raw(Place(message.topic, message.partition), message.key, message.value, _listed(headers))
+
+
+def _listed(headers: Any) -> Sequence[tuple[str, bytes]]:
+    return list(headers or ())
+
+
+def credentials(settings: Settings) -> CredentialsT | None:
+    """TLS and SASL, from the same settings that the relay has."""
+    protocol = settings.kafka_security_protocol.upper()
+    context = _tls(settings) if protocol in {"SSL", "SASL_SSL"} else None
+    if protocol.startswith("SASL"):
+        return faust.SASLCredentials(
+            username=settings.kafka_sasl_username,
+            password=settings.kafka_sasl_password,
+            mechanism=settings.kafka_sasl_mechanism or "PLAIN",
+            ssl_context=context,
+        )
+    return faust.SSLCredentials(context) if context else None
+
+
+def _tls(settings: Settings) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=settings.kafka_ssl_ca or None)
+    if settings.kafka_ssl_certificate:
+        context.load_cert_chain(
+            settings.kafka_ssl_certificate, settings.kafka_ssl_key or None, settings.kafka_ssl_key_password or None
+        )
+    return context
