@@ -74,7 +74,16 @@ _ENSURE = """
     insert into reaction_progress (reaction, layout, topic, partition, position)
     select %(reaction)s, %(layout)s, %(topic)s, %(partition)s,
            case when %(from_start)s then 0 else position end from log_head
+     where not exists (select from reaction_progress where reaction = %(reaction)s)
     on conflict do nothing
+"""
+_PLACES = """
+    select layout, topic, partition, position from reaction_progress where reaction = %(reaction)s
+     order by layout, topic, partition
+"""
+_START = """
+    insert into reaction_progress (reaction, layout, topic, partition, position)
+    values (%(reaction)s, %(layout)s, %(topic)s, %(partition)s, %(position)s)
 """
 _POSITION = f"select position from reaction_progress where {_ROW}"
 _ADVANCE = f"""
@@ -128,7 +137,7 @@ _PARKED = """
 
 
 def ensure_started(connection: Connection[Any], places: Iterable[tuple[Place, bool]]) -> None:
-    """Starts the progress of what has none: at the head, or with True at the log's beginning."""
+    """Starts the progress of what has none anywhere: at the head, or with True at the log's beginning."""
     for place, from_start in places:
         connection.execute(_ENSURE, place.key | {"from_start": from_start})
 
@@ -137,6 +146,20 @@ def position_of(connection: Connection[Any], place: Place) -> int | None:
     """Through which position a reaction has reacted; None where it hasn't started."""
     row = connection.execute(_POSITION, place.key).fetchone()
     return int(row[0]) if row else None
+
+
+def places_of(connection: Connection[Any], reaction: str, *, lock: bool = False) -> dict[Place, int]:
+    """Where a reaction is driven, and the position there. `lock`: they stay so until the transaction ends."""
+    rows = connection.execute((_PLACES + (" for update" if lock else "")).encode(), {"reaction": reaction}).fetchall()
+    return {Place(reaction, layout, topic, partition): position for layout, topic, partition, position in rows}
+
+
+def replace_places(connection: Connection[Any], places: Sequence[Place], position: int) -> None:
+    """From now on one reaction is driven at these places, from this position on, and nowhere else."""
+    reaction = places[0].reaction
+    connection.execute("delete from reaction_progress where reaction = %s", (reaction,))
+    for place in places:
+        connection.execute(_START, place.key | {"position": position})
 
 
 def advance(connection: Connection[Any], place: Place, from_: int, to: int) -> None:

@@ -136,7 +136,7 @@ class _Term:
         self._renew_at = 0.0
         self._tail = Tail(setup.log.head(), setup.limits.tail_events)
         self._lanes: dict[tuple[Any, ...], BuildLane] = {}
-        self._consumers: list[ConsumerLane] = []
+        self._consumers: dict[str, ConsumerLane] = {}
 
     def serve(self, leading: Event, backoff: Backoff) -> None:
         """Leads until told to stop or the lease is lost. Raises Fenced, NewerSoftware."""
@@ -145,7 +145,6 @@ class _Term:
             leading.set()
             backoff.reset()  # only now: a lease is had at once, again and again, where taking over fails
             self._refresh_lanes()
-            self._start_consumers()
             while not self._wake.stopping and self._renew():
                 self._watch()
         finally:
@@ -222,15 +221,18 @@ class _Term:
         for key in wanted.keys() - self._lanes.keys():
             self._lanes[key] = BuildLane(self._setup, wanted[key], self._tail, self._lease.fence, self._give_up)
             self._lanes[key].start()
+        self._start_consumers()
 
     def _start_consumers(self) -> None:
+        """Those that aren't fed; one that somebody else has ends by itself."""
         for consumer in self._setup.consumers:
-            lane = ConsumerLane(self._setup, consumer, self._tail, self._lease.fence, self._give_up)
-            self._consumers.append(lane)
-            lane.start()
+            if (lane := self._consumers.get(consumer.label)) is None or lane.has_ended:
+                lane = ConsumerLane(self._setup, consumer, self._tail, self._lease.fence, self._give_up)
+                self._consumers[consumer.label] = lane
+                lane.start()
 
     def _stop_lanes(self) -> None:
-        lanes = [*self._lanes.values(), *self._consumers]
+        lanes = [*self._lanes.values(), *self._consumers.values()]
         for lane in lanes:
             lane.stop()
         for lane in lanes:

@@ -129,7 +129,10 @@ class Consumer(Protocol):
         ...
 
     def open(self, connection: Connection[Any]) -> Advance:
-        """What applies on this connection (in autocommit), which is a lane's own. Its progress is its own fence."""
+        """What applies on this connection (in autocommit), which is a lane's own. Its progress is its own fence.
+
+        Raises BuildGone, as that does, where somebody else has it: then it is asked again when a build changes.
+        """
         ...
 
 
@@ -171,6 +174,11 @@ class ConsumerLane:
         self._stopping.set()
         self._tail.wake()
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether there was nothing left for it to feed."""
+        return not self._thread.is_alive()
+
     def join(self) -> None:
         """Waits for the end."""
         self._thread.join()
@@ -180,7 +188,7 @@ class ConsumerLane:
             try:
                 self._follow()
             except BuildGone:
-                logger.info("%s was dropped", self.label)
+                logger.info("%s isn't fed here any more", self.label)
                 return
             except (Fenced, NewerSoftware) as error:
                 self._give_up(error)

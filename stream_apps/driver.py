@@ -24,7 +24,7 @@ from infra.reaction_store import NAME_PREFIX, Cause, Move, Overtaken, Place, Unp
 from infra.recorder import InlineRefused
 from infra.transcoding import NewerSoftware
 from projections.engine import TRACEBACK_LIMIT, WHOLE, Lane
-from projections.errors import Hole, is_poison
+from projections.errors import BuildGone, Hole, is_poison
 from projections.facts import Fact, Unreadable, read_stream
 from stream_apps.reactions import HOP_LIMIT, Reaction, issue
 
@@ -59,24 +59,29 @@ class Driver:
         self._hop_limit = hop_limit
 
     def take_over(self) -> int:
-        """The position that it has reached. A reaction that never was starts here: at the head, unless declared so."""
+        """The position that it has reached. One that never was starts here: at the head, unless declared otherwise.
+
+        Raises BuildGone where it is driven elsewhere.
+        """
         store.ensure_started(self._connection, [(self.place, self.reaction.from_start)])
         return self._position()
 
-    def apply(self, batch: Sequence[Fact], after: int) -> int:
-        """Reacts to what follows `after` in the log, in position order; the position that is reached.
+    def apply(self, batch: Sequence[Fact], after: int, upto: int = 0) -> int:
+        """Reacts to what follows `after` in this part of the log, in position order; the position that is reached.
 
-        Raises Hole where the batch doesn't continue its progress, NewerSoftware, and what is the moment's fault: then
-        the event in hand has led to nothing yet.
+        `upto`: there is nothing more in it through there. Raises Hole where the batch doesn't continue its progress,
+        BuildGone where it is driven elsewhere by now, NewerSoftware, and what is the moment's fault: then the event in
+        hand has led to nothing yet.
         """
         at = after
+        end = max(upto, batch[-1].position if batch else 0)
         try:
             parked = self._parked(batch)
             for fact in batch:
                 at = self._next(fact, at, parked)
-            if batch and batch[-1].position > at:
-                store.advance(self._connection, self.place, at, batch[-1].position)
-                at = batch[-1].position
+            if end > at:
+                store.advance(self._connection, self.place, at, end)
+                at = end
         except Overtaken:
             OVERTAKEN.labels(self.reaction.name).inc()
             at = self._position()
@@ -97,7 +102,7 @@ class Driver:
     def _position(self) -> int:
         position = store.position_of(self._connection, self.place)
         if position is None:
-            raise Overtaken
+            raise BuildGone
         return position
 
     def _parked(self, batch: Sequence[Fact]) -> set[UUID]:

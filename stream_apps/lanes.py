@@ -1,0 +1,142 @@
+"""Drives a reaction in several lanes, the partitions of the bus; and hands it from one feed to another.
+
+The same driver as the follower's, once per lane. A change of feed levels the lanes first: they are brought to one
+position from the log, and in one transaction the old progress rows give way to new ones at that position. Whoever
+drove the old ones finds them gone with the next commit, which is refused: nothing is lost and nothing done twice.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from psycopg import Connection
+
+from infra import reaction_store as store
+from infra.dispatch import Dispatcher
+from infra.event_store import Log
+from infra.reaction_store import Place
+from projections.builds import CHANNEL as BUILDS_CHANNEL
+from projections.engine import WHOLE, Lane
+from projections.errors import BuildGone, Hole
+from projections.facts import Fact, read
+from projections.feeds import FeedBusy
+from projections.lanes import CONTROL, Spread, Stretch, module_of
+from stream_apps.driver import Driver
+from stream_apps.reactions import HOP_LIMIT, Reaction
+
+READ_EVENTS = 1000
+"""Events that are read from the log at once."""
+
+ATTEMPTS = 20
+"""How often a reaction is levelled anew because somebody went on driving it."""
+
+
+def lanes_of(reaction: Reaction, spread: Spread) -> tuple[Lane, ...]:
+    """The lanes that a reaction is fed in. Raises LookupError if it needs a module that isn't on the bus."""
+    modules = {module_of(topic) for topic in reaction.topics} | {CONTROL}
+    if missing := modules - spread.topics.keys():
+        raise LookupError(f"reaction {reaction.name}: not on the bus: {', '.join(sorted(missing))}")
+    return tuple(
+        Lane(spread.layout, spread.topics[module], partition)
+        for module in sorted(modules)
+        for partition in range(spread.partitions)
+    )
+
+
+class LanesDriver:
+    """Drives a reaction in these lanes, on one connection (in autocommit): `stream_apps.feed.Advancing`.
+
+    Raises BuildGone where it is driven elsewhere.
+    """
+
+    def __init__(
+        self,
+        connection: Connection[Any],
+        log: Log,
+        dispatcher: Dispatcher,
+        reaction: Reaction,
+        spread: Spread,
+        lanes: Sequence[Lane],
+        *,
+        hop_limit: int = HOP_LIMIT,
+    ) -> None:
+        self.spread = spread
+        self._log = log
+        self._drivers = {
+            lane: Driver(connection, log, dispatcher, reaction, lane=lane, hop_limit=hop_limit) for lane in lanes
+        }
+        self.positions = {lane: driver.take_over() for lane, driver in self._drivers.items()}
+
+    def advance(self, stretches: Sequence[Stretch]) -> None:
+        """Reacts to what is new in each lane. Raises what `Driver.apply` raises; then all of it may come again."""
+        for stretch in stretches:
+            lane, after = stretch.lane, self.positions[stretch.lane]
+            if stretch.after > after:
+                raise Hole(after)
+            self.positions[lane] = self._drivers[lane].apply(stretch.facts, after, stretch.upto)
+
+    def heal(self, lanes: Sequence[Lane], upto: int) -> int:
+        """Brings lanes to a position from the log; how many events of theirs it found there."""
+        behind = [lane for lane in lanes if self.positions[lane] < upto]
+        position = min((self.positions[lane] for lane in behind), default=upto)
+        found = 0
+        while position < upto and (facts := read(self._log, position, min(READ_EVENTS, upto - position))):
+            position = facts[-1].position
+            for lane, mine in self._sorted(facts, behind).items():
+                if self.positions[lane] < position:
+                    found += len(mine)
+                    self.positions[lane] = self._drivers[lane].apply(mine, self.positions[lane], position)
+        return found
+
+    def _sorted(self, facts: Sequence[Fact], lanes: Sequence[Lane]) -> Mapping[Lane, list[Fact]]:
+        found: dict[Lane, list[Fact]] = {lane: [] for lane in lanes}
+        for fact in facts:
+            lane = self.spread.lane(fact)
+            if lane in found and fact.position > self.positions[lane]:
+                found[lane].append(fact)
+        return found
+
+
+def hand_over(
+    connection: Connection[Any],
+    log: Log,
+    dispatcher: Dispatcher,
+    reaction: Reaction,
+    spread: Spread | None,
+    *,
+    former: Spread | None = None,
+    hop_limit: int = HOP_LIMIT,
+) -> int:
+    """Gives a reaction to Faust in the layout of `spread`, or with None to the follower; the position of the change.
+
+    `former` is the layout in which its progress stands, if that is another of Faust's. Does nothing where it is so
+    already. The connection must be in autocommit. Raises LookupError (a module isn't on the bus), FeedBusy, and
+    BuildGone for a layout older than the one that it stands in: whoever reads that one is late.
+    """
+    lanes = lanes_of(reaction, spread) if spread else (WHOLE,)
+    wanted = [Place(reaction.name, lane.layout, lane.topic, lane.partition) for lane in lanes]
+    store.ensure_started(connection, [(Place(reaction.name), reaction.from_start)])
+    for _ in range(ATTEMPTS):
+        standing = store.places_of(connection, reaction.name)
+        if set(standing) == set(wanted):
+            return min(standing.values())
+        if spread and any(place.layout > spread.layout for place in standing):
+            raise BuildGone
+        if len(set(standing.values())) > 1:
+            over = former or spread
+            if over is None:
+                raise LookupError(f"reaction {reaction.name}: say in which layout it stands")
+            lanes_now = [Lane(place.layout, place.topic, place.partition) for place in standing]
+            try:
+                driver = LanesDriver(connection, log, dispatcher, reaction, over, lanes_now, hop_limit=hop_limit)
+                driver.heal(lanes_now, max(driver.positions.values()))
+            except (BuildGone, Hole):
+                continue
+        with connection.transaction():
+            held = store.places_of(connection, reaction.name, lock=True)
+            if set(held) != set(standing) or len(set(held.values())) != 1:
+                continue
+            position = next(iter(held.values()))
+            store.replace_places(connection, wanted, position)
+            connection.execute("select pg_notify(%s, '')", (BUILDS_CHANNEL,))
+            return position
+    raise FeedBusy(f"reaction {reaction.name}: somebody goes on driving it")
