@@ -1,0 +1,81 @@
+"""Faust itself, on librdkafka's in-process broker: real worker processes, which are killed, and frozen."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from infra.event_store import Log
+from projections.builds import ensure_builds
+from projections.compare import fold_views
+from projections.feeds import FAUST, change_feed
+from projections.lanes import Spread
+from tests.stream_apps import streaming
+from tests.stream_apps.broker import PARTITIONS, Broker
+from tests.stream_apps.streaming import BUILDS, PROJECTIONS, carried, fleet, places, record_layout, sail, wait_for_views
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def layout(kafka: Broker, database: str, log: Log, connection: psycopg.Connection[Any]) -> Spread:
+    """Topics of the test's own, and builds that Faust feeds."""
+    layout = streaming.spread(1, PARTITIONS, f"test{uuid4().hex[:8]}")
+    kafka.make(list(layout.topics.values()))
+    ensure_builds(connection, PROJECTIONS)
+    record_layout(connection, layout)
+    for build in BUILDS:
+        change_feed(connection, log, build, FAUST, layout)
+    return layout
+
+
+@pytest.fixture
+def worker(kafka: Broker, database: str, layout: Spread) -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
+    workers: list[subprocess.Popen[bytes]] = []
+
+    def start(instance: str) -> subprocess.Popen[bytes]:
+        prefix = layout.topics["harbour"].rpartition(".")[0]
+        argv = [sys.executable, "-m", "tests.stream_apps.streaming", database, kafka.address, prefix, instance]
+        workers.append(subprocess.Popen(argv, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}))
+        return workers[-1]
+
+    yield start
+    for each in workers:
+        each.send_signal(signal.SIGCONT)
+        each.kill()
+        each.wait()
+
+
+def publish(kafka: Broker, messages: Sequence[streaming.Raw]) -> None:
+    for message in messages:
+        kafka.owner.produce(
+            message.place.topic, message.value, message.key, message.place.partition, headers=message.headers
+        )
+    assert kafka.owner.flush(20) == 0
+
+
+def assert_level(database: str, log: Log, layout: Spread) -> None:
+    for build in BUILDS:
+        assert fold_views(database, log, build, layout) == (log.head(), [])
+
+
+def test_a_worker_feeds_views_and_stops_when_asked(
+    kafka: Broker, database: str, log: Log, layout: Spread, worker: Callable[[str], subprocess.Popen[bytes]]
+) -> None:
+    one = worker("one")
+    sail(log, fleet(log), 40)
+    publish(kafka, carried(log, layout))
+    wait_for_views(database, log.head())
+    one.terminate()
+    assert one.wait(10) == 0
+    assert_level(database, log, layout)
