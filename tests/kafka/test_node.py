@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -39,25 +40,28 @@ def values(address: str, topic: str, count: int) -> Iterator[bytes]:
 
 
 def test_keeps_what_was_acknowledged_through_a_kill(kafka_node: Kafka) -> None:
-    with running(kafka_node) as process:
+    kafka_node.prepare()
+    with left_behind(kafka_node) as former:
         make_topic(kafka_node.address, "deeds")
         produce(kafka_node.address, "deeds", b"a")
-        process.kill()
-        process.wait()
+        former.kill()
     with running(kafka_node):
         produce(kafka_node.address, "deeds", b"b")
         assert list(values(kafka_node.address, "deeds", 2)) == [b"a", b"b"]
+    with left_behind(kafka_node) as former:  # and the next start ends who was left
+        kafka_node.prepare()
+        assert former.wait(10) is not None
+        assert leftovers("java", kafka_node.folder) == []
 
 
-def test_a_start_ends_what_a_former_run_left(kafka_node: Kafka) -> None:
-    kafka_node.prepare()
-    command = launched(kafka_node.argv(), death_signal=signal.SIGKILL)
-    with subprocess.Popen(command, env=kafka_node.environment(), stderr=subprocess.DEVNULL) as former:
-        while not kafka_node.is_ready():
+@contextmanager
+def left_behind(kafka: Kafka) -> Iterator[subprocess.Popen[bytes]]:
+    """A node as a former run started it, of which nobody knows any more."""
+    command = launched(kafka.argv(), death_signal=signal.SIGKILL)
+    with subprocess.Popen(command, env=kafka.environment(), stderr=subprocess.DEVNULL) as former:
+        while not kafka.is_ready():
             assert former.poll() is None
-        with running(kafka_node) as process:
-            assert former.wait(10) is not None
-            assert [found.pid for found in leftovers("java", kafka_node.folder)] == [process.pid]
+        yield former
 
 
 def test_makes_no_topic_by_itself(kafka_server: str) -> None:
