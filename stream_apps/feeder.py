@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from threading import Event, Lock
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import psycopg
 from prometheus_client import Counter, Gauge
@@ -67,6 +67,29 @@ class Raw:
     headers: Headers | None
 
 
+class Companion(Protocol):
+    """What is fed with the same messages beside the views, as the reactions are, and sees to its own errors.
+
+    What it misses it reads from the log: messages are acknowledged without it. Raises NewerSoftware only.
+    """
+
+    def own(self, spread: Spread | None, places: Collection[Place]) -> None:
+        """These partitions are this worker's, in this layout."""
+        ...
+
+    def deliver(self, messages: Mapping[Lane, Sequence[Delivered]]) -> None:
+        """What has come in each lane, in order."""
+        ...
+
+    def tick(self, head: int, long_ago: int = 0) -> None:
+        """Once a second: the log's head, and where it was some seconds ago."""
+        ...
+
+    def close(self) -> None:
+        """Ends the connections; it may be used again."""
+        ...
+
+
 @dataclass(frozen=True)
 class FeederSetup:
     """What a feeder works with. `spreads` gives the layout of a number, or the newest, as it stands in PostgreSQL."""
@@ -78,6 +101,7 @@ class FeederSetup:
     spreads: Callable[[Connection[Any], int | None], Spread | None]
     hooks: Hooks = field(default_factory=Hooks)
     limits: FeederLimits = field(default_factory=FeederLimits)
+    companions: Sequence[Companion] = ()
 
 
 class NewTopics(Exception):
@@ -124,6 +148,8 @@ class Feeder:
         for feed in self._feeds.values():
             feed.close()
         self._feeds.clear()
+        for companion in self._setup.companions:
+            companion.close()
         if self._watch:
             self._watch.close()
             self._watch = None
@@ -172,6 +198,8 @@ class Feeder:
         for feed in list(self._feeds.values()):
             with self._standing_back(feed.build):
                 feed.deliver(lanes)
+        for companion in self._setup.companions:
+            companion.deliver(lanes)
 
     def _open(self, batch: Sequence[Raw], spread: Spread) -> Mapping[Lane, Sequence[Delivered]]:
         """The authentic messages by lane, each in its order. Raises NewerSoftware."""
@@ -213,6 +241,8 @@ class Feeder:
                 if feed.break_silence(long_ago, self._head):
                     self._note_silence(long_ago)
                 feed.measure(self._head)
+        for companion in self._setup.companions:
+            companion.tick(self._head, long_ago)
 
     def _note_silence(self, since: int) -> None:
         """Silent while the relay carries on: then it isn't the bus that is away, but this worker that is deaf."""
@@ -250,6 +280,8 @@ class Feeder:
                 self._resting.pop(_key(build), None)
                 with self._standing_back(build):
                     self._take(build, layout, owned)
+        for companion in self._setup.companions:
+            companion.own(self._spread, owned)
 
     def _newest(self) -> Spread | None:
         assert self._watch is not None  # noqa: S101 - tells the type checker

@@ -58,6 +58,8 @@ class ReactionFeeds:
 
     def own(self, spread: Spread | None, places: Collection[Place]) -> None:
         """These partitions, in this layout, are this worker's from now on; None: there is no bus yet."""
+        if (self._spread, self._owned) == (spread, frozenset(places)):
+            return
         self._spread, self._owned = spread, frozenset(places)
         for feed in self._feeds.values():
             feed.close()
