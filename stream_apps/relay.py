@@ -6,6 +6,7 @@ once a second and does nothing else.
 """
 
 import logging
+import os
 import socket
 import time
 from collections.abc import Mapping, Sequence
@@ -92,7 +93,7 @@ class Relay:
     def __init__(self, setup: RelaySetup) -> None:
         self.leading = Event()
         self._setup = setup
-        self._holder = f"{socket.gethostname()}:{uuid4().hex}"
+        self._holder = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex}"
         self._wake = Wake()
 
     def stop(self) -> None:
