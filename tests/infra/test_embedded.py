@@ -82,7 +82,9 @@ def run_as(uid: int, script: str, *arguments: str) -> subprocess.CompletedProces
     if shutil.which("setpriv") is None:
         pytest.skip("setpriv (util-linux) isn't here")
     code = "from infra.embedded import *\n"
-    tried = subprocess.run([*become, sys.executable, "-c", code], capture_output=True, check=False, cwd="/")
+    # a child, too: where setpriv got through to a closed Python, that may have found another one's library since
+    again = "import subprocess, sys; subprocess.run([sys.executable, '-c', ''], check=True)"
+    tried = subprocess.run([*become, sys.executable, "-c", code + again], capture_output=True, check=False, cwd="/")
     python = [sys.executable, "-c", code + script, *arguments]
     command = [*become, *([] if tried.returncode == 0 else look), *python]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
