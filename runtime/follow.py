@@ -14,8 +14,8 @@ from projections.engine import Applied
 from projections.follower import Follower
 from projections.lane import FollowerLimits, Hooks, Setup
 from runtime import modules
-from runtime.core import Core, open_core
-from stream_apps.driver import Reacting
+from runtime.core import open_core
+from runtime.reactions import for_follower, take_back
 
 HOUR_SECONDS = 3600.0
 logger = logging.getLogger(__name__)
@@ -32,9 +32,9 @@ def follow(settings: Settings) -> None:
             core.log,
             settings.postgres_url,
             modules.projections(),
-            hooks(invalidator),
+            hooks(invalidator, lambda: None if settings.kafka else take_back(core)),
             limits(settings),
-            consumers(core),
+            for_follower(core),
         )
         follower = Follower(setup)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -62,14 +62,6 @@ def hourly(chore: Callable[[], object]) -> Iterator[None]:
         ended.set()
 
 
-def consumers(core: Core) -> list[Reacting]:
-    """The reactions. Raises SettingsError."""
-    return [
-        Reacting(core.log, core.dispatcher, reaction, core.settings.reaction_hop_limit)
-        for reaction in modules.reactions(core.settings)
-    ]
-
-
 def limits(settings: Settings) -> FollowerLimits:
     """The follower's limits, as the settings say. The lease is renewed three times in its life."""
     return FollowerLimits(
@@ -80,14 +72,21 @@ def limits(settings: Settings) -> FollowerLimits:
     )
 
 
-def hooks(invalidator: Invalidator) -> Hooks:
-    """After each view's commit its tombstones; where that fails, and at a take-over, a new epoch."""
+def hooks(invalidator: Invalidator, then: Callable[[], None] = lambda: None) -> Hooks:
+    """After each view's commit its tombstones; where that fails, and at a take-over, a new epoch.
+
+    `then` is what else is done at a take-over.
+    """
+
+    def taken_over() -> None:
+        invalidator.taken_over()
+        then()
 
     def committed(applied: Applied) -> None:
         invalidator.committed(applied.build.projection.name, applied.invalidate, applied.position)
 
     return Hooks(
-        on_takeover=invalidator.taken_over,
+        on_takeover=taken_over,
         after_commit=committed,
         on_invalidation_failed=lambda _, error: invalidator.failed(error),
     )
