@@ -118,6 +118,13 @@ class Settings:
     relay_lease_seconds: float = _setting(3.0, "how long a relay's lease lasts unless renewed", least=1)
     relay_metrics_port: int = _setting(0, "port of the relay's own /metrics; 0 = none", least=0, most=65535)
     relay_watermark_seconds: float = _setting(0.02, "how long a silent partition may stay behind", least=0.001, most=5)
+    stream_batch_messages: int = _setting(500, "messages that a stream worker applies together", least=1, most=10_000)
+    stream_buffer_messages: int = _setting(500, "messages that wait in a stream worker", least=1, most=100_000)
+    stream_bulk_events: int = _setting(20_000, "who is further behind catches up from the log; 0 = never", least=0)
+    stream_silence_seconds: float = _setting(5.0, "what Kafka kept back for so long is read from the log", least=0.5)
+    stream_session_seconds: float = _setting(10.0, "a worker silent for so long loses its partitions", least=6, most=60)
+    stream_stuck_seconds: float = _setting(20.0, "a worker that shows no progress for so long is killed", least=5)
+    stream_metrics_port: int = _setting(0, "port of a stream worker's own /metrics; 0 = none", least=0, most=65535)
 
     # migrations
     migration_lock_seconds: float = _setting(60.0, "how long to wait for another migration", least=0)

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable
+from contextlib import closing
 from uuid import uuid4
 
 import psycopg
@@ -13,12 +14,14 @@ from domain.context import Actor, Context
 from domain.errors import DomainError
 from domain.identity import EmailTaken
 from domain.ports import Work
+from infra.event_store import Log
 from infra.migrate import Limits, apply
 from infra.reaction_store import Place, ensure_started
 from infra.settings import Settings, SettingsError
 from projections.builds import ensure_builds
 from runtime import modules
 from runtime.core import Core, ensure_keys, open_core
+from runtime.feeds import feed_without_bus
 
 Say = Callable[[str], None]
 
@@ -41,6 +44,12 @@ def ensure_views(settings: Settings) -> None:
     with psycopg.connect(settings.postgres_url, autocommit=True) as connection:
         ensure_builds(connection, modules.projections())
         ensure_started(connection, [(Place(each.name), each.from_start) for each in modules.reactions(settings)])
+
+
+def feed_all_from_log(settings: Settings) -> None:
+    """Without a bus the follower feeds every view, whoever did before. Raises NoBus, LookupError."""
+    with closing(Log(settings.postgres_url)) as log:
+        feed_without_bus(settings.postgres_url, log, modules.projections())
 
 
 def first_facts(settings: Settings, say: Say) -> None:

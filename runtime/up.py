@@ -13,7 +13,7 @@ from infra.parts import parts_file
 from infra.settings import Settings
 from runtime.cli import COMMANDS
 from runtime.environment import environment
-from runtime.start import first_facts, migrate
+from runtime.start import feed_all_from_log, first_facts, migrate
 from runtime.supervisor import Part, Supervisor, service_part
 
 PROBE_SECONDS = 2.0
@@ -39,6 +39,8 @@ async def _up(settings: Settings, data: DataFolder, *, with_kafka: bool) -> None
             located = replace(located, kafka=await _start_kafka(supervisor, data))
         await asyncio.to_thread(migrate, located, _say)
         await asyncio.to_thread(first_facts, located, _say)
+        if not located.kafka:
+            await asyncio.to_thread(feed_all_from_log, located)
         await supervisor.start(_part("follow", located))
         for name in [name for name in BUS_PARTS if located.kafka and name in COMMANDS]:
             await supervisor.start(_part(name, located))

@@ -9,7 +9,6 @@ import contextlib
 import logging
 import signal
 import ssl
-import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -170,7 +169,7 @@ async def _run(
         async with _started(app, limits):
             tasks = [
                 asyncio.ensure_future(work)
-                for work in (stopped.wait(), _feed(batches, feeder, thread), _tick(app, feeder, thread, beat))
+                for work in (stopped.wait(), _feed(batches, feeder, thread), _tick(feeder, thread), _beat(app, beat))
             ]
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             feeder.stop()
@@ -208,16 +207,20 @@ async def _feed(batches: Batches, feeder: Feeder, thread: ThreadPoolExecutor) ->
             await stream.ack(event)
 
 
-async def _tick(app: faust.App, feeder: Feeder, thread: ThreadPoolExecutor, beat: Callable[[], None]) -> None:
-    """Raises Deaf when Faust has crashed."""
+async def _tick(feeder: Feeder, thread: ThreadPoolExecutor) -> None:
     loop = asyncio.get_running_loop()
+    while True:
+        await loop.run_in_executor(thread, feeder.tick)
+        await asyncio.sleep(TICK_SECONDS)
+
+
+async def _beat(app: faust.App, beat: Callable[[], None]) -> None:
+    """Raises Deaf when Faust has crashed."""
     while True:
         if app.crashed:
             raise Deaf(f"Faust has stopped: {app.crash_reason!r}")
         beat()
-        started = time.monotonic()
-        await loop.run_in_executor(thread, feeder.tick)
-        await asyncio.sleep(max(0.0, TICK_SECONDS - (time.monotonic() - started)))
+        await asyncio.sleep(TICK_SECONDS)
 
 
 def _raw(event: EventT[bytes]) -> Raw:

@@ -13,6 +13,7 @@ COMMANDS = {
     "api": Lazy("runtime.cli.parts:api", "Run the API alone."),
     "follow": Lazy("runtime.cli.parts:follow", "Run the follower alone: it feeds the views from the log."),
     "relay": Lazy("runtime.cli.parts:relay", "Run the relay alone: it carries the log to Kafka."),
+    "stream": Lazy("runtime.cli.parts:stream", "Run a stream worker alone: it feeds the views from Kafka."),
     "status": Lazy("runtime.cli.status:status", "Tell the parts, the log, the views and the schema."),
     "migrate": Lazy("runtime.cli.migrate:migrate", "Bring the database's schema up to this release. Forward only."),
     "users": Lazy("runtime.cli.users:users", "Users, their passwords and their sessions."),

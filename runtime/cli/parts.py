@@ -76,3 +76,21 @@ def relay(wired: Wired) -> None:
 
     wired.check()
     run(wired.settings)
+
+
+@click.command()
+@click.pass_obj
+def stream(wired: Wired) -> None:
+    """Run a stream worker alone: it feeds the views from Kafka.
+
+    Any number may run, on any host: they share the partitions. Waits for the first relay. At its start it takes over
+    the views whose feed nobody has chosen (`muniment projections feed`).
+
+    \b
+    Example:
+      MUNIMENT_POSTGRES_URL=postgresql://muniment@db/muniment MUNIMENT_KAFKA=kafka:9092 muniment stream
+    """
+    from runtime.stream import stream as run
+
+    wired.check()
+    run(wired.settings)

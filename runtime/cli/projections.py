@@ -14,6 +14,7 @@ from runtime.cli.options import acting, as_json, paged, projection_argument
 from runtime.cli.output import print_json, print_page, print_table, say
 from runtime.cli.views import named, reader
 from runtime.cli.wired import Wired
+from runtime.feeds import NoBus, choose_feed
 
 TITLES = ("NAME", "VERSION", "BUILD", "ACTIVE", "FEED", "POSITION", "LAG", "SECONDS", "PARKED")
 
@@ -125,6 +126,32 @@ def skip(wired: Wired, projection: str, position: int, reason: str, actor: str, 
         reader(wired).run(lambda read: require_parked(read, view, position=position), view)
         outcome = dispatch(core, skip_parked, SkipParked(view.name, position, reason), actor)
     _done("recorded; the follower goes on without it", outcome.position, as_json)
+
+
+@projections.command("feed")
+@projection_argument
+@click.argument("feed", type=click.Choice(["follower", "faust"]))
+@as_json
+@click.pass_obj
+def feed(wired: Wired, projection: str, feed: str, as_json: bool) -> None:
+    """Choose who feeds a view: the follower from the log, or Faust from Kafka. Nothing is lost or repeated.
+
+    \b
+    Example:
+      muniment projections feed audit follower
+    """
+    view = named(projection)
+    wired.check()
+    with wired.log() as log:
+        try:
+            changed = choose_feed(wired.settings.postgres_url, log, view, feed)
+        except (NoBus, LookupError) as error:
+            raise click.ClickException(str(error)) from None
+    if as_json:
+        print_json({"items": [{"build": build, "position": position} for build, position in changed]})
+    else:
+        for build, position in changed:
+            say(f"{view.name} build {build}: fed by {feed} from position {position}")
 
 
 def _done(message: str, position: int, as_json: bool) -> None:

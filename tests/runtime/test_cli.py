@@ -25,7 +25,7 @@ CHANGING = {
     "projections": {"retry", "skip"},
     "audit": {"list"},  # reading the audit log is recorded
 }
-PARTS = {"up", "api", "follow", "relay", "completion"}
+PARTS = {"up", "api", "follow", "relay", "stream", "completion"}
 
 
 def leaves(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -78,4 +77,52 @@ def test_a_worker_feeds_views_and_stops_when_asked(
     wait_for_views(database, log.head())
     one.terminate()
     assert one.wait(10) == 0
+    assert_level(database, log, layout)
+
+
+def test_workers_share_the_partitions_and_survive_kills_at_random_moments(
+    kafka: Broker, database: str, log: Log, layout: Spread, worker: Callable[[str], subprocess.Popen[bytes]]
+) -> None:
+    chance = random.Random(7)  # noqa: S311 - a test's dice
+    workers = {name: worker(name) for name in ("one", "two")}
+    ships = fleet(log)
+    published = 0
+    for _ in range(8):
+        sail(log, ships, 25)
+        news = carried(log, layout, after=published)
+        published = log.head()
+        # A broker that loses some, a producer that repeats some, and strangers who write what they like.
+        kept = [message for message in news if chance.random() < 0.9] + chance.sample(news, 5)
+        publish(kafka, kept + news[-len(places(layout)) :])
+        kafka.produce(chance.choice(places(layout)), b"not json", headers=[("ce_seal", b"forged")])
+        name = chance.choice(["one", "two"])
+        time.sleep(chance.random() * 2)
+        workers[name].kill()
+        workers[name].wait()
+        workers[name] = worker(name)
+    publish(kafka, carried(log, layout, after=log.head()))
+    wait_for_views(database, log.head(), 60)
+    for each in workers.values():
+        each.terminate()
+    assert [each.wait(15) for each in workers.values()] == [0, 0]
+    assert_level(database, log, layout)
+
+
+def test_a_frozen_workers_partitions_go_to_the_other_and_it_does_no_harm_when_it_wakes(
+    kafka: Broker, database: str, log: Log, layout: Spread, worker: Callable[[str], subprocess.Popen[bytes]]
+) -> None:
+    one, _ = worker("one"), worker("two")
+    ships = fleet(log)
+    publish(kafka, carried(log, layout))
+    wait_for_views(database, log.head())
+    one.send_signal(signal.SIGSTOP)
+    before = log.head()
+    sail(log, ships, 20)
+    publish(kafka, carried(log, layout, after=before))
+    wait_for_views(database, log.head(), 60)
+    one.send_signal(signal.SIGCONT)
+    before = log.head()
+    sail(log, ships, 20)
+    publish(kafka, carried(log, layout, after=before))
+    wait_for_views(database, log.head(), 60)
     assert_level(database, log, layout)
