@@ -15,21 +15,22 @@ tracing; RFC 2104 (HMAC).
 """
 
 import hmac
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, lru_cache
 from struct import pack
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
 import msgspec
+import orjson
 from eventsourcing.persistence import MapperDeserialisationError
 
 from domain.aggregate import SECRET
 from infra.disclosure import marked
 from infra.event_store import Metadata, Recorded
-from infra.transcoding import EventMapper, OrjsonTranscoder, RecordedEvent
+from infra.transcoding import EventMapper, OrjsonTranscoder, RecordedEvent, event_type
 
 WATERMARK = "muniment.watermark"
 POINTER = "muniment.pointer"
@@ -40,10 +41,17 @@ SEAL = "ce_seal"
 HEADER_LIMIT = 64
 """Headers of a message that is looked at; ours has about fifteen."""
 
+REMEMBERED = 256
+"""Encoded times and names of headers that are remembered."""
+
 Headers: TypeAlias = Sequence[tuple[str, bytes]]
 
 _UNPUBLISHED = frozenset({"originator_id", "originator_version", "timestamp"})
 """Fields that stand in the headers already."""
+
+
+_SOURCE = SOURCE.encode()
+_IN_HEADERS = ("causation_id", "correlation_id", "traceparent")
 
 
 class Refused(Exception):
@@ -127,16 +135,42 @@ class Messages:
 
     def event(self, place: Place, recorded: Recorded, *, previous: int, layout: int) -> Message:
         """The message of one event: what its type may say, and its metadata."""
-        metadata = recorded.metadata
-        headers = _headers(recorded.topic, recorded.id, recorded.recorded_at, recorded.position, previous, layout)
-        headers += _present(
-            ("ce_subject", str(recorded.stream)),
-            ("ce_correlationid", metadata.correlation_id),
-            ("ce_causationid", metadata.causation_id),
-            ("ce_traceparent", metadata.traceparent),
+        kind, metadata = type(recorded.event), recorded.metadata
+        said = vars(recorded.event)
+        state = {name: said[name] for name in published(kind) if name in said}
+        if (version := getattr(kind, "class_version", 1)) > 1:
+            state["class_version"] = version
+        return self._event(
+            place,
+            _Chained(str(recorded.stream), recorded.version, recorded.position, previous, layout),
+            recorded.topic,
+            recorded.recorded_at,
+            self._transcoder.encode(state),
+            metadata.to_bytes(),
+            (metadata.causation_id, metadata.correlation_id, metadata.traceparent),
         )
-        value = b'{"event":%b,"metadata":%b}' % (self._state(recorded), metadata.to_bytes())
-        return self._sealed(place, str(recorded.stream).encode(), value, headers)
+
+    def row(self, place: Place, row: RecordedEvent, *, previous: int, layout: int) -> Message:
+        """The same message from the event as it is stored: several times faster, since nothing is made of it.
+
+        Raises NewerSoftware for an unknown topic, MapperDeserialisationError for what can't be read.
+        """
+        kind = event_type(row.topic)
+        try:
+            state, metadata = orjson.loads(row.state), orjson.loads(row.metadata)
+            is_current = state.get("class_version", 1) == getattr(kind, "class_version", 1)
+            told = tuple(metadata.get(name) for name in _IN_HEADERS)
+        except (ValueError, AttributeError) as error:
+            raise MapperDeserialisationError(f"the event at {row.position} can't be read: {error}") from error
+        if not is_current:
+            return self.event(place, self._upcast(row), previous=previous, layout=layout)
+        allowed = _storable(kind)  # type: ignore[arg-type]  # a class is hashable
+        if state.keys() <= allowed:
+            said = row.state
+        else:
+            said = orjson.dumps({name: value for name, value in state.items() if name in allowed})
+        chain = _Chained(str(row.originator_id), row.originator_version, row.position, previous, layout)
+        return self._event(place, chain, row.topic, row.recorded_at, said, row.metadata, told)
 
     def pointer(
         self,
@@ -150,9 +184,9 @@ class Messages:
         layout: int,
     ) -> Message:
         """The message in place of an event that is too large for one, or unreadable."""
-        headers = _headers(POINTER, f"{stream}:{version}", recorded_at, position, previous, layout)
-        headers.append(("ce_subject", str(stream).encode()))
-        return self._sealed(place, str(stream).encode(), b"{}", headers)
+        chain = _Chained(str(stream), version, position, previous, layout)
+        headers = _headers(chain, POINTER, recorded_at, chain.event_id, subject=chain.stream)
+        return self._sealed(place, chain.stream.encode(), b"{}", headers)
 
     def watermark(
         self, place: Place, event_id: str, recorded_at: datetime, *, position: int, previous: int, layout: int
@@ -162,7 +196,7 @@ class Messages:
         `event_id` and `recorded_at` are those of the event at `position`, wherever that was sent.
         """
         identity = f"{event_id}@{place.topic}:{place.partition}:{layout}"
-        headers = _headers(WATERMARK, identity, recorded_at, position, previous, layout)
+        headers = _headers(_Chained("", 0, position, previous, layout), WATERMARK, recorded_at, identity)
         return self._sealed(place, None, b"{}", headers)
 
     def open(self, place: Place, key: bytes | None, value: bytes | None, headers: Headers | None) -> Delivered:
@@ -190,7 +224,7 @@ class Messages:
             raise Refused("garbled", "headers that stand twice, or too many")
         if any(not isinstance(content, bytes) for content in known.values()):
             raise Refused("garbled", "a header without a value")
-        if not hmac.compare_digest(self._seal(place, key, value, known.items()), seal):
+        if not hmac.compare_digest(self._seal(place, key, value, sorted(known.items())), seal):
             raise Refused("forged")
         return known
 
@@ -214,27 +248,53 @@ class Messages:
         metadata = Metadata.from_bytes(bytes(body.metadata))
         return Carried(link, Recorded(link.position, UUID(stream), int(version), kind, recorded_at, metadata, event))
 
-    def _state(self, recorded: Recorded) -> bytes:
-        kind = type(recorded.event)
-        said = vars(recorded.event)
-        state = {name: said[name] for name in published(kind) if name in said}
-        if (version := getattr(kind, "class_version", 1)) > 1:
-            state["class_version"] = version
-        return self._transcoder.encode(state)
+    def _upcast(self, row: RecordedEvent) -> Recorded:
+        event: Any = self._mapper.to_domain_event(row)
+        stream, metadata = event.originator_id, Metadata.from_bytes(row.metadata)
+        return Recorded(row.position, stream, row.originator_version, row.topic, row.recorded_at, metadata, event)
+
+    def _event(
+        self,
+        place: Place,
+        chain: "_Chained",
+        kind: str,
+        recorded_at: datetime,
+        state: bytes,
+        metadata: bytes,
+        told: tuple[str | None, ...],
+    ) -> Message:
+        headers = _headers(chain, kind, recorded_at, chain.event_id, chain.stream, *told)
+        return self._sealed(place, chain.stream.encode(), b'{"event":%b,"metadata":%b}' % (state, metadata), headers)
 
     def _sealed(self, place: Place, key: bytes | None, value: bytes, headers: list[tuple[str, bytes]]) -> Message:
         headers.append((SEAL, self._seal(place, key, value, headers)))
         return Message(key, value, headers)
 
     def _seal(
-        self, place: Place, key: bytes | None, value: bytes | None, headers: Iterable[tuple[str, bytes]]
+        self, place: Place, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]
     ) -> bytes:
+        """Over all of these; the headers sorted by name."""
         parts = [place.topic.encode(), b"%d" % place.partition, b"" if key is None else b"=" + key, value or b""]
-        for name, content in sorted(headers):
-            parts += (name.encode(), content)
+        for name, content in headers:
+            parts.append(_encoded(name))
+            parts.append(content)
         # Number and lengths first, so that no two messages are sealed over the same bytes.
         lengths = pack(f">{len(parts) + 1}I", len(parts), *map(len, parts))
         return hmac.digest(self._key, lengths + b"".join(parts), "sha256").hex().encode()
+
+
+class _Chained(NamedTuple):
+    """Of whom a message tells, and where in its chain."""
+
+    stream: str
+    version: int
+    position: int
+    previous: int
+    layout: int
+
+    @property
+    def event_id(self) -> str:
+        return f"{self.stream}:{self.version}"
 
 
 @cache
@@ -245,24 +305,48 @@ def published(kind: type[Any]) -> tuple[str, ...]:
     return tuple(name for name in declared if name not in _UNPUBLISHED and marks.get(name) != SECRET)
 
 
+@cache
+def _storable(kind: type[Any]) -> frozenset[str]:
+    return frozenset((*published(kind), "class_version"))  # type: ignore[arg-type]  # a class is hashable
+
+
 def _headers(
-    kind: str, identity: str, recorded_at: datetime, position: int, previous: int, layout: int
+    chain: _Chained,
+    kind: str,
+    recorded_at: datetime,
+    identity: str,
+    subject: str | None = None,
+    causation_id: str | None = None,
+    correlation_id: str | None = None,
+    traceparent: str | None = None,
 ) -> list[tuple[str, bytes]]:
+    """Sorted by name, as the seal wants them."""
     return [
-        (CONTENT_TYPE, b"application/json"),
-        ("ce_specversion", b"1.0"),
+        *((("ce_causationid", causation_id.encode()),) if causation_id else ()),
+        *((("ce_correlationid", correlation_id.encode()),) if correlation_id else ()),
         ("ce_id", identity.encode()),
-        ("ce_source", SOURCE.encode()),
+        ("ce_layout", b"%d" % chain.layout),
+        ("ce_position", b"%d" % chain.position),
+        ("ce_previous", b"%d" % chain.previous),
+        ("ce_source", _SOURCE),
+        ("ce_specversion", b"1.0"),
+        *((("ce_subject", subject.encode()),) if subject else ()),
+        ("ce_time", _time(recorded_at)),
+        *((("ce_traceparent", traceparent.encode()),) if traceparent else ()),
         ("ce_type", kind.encode()),
-        ("ce_time", recorded_at.astimezone(UTC).isoformat().encode()),
-        ("ce_position", b"%d" % position),
-        ("ce_previous", b"%d" % previous),
-        ("ce_layout", b"%d" % layout),
+        (CONTENT_TYPE, b"application/json"),
     ]
 
 
-def _present(*headers: tuple[str, str | None]) -> list[tuple[str, bytes]]:
-    return [(name, text.encode()) for name, text in headers if text]
+@lru_cache(REMEMBERED)
+def _time(recorded_at: datetime) -> bytes:
+    """RFC 3339, in UTC; events of one commit share theirs."""
+    return recorded_at.astimezone(UTC).isoformat().encode()
+
+
+@lru_cache(REMEMBERED)
+def _encoded(name: str) -> bytes:
+    return name.encode()
 
 
 def _is_meaningful(name: str) -> bool:

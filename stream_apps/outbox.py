@@ -1,7 +1,7 @@
 """What goes out to Kafka: in order per partition, acknowledged by all in-sync copies, and never too much at once."""
 
-from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from confluent_kafka import KafkaError, Producer
@@ -28,6 +28,9 @@ _PRODUCER = {
     # A deleted topic must come back with our number of partitions, not with the broker's.
     "allow.auto.create.topics": False,
     "topic.metadata.propagation.max.ms": 5_000,
+    # Should a message be given up all the same, nothing behind it is sent: so the acknowledgement of one stands for all
+    # that were sent before it to its partition, and only the last of a batch asks for it.
+    "enable.gapless.guarantee": True,
 }
 
 
@@ -38,38 +41,35 @@ class Lost(Exception):
 class Outbox:
     """One producer, and what it has on its way."""
 
-    def __init__(self, config: Mapping[str, Any], places: Iterable[Place], limit: int) -> None:
-        self._limit = limit
+    def __init__(self, config: Mapping[str, Any], limit: int) -> None:
         self._failure: str | None = None
-        self._underway: dict[tuple[str, int], deque[Reached]] = {(p.topic, p.partition): deque() for p in places}
-        self._places = {(place.topic, place.partition): place for place in places}
         self._acknowledged: dict[Place, Reached] = {}
-        self.waiting = 0
         self._producer = Producer(
             {**config, **_PRODUCER, "queue.buffering.max.messages": limit, "error_cb": self._on_error}
         )
 
     @property
-    def is_full(self) -> bool:
-        """Whether so many messages wait that no more should be sent."""
-        return self.waiting >= self._limit
+    def waiting(self) -> int:
+        """Messages that Kafka hasn't acknowledged yet."""
+        return len(self._producer)
 
-    def send(self, place: Place, message: Message, reached: Reached) -> bool:
-        """Hands a message over; False if there is no room for it now. `reached` is where it brings its chain."""
+    def send(self, place: Place, message: Message, reached: Reached | None) -> bool:
+        """Hands a message over; False if there is no room for it now.
+
+        `reached` is where it brings its chain, which `acknowledged` will tell; None where that needn't be told.
+        """
         try:
-            self._producer.produce(
-                place.topic,
-                message.value,
-                message.key,
-                place.partition,
-                on_delivery=self._on_delivery,
-                headers=message.headers,  # type: ignore[arg-type]  # it takes bytes, too
-            )
+            if reached is None:
+                self._produce(place, message)
+            else:
+                self._produce(place, message, on_delivery=partial(self._on_delivery, place, reached))
         except BufferError:
             return False
-        self._underway[place.topic, place.partition].append(reached)
-        self.waiting += 1
         return True
+
+    def _produce(self, place: Place, message: Message, **more: Any) -> None:
+        headers: Any = message.headers
+        self._producer.produce(place.topic, message.value, message.key, place.partition, headers=headers, **more)
 
     def poll(self, seconds: float = 0.0) -> int:
         """Hears what was delivered, waiting so long for the first news; their number. Raises Lost."""
@@ -91,14 +91,11 @@ class Outbox:
             self._producer.purge()
             self._producer.flush(1.0)
 
-    def _on_delivery(self, error: KafkaError | None, sent: Sent) -> None:
-        self.waiting -= 1
-        key = sent.topic(), sent.partition()
+    def _on_delivery(self, place: Place, reached: Reached, error: KafkaError | None, _: Sent) -> None:
         if error is not None:
-            self._failure = f"{key[0]} {key[1]}: {error}"
-            return
-        # in order: deliveries of one partition are reported as they were sent
-        self._acknowledged[self._places[key]] = self._underway[key].popleft()  # type: ignore[index]
+            self._failure = f"{place.topic} {place.partition}: {error}"
+        else:
+            self._acknowledged[place] = reached
 
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal():

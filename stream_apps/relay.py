@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from selectors import EVENT_READ, DefaultSelector
 from threading import Event
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import psycopg
 from confluent_kafka import KafkaException
+from eventsourcing.persistence import MapperDeserialisationError
 from psycopg import Connection
 
 from domain.errors import Unavailable
@@ -37,9 +38,10 @@ from infra.layouts import (
 )
 from infra.leases import Lease
 from infra.messages import Message, Messages, Place
+from infra.recorder import LogRecorder
 from infra.topics import BusAway, TopicLimits, ensure_topics
+from infra.transcoding import RecordedEvent
 from infra.wake import Wake
-from projections.facts import Fact, Unreadable, read
 from projections.lane import Backoff, FollowerLimits, connect
 from stream_apps import metrics
 from stream_apps.chains import Chains
@@ -147,7 +149,7 @@ class _Term:
         self._read_at = 0.0
         self._store_at = 0.0
         self._marked_at = 0.0
-        self._newest: Fact | None = None
+        self._newest: RecordedEvent | None = None
         self._marked = 0
         self._is_first_round = True
         self._unstored: dict[Place, Reached] = {}
@@ -158,7 +160,7 @@ class _Term:
         self._chains = Chains(reached)
         self._placing = Placing(self._layout, self._setup.wanted.prefix)
         self._position = self._chains.start
-        self._outbox = Outbox(self._setup.kafka, self._layout.places, self._limits.inflight_messages)
+        self._outbox = Outbox(self._setup.kafka, self._limits.inflight_messages)
         metrics.LAYOUT.set(self._layout.number)
         logger.info("layout %d from %d, fence %d", self._layout.number, self._position, self._lease.fence)
         try:
@@ -270,10 +272,10 @@ class _Term:
         limit = self._limits.batch_events
         time.sleep(max(0.0, self._read_at + self._limits.gather_seconds - time.monotonic()))
         self._read_at = time.monotonic()
-        while facts := read(self._setup.log, self._position, limit):
-            self._publish(facts)
+        while rows := self._read(self._position, limit):
+            self._publish(rows)
             self._look_after()
-            if len(facts) < limit or time.monotonic() >= self._renew_at or self._wake.stopping:
+            if len(rows) < limit or time.monotonic() >= self._renew_at or self._wake.stopping:
                 return
 
     def _look_after(self) -> None:
@@ -295,42 +297,49 @@ class _Term:
 
     # --- messages
 
-    def _publish(self, facts: Sequence[Fact]) -> None:
-        for fact in facts:
-            place = self._placing.place(fact.topic, fact.stream)
-            previous = self._chains.link(place, fact.position)
+    def _publish(self, rows: Sequence[RecordedEvent]) -> None:
+        batch: list[tuple[Place, RecordedEvent, int]] = []
+        last: dict[Place, int] = {}
+        for row in rows:
+            place = self._placing.place(row.topic, _stream(row))
+            previous = self._chains.link(place, row.position)
             if previous is not None:
-                self._send(place, self._message(place, fact, previous), Reached(fact.position, fact.position))
-        metrics.EVENTS.inc(len(facts))
-        self._newest = facts[-1]
-        self._position = facts[-1].position
+                batch.append((place, row, previous))
+                last[place] = row.position
+        for place, row, previous in batch:
+            is_last = last[place] == row.position
+            reached = Reached(row.position, row.position) if is_last else None
+            self._send(place, self._message(place, row, previous), reached)
+        metrics.EVENTS.inc(len(rows))
+        self._newest = rows[-1]
+        self._position = rows[-1].position
 
-    def _message(self, place: Place, fact: Fact, previous: int) -> Message:
+    def _message(self, place: Place, row: RecordedEvent, previous: int) -> Message:
         messages, layout = self._setup.messages, self._layout.number
-        if not isinstance(fact, Unreadable):
-            message = messages.event(place, fact, previous=previous, layout=layout)
+        with suppress(MapperDeserialisationError):
+            message = messages.row(place, row, previous=previous, layout=layout)
             if len(message.value) <= self._limits.message_bytes:
                 return message
         metrics.POINTERS.inc()
         return messages.pointer(
             place,
-            fact.stream,
-            fact.version,
-            fact.recorded_at,
-            position=fact.position,
+            _stream(row),
+            row.originator_version,
+            row.recorded_at,
+            position=row.position,
             previous=previous,
             layout=layout,
         )
 
     def _mark(self) -> None:
         """Watermarks for the partitions that are behind; at first for all, so that consumers find holes at once."""
-        newest = self._newest_fact()
+        newest = self._newest_row()
         self._marked_at, self._marked = time.monotonic(), self._position
         if newest is None:
             return
         late = self._chains.behind(newest.position, everywhere=self._is_first_round)
         self._is_first_round = False
-        event_id, layout = f"{newest.stream}:{newest.version}", self._layout.number
+        event_id, layout = f"{newest.originator_id}:{newest.originator_version}", self._layout.number
         for place, previous in late.items():
             message = self._setup.messages.watermark(
                 place, event_id, newest.recorded_at, position=newest.position, previous=previous, layout=layout
@@ -338,14 +347,19 @@ class _Term:
             self._send(place, message, Reached(newest.position, previous))
         metrics.WATERMARKS.inc(len(late))
 
-    def _newest_fact(self) -> Fact | None:
+    def _newest_row(self) -> RecordedEvent | None:
         if self._newest is None and self._position:
-            self._newest = next(iter(read(self._setup.log, self._position - 1, 1)), None)
+            self._newest = next(iter(self._read(self._position - 1, 1)), None)
         return self._newest
 
-    def _send(self, place: Place, message: Message, reached: Reached) -> None:
+    def _read(self, after: int, limit: int) -> list[RecordedEvent]:
+        recorder = self._setup.log.recorder
+        assert isinstance(recorder, LogRecorder)  # noqa: S101 - tells the type checker
+        return recorder.read(after, limit)
+
+    def _send(self, place: Place, message: Message, reached: Reached | None) -> None:
         """Waits while there is no room, with the lease held. Raises Lost, LeaseLost."""
-        while self._outbox.is_full or not self._outbox.send(place, message, reached):
+        while not self._outbox.send(place, message, reached):
             self._outbox.poll(self._limits.progress_seconds)
             if time.monotonic() >= self._renew_at:
                 self._hold()
@@ -358,3 +372,8 @@ class _Term:
         with suppress(psycopg.Error):
             if self._unstored:
                 self._store(time.monotonic())
+
+
+def _stream(row: RecordedEvent) -> UUID:
+    stream = row.originator_id
+    return stream if isinstance(stream, UUID) else UUID(stream)

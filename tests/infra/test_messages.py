@@ -6,15 +6,16 @@ from uuid import uuid4
 
 import pytest
 from cloudevents.core.bindings.kafka import KafkaMessage, from_kafka_event
+from eventsourcing.persistence import MapperDeserialisationError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain.access import UserAssignments
-from domain.aggregate import SECRET
+from domain.aggregate import SECRET, Aggregate, First
 from domain.identity import User
 from infra.disclosure import disclosed, marked
 from infra.messages import Carried, Link, Message, Messages, Place, Pointed, Refused, Watermark, published
-from infra.transcoding import NewerSoftware
+from infra.transcoding import EventMapper, NewerSoftware, OrjsonTranscoder, RecordedEvent
 from tests.stream_apps.events import KINDS, any_recorded, recorded
 
 MESSAGES = Messages(b"k" * 32)
@@ -24,6 +25,13 @@ NOON = datetime(2026, 5, 17, 12, tzinfo=UTC)
 
 def opened(message: Message, place: Place = HERE, messages: Messages = MESSAGES):
     return messages.open(place, message.key, message.value, message.headers)
+
+
+def stored(sent) -> RecordedEvent:
+    """The row of an event, as the log has it."""
+    row = EventMapper(OrjsonTranscoder()).to_stored_event(sent.event)
+    place = sent.position, sent.recorded_at, sent.metadata.to_bytes()
+    return RecordedEvent(row.originator_id, row.originator_version, row.topic, row.state, *place)
 
 
 def renamed(name: str = "Ada") -> Message:
@@ -44,6 +52,10 @@ def test_an_event_of_any_type_arrives_without_its_secrets_and_otherwise_equal(ki
         assert replace(carried.recorded, event=sent.event) == sent
         if SECRET not in marked(kind).values():
             assert carried.recorded.event == sent.event
+        as_stored = opened(MESSAGES.row(HERE, stored(sent), previous=previous, layout=layout))
+        assert vars(as_stored.recorded.event) == vars(carried.recorded.event)
+        assert replace(as_stored.recorded, event=sent.event) == sent
+        assert as_stored.link == carried.link
 
     arrives()
 
@@ -157,3 +169,33 @@ def test_a_type_that_only_a_newer_release_knows_stops_the_reader():
 def test_an_event_that_makes_no_sense_here_is_looked_for_in_the_log():
     event = recorded(8, UserAssignments.RoleRevoked, uuid4(), 2, {"user_id": "not an id", "role": "r", "scope": "/"})
     assert opened(MESSAGES.event(HERE, event, previous=5, layout=1)) == Pointed(Link(8, 5, 1, event.id))
+
+
+class Ship(Aggregate):
+    TOPIC = "harbour.Ship"
+
+    class Launched(First):
+        """In version 1 it had a password, which was no secret by its type."""
+
+        TOPIC = "harbour.ShipChristened"
+        class_version = 2
+        name: str
+
+        @staticmethod
+        def upcast_v1_v2(state):
+            state.setdefault("name", state.pop("old_name", ""))
+
+
+def test_what_an_older_version_said_and_this_one_doesnt_stays_behind():
+    old = b'{"originator_topic":"harbour.Ship","old_name":"Fram","password":"hidden"}'
+    row = RecordedEvent(uuid4(), 1, "harbour.ShipChristened", old, 8, NOON, b"{}")
+    message = MESSAGES.row(HERE, row, previous=5, layout=1)
+    assert b"hidden" not in message.value
+    assert opened(message).recorded.fields() == {"name": "Fram"}
+
+
+@pytest.mark.parametrize("state", [b"damaged", b"[]", b"7"])
+def test_a_row_that_cant_be_read_makes_no_message(state):
+    row = replace(stored(recorded(8, User.Renamed, uuid4(), 2, {"name": "Ada"})), state=state)
+    with pytest.raises(MapperDeserialisationError):
+        MESSAGES.row(HERE, row, previous=5, layout=1)
