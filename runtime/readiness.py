@@ -30,11 +30,14 @@ logger = logging.getLogger(__name__)
 
 REMEMBERED_SECONDS = 0.5
 """So that many probes cost one look."""
+LOOK_SECONDS = 3.0
+"""A probe is answered in this time even by a PostgreSQL that takes connections and then hangs."""
 LAG_SECONDS = 5.0
 PING_SECONDS = 0.5
 QUEUE_USAGE = 0.25
 SCHEMA_SECONDS = 15.0
 OWN_PART = "api"
+SILENT = "postgres: doesn't answer"
 
 
 class Readiness:
@@ -51,6 +54,7 @@ class Readiness:
         redis_url: str,
         parts_file: Path,
         clock: Callable[[], float] = time.monotonic,
+        look_seconds: float = LOOK_SECONDS,
     ) -> None:
         self._pool = pool
         self._listener = listener
@@ -59,6 +63,8 @@ class Readiness:
         self._schema = schema
         self._parts_file = parts_file
         self._clock = clock
+        self._look_seconds = look_seconds
+        self._looking: asyncio.Task[Health] | None = None
         self._valkey = redis.asyncio.Redis.from_url(
             redis_url, socket_timeout=PING_SECONDS, socket_connect_timeout=PING_SECONDS, retry=Retry(NoBackoff(), 0)
         )
@@ -72,12 +78,20 @@ class Readiness:
         """`unavailable` without PostgreSQL or with a stale listener; `degraded` for what the platform can bear."""
         if self._known and self._clock() - self._known[0] < REMEMBERED_SECONDS:
             return self._known[1]
-        health = await self._look()
+        if self._looking is None or self._looking.done():
+            # one look at a time: probes that gave up waiting must not fill the threads with further ones
+            self._looking = asyncio.create_task(self._look())
+        try:
+            health = await asyncio.wait_for(asyncio.shield(self._looking), self._look_seconds)
+        except TimeoutError:
+            return Health("unavailable", [SILENT])
         self._known = (self._clock(), health)
         return health
 
     async def close(self) -> None:
-        """Ends the connection to Valkey."""
+        """Ends the connection to Valkey, and waits for no look any more."""
+        if self._looking is not None:
+            self._looking.cancel()
         await self._valkey.aclose()
 
     async def _look(self) -> Health:
@@ -88,7 +102,7 @@ class Readiness:
         except (psycopg.Error, PoolTimeout, MigrationError) as error:
             # what libpq says names hosts and users: that is for the log, not for whoever asks
             logger.warning("not ready: %s", first_line(error))
-            return Health("unavailable", ["postgres: doesn't answer"])
+            return Health("unavailable", [SILENT])
         if not self._listener.fresh:
             return Health("unavailable", ["listener: no heartbeat came through for too long"])
         if schema.state == "incompatible":

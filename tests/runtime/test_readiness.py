@@ -1,0 +1,47 @@
+"""What an API process says of itself when probed."""
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+
+import psycopg
+from psycopg_pool import ConnectionPool
+
+from infra.migrate import Compatibility
+from runtime.readiness import Readiness
+
+
+@asynccontextmanager
+async def readiness(database, valkey, folder, look_seconds):
+    with ConnectionPool(database, min_size=1, open=True) as pool, ThreadPoolExecutor(1) as executor:
+        probed = Readiness(
+            pool,
+            SimpleNamespace(fresh=True, head=0),
+            (),
+            executor,
+            schema=lambda: Compatibility("fine", (), ()),
+            redis_url=valkey,
+            parts_file=folder / "parts.json",
+            look_seconds=look_seconds,
+        )
+        yield probed
+        await probed.close()
+
+
+def test_a_database_that_hangs_keeps_no_probe_waiting(database, valkey, tmp_path):
+    async def probe():
+        async with readiness(database, valkey, tmp_path, look_seconds=0.2) as probed:
+            with psycopg.connect(database) as holder:
+                holder.execute("lock table projection_builds in access exclusive mode")
+                began = time.monotonic()
+                silent = await asyncio.gather(*(probed.health() for _ in range(20)))
+                assert time.monotonic() - began < 5
+            while (again := await probed.health()).state == "unavailable":
+                pass
+            return silent, again
+
+    silent, again = asyncio.run(probe())
+    assert {(each.state, *each.reasons) for each in silent} == {("unavailable", "postgres: doesn't answer")}
+    assert again.state == "ready"
