@@ -11,7 +11,6 @@ from infra.embedded.kafka import Kafka
 from infra.embedded.kafka_jars import KAFKA, cache_folder, jars
 from infra.parts import parts_file
 from infra.settings import Settings
-from runtime.cli import COMMANDS
 from runtime.environment import environment
 from runtime.start import feed_all_from_log, first_facts, migrate
 from runtime.supervisor import Part, Supervisor, service_part
@@ -42,7 +41,7 @@ async def _up(settings: Settings, data: DataFolder, *, with_kafka: bool) -> None
         if not located.kafka:
             await asyncio.to_thread(feed_all_from_log, located)
         await supervisor.start(_part("follow", located))
-        for name in [name for name in BUS_PARTS if located.kafka and name in COMMANDS]:
+        for name in BUS_PARTS if located.kafka else ():
             await supervisor.start(_part(name, located))
         await supervisor.start(_part("api", located, is_ready=True))
         _say(f"ready: http://{settings.host}:{settings.port} (read the API at /docs; Ctrl-C stops everything)")

@@ -19,7 +19,6 @@ from infra.settings import Settings
 from projections.compare import Difference, differences, feed, scratch_build
 from projections.engine import Build, Engine
 from runtime import modules
-from runtime.cli import COMMANDS
 from runtime.start import first_facts, migrate
 from tests.e2e.platform import ADMIN, Api, OurPart, Part, ServicePart, eventually, free_port
 from tests.kafka.node import Node
@@ -56,7 +55,7 @@ class FullShape:
         self.folder = folder
         self.followers = self._parts("follow")
         self.relays = self._parts("relay")
-        self.workers = self._parts("stream") if "stream" in COMMANDS else []
+        self.workers = self._parts("stream")
         self.api = Api(replace(self.settings, port=free_port()), folder / "api.log")
         self._started = ExitStack()
 
@@ -86,7 +85,7 @@ class FullShape:
         random.choice(self.relays).restart()  # noqa: S311
 
     def kill_worker(self) -> None:
-        random.choice(self.workers or self.followers).restart()  # noqa: S311
+        random.choice(self.workers).restart()  # noqa: S311
 
     def kill_follower(self) -> None:
         random.choice(self.followers).restart()  # noqa: S311
@@ -116,7 +115,7 @@ class FullShape:
         self.postgres.restart()
 
     def freeze_worker(self, seconds: float = 15.0) -> None:
-        victim = random.choice(self.workers or self.followers)  # noqa: S311
+        victim = random.choice(self.workers)  # noqa: S311
         victim.freeze()
         time.sleep(seconds)
         victim.thaw()
