@@ -22,7 +22,8 @@ COMMANDS = {
     "events": Lazy("runtime.cli.events:events", "Read the log; secrets are left out."),
     "projections": Lazy("runtime.cli.projections:projections", "The views: how far they are, and what they parked."),
     "reactions": Lazy(
-        "runtime.cli.reactions:reactions", "What is done because of events: how far it is, and what it parked."
+        "runtime.cli.reactions:reactions",
+        "What the platform does because of events: how far it is, and what it parked.",
     ),
     "audit": Lazy("runtime.cli.audit:audit", "The audit log. Reading it is in it."),
     "demo": Lazy("runtime.cli.demo:demo", "Fill a small company into the running platform."),

@@ -23,6 +23,9 @@ class ReactionNotFound(NotFound):
     code = "reaction-not-found"
 
 
+reaction_argument = click.argument("reaction", metavar="REACTION")
+
+
 @click.group()
 def reactions() -> None:
     """What the platform does because of events: how far it is, and what it parked.
@@ -59,7 +62,7 @@ def list_(wired: Wired, as_json: bool) -> None:
 
 
 @reactions.command("parked")
-@click.argument("reaction")
+@reaction_argument
 @click.option("--stream", type=click.UUID, help="Only those of one stream.")
 @click.option("--traceback", is_flag=True, help="With the whole traceback of each.")
 @paged
@@ -90,7 +93,7 @@ def parked(
 
 
 @reactions.command("retry")
-@click.argument("reaction")
+@reaction_argument
 @click.option("--stream", type=click.UUID, help="Only the events of one stream.")
 @acting
 @as_json
@@ -111,7 +114,7 @@ def retry(wired: Wired, reaction: str, stream: UUID | None, actor: str, as_json:
 
 
 @reactions.command("skip")
-@click.argument("reaction")
+@reaction_argument
 @click.argument("position", type=click.IntRange(min=1))
 @click.option("--reason", required=True, help="Why; it is in the audit log.")
 @acting

@@ -23,6 +23,7 @@ CHANGING = {
     "roles": {"create", "permissions", "includes", "remove", "assign", "revoke"},
     "keys": {"rotate", "revoke"},
     "projections": {"retry", "skip"},
+    "reactions": {"retry", "skip"},
     "audit": {"list"},  # reading the audit log is recorded
 }
 PARTS = {"up", "api", "follow", "relay", "stream", "completion"}
