@@ -79,7 +79,7 @@ def test_another_number_of_partitions_is_refused(config, prefix):
 
 
 def test_more_copies_than_brokers_are_refused_with_the_brokers_words(config, prefix):
-    with pytest.raises(BusAway, match="[Rr]eplication"):
+    with pytest.raises(BusAway, match=r"[Rr]eplication"):
         ensure_topics(config, [f"{prefix}.tea"], 1, TopicLimits(replication=3))
 
 
