@@ -30,8 +30,8 @@ logger = logging.getLogger(__name__)
 
 REMEMBERED_SECONDS = 0.5
 """So that many probes cost one look."""
-LOOK_SECONDS = 3.0
-"""A probe is answered in this time even by a PostgreSQL that takes connections and then hangs."""
+LOOK_SECONDS = 1.5
+"""A probe is answered in this time even where PostgreSQL takes connections and then hangs; our own wait 2 s."""
 LAG_SECONDS = 5.0
 PING_SECONDS = 0.5
 QUEUE_USAGE = 0.25
