@@ -53,15 +53,16 @@ def partitions(config, topic):
 
 
 def delete(config, topics):
-    for future in AdminClient(config).delete_topics(list(topics)).values():
+    admin = AdminClient(config)
+    for future in admin.delete_topics(list(topics)).values():
         future.result(PATIENCE_SECONDS)
 
 
 def test_topics_are_made_with_our_number_of_partitions_and_retention(config, prefix):
     assert ensure_topics(config, [f"{prefix}.tea"], 7, LIMITS) == [f"{prefix}.tea"]
     assert partitions(config, f"{prefix}.tea") == 7
-    resource = ConfigResource(ConfigResource.Type.TOPIC, f"{prefix}.tea")
-    (described,) = AdminClient(config).describe_configs([resource]).values()
+    resource, admin = ConfigResource(ConfigResource.Type.TOPIC, f"{prefix}.tea"), AdminClient(config)
+    (described,) = admin.describe_configs([resource]).values()
     assert described.result(10)["retention.ms"].value == str(5 * 3_600_000)
     assert described.result(10)["cleanup.policy"].value == "delete"
 
@@ -132,8 +133,9 @@ def test_messages_cut_away_by_retention_leave_the_chain_to_go_on(config, kafka, 
         wait_until_sent(database, writer.write(48))
     layout = layout_of(database)
     everything = [TopicPartition(place.topic, place.partition, -1) for place in layout.places]
-    for future in AdminClient(config).delete_records(everything).values():
-        future.result()
+    admin = AdminClient(config)
+    for future in admin.delete_records(everything).values():
+        future.result(PATIENCE_SECONDS)
     with relaying(relay_setup(database, config, prefix)):
         wait_until_sent(database, writer.write(48))
     with psycopg.connect(database) as connection:
