@@ -21,10 +21,12 @@ def default_role(platform, role):
     platform.follower.stop()
     other = OurPart("follow", replace(platform.settings, default_role=role), platform.folder / "follow.log").start()
     try:
+        platform.level()
         yield
     finally:
         other.stop()
         platform.follower.start()
+        platform.level()
 
 
 @pytest.fixture
