@@ -51,7 +51,6 @@ _UNPUBLISHED = frozenset({"originator_id", "originator_version", "timestamp"})
 
 
 _SOURCE = SOURCE.encode()
-_IN_HEADERS = ("causation_id", "correlation_id", "traceparent")
 
 
 class Refused(Exception):
@@ -159,7 +158,7 @@ class Messages:
         try:
             state, metadata = orjson.loads(row.state), orjson.loads(row.metadata)
             is_current = state.get("class_version", 1) == getattr(kind, "class_version", 1)
-            told = tuple(metadata.get(name) for name in _IN_HEADERS)
+            told = metadata.get("causation_id"), metadata.get("correlation_id"), metadata.get("traceparent")
         except (ValueError, AttributeError) as error:
             raise MapperDeserialisationError(f"the event at {row.position} can't be read: {error}") from error
         if not is_current:
@@ -185,8 +184,9 @@ class Messages:
     ) -> Message:
         """The message in place of an event that is too large for one, or unreadable."""
         chain = _Chained(str(stream), version, position, previous, layout)
-        headers = _headers(chain, POINTER, recorded_at, chain.event_id, subject=chain.stream)
-        return self._sealed(place, chain.stream.encode(), b"{}", headers)
+        key = chain.stream.encode()
+        headers = _headers(chain, POINTER, recorded_at, b"%b:%d" % (key, version), key)
+        return self._sealed(place, key, b"{}", headers)
 
     def watermark(
         self, place: Place, event_id: str, recorded_at: datetime, *, position: int, previous: int, layout: int
@@ -195,7 +195,7 @@ class Messages:
 
         `event_id` and `recorded_at` are those of the event at `position`, wherever that was sent.
         """
-        identity = f"{event_id}@{place.topic}:{place.partition}:{layout}"
+        identity = f"{event_id}@{place.topic}:{place.partition}:{layout}".encode()
         headers = _headers(_Chained("", 0, position, previous, layout), WATERMARK, recorded_at, identity)
         return self._sealed(place, None, b"{}", headers)
 
@@ -263,8 +263,9 @@ class Messages:
         metadata: bytes,
         told: tuple[str | None, ...],
     ) -> Message:
-        headers = _headers(chain, kind, recorded_at, chain.event_id, chain.stream, *told)
-        return self._sealed(place, chain.stream.encode(), b'{"event":%b,"metadata":%b}' % (state, metadata), headers)
+        stream = chain.stream.encode()
+        headers = _headers(chain, kind, recorded_at, b"%b:%d" % (stream, chain.version), stream, *told)
+        return self._sealed(place, stream, b'{"event":%b,"metadata":%b}' % (state, metadata), headers)
 
     def _sealed(self, place: Place, key: bytes | None, value: bytes, headers: list[tuple[str, bytes]]) -> Message:
         headers.append((SEAL, self._seal(place, key, value, headers)))
@@ -274,13 +275,12 @@ class Messages:
         self, place: Place, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]
     ) -> bytes:
         """Over all of these; the headers sorted by name."""
-        parts = [place.topic.encode(), b"%d" % place.partition, b"" if key is None else b"=" + key, value or b""]
-        for name, content in headers:
-            parts.append(_encoded(name))
-            parts.append(content)
+        names, contents = zip(*headers, strict=True) if headers else ((), ())
+        key_part = b"" if key is None else b"=" + key
+        parts = (place.topic.encode(), b"%d" % place.partition, key_part, value or b"", *contents)
         # Number and lengths first, so that no two messages are sealed over the same bytes.
         lengths = pack(f">{len(parts) + 1}I", len(parts), *map(len, parts))
-        return hmac.digest(self._key, lengths + b"".join(parts), "sha256").hex().encode()
+        return hmac.digest(self._key, b"".join((lengths, _names(names), *parts)), "sha256").hex().encode()
 
 
 class _Chained(NamedTuple):
@@ -291,10 +291,6 @@ class _Chained(NamedTuple):
     position: int
     previous: int
     layout: int
-
-    @property
-    def event_id(self) -> str:
-        return f"{self.stream}:{self.version}"
 
 
 @cache
@@ -314,8 +310,8 @@ def _headers(
     chain: _Chained,
     kind: str,
     recorded_at: datetime,
-    identity: str,
-    subject: str | None = None,
+    identity: bytes,
+    subject: bytes | None = None,
     causation_id: str | None = None,
     correlation_id: str | None = None,
     traceparent: str | None = None,
@@ -324,13 +320,13 @@ def _headers(
     return [
         *((("ce_causationid", causation_id.encode()),) if causation_id else ()),
         *((("ce_correlationid", correlation_id.encode()),) if correlation_id else ()),
-        ("ce_id", identity.encode()),
+        ("ce_id", identity),
         ("ce_layout", b"%d" % chain.layout),
         ("ce_position", b"%d" % chain.position),
         ("ce_previous", b"%d" % chain.previous),
         ("ce_source", _SOURCE),
         ("ce_specversion", b"1.0"),
-        *((("ce_subject", subject.encode()),) if subject else ()),
+        *((("ce_subject", subject),) if subject else ()),
         ("ce_time", _time(recorded_at)),
         *((("ce_traceparent", traceparent.encode()),) if traceparent else ()),
         ("ce_type", kind.encode()),
@@ -345,8 +341,9 @@ def _time(recorded_at: datetime) -> bytes:
 
 
 @lru_cache(REMEMBERED)
-def _encoded(name: str) -> bytes:
-    return name.encode()
+def _names(names: tuple[str, ...]) -> bytes:
+    """The names of headers, each with its length; messages of one type have the same."""
+    return b"".join(pack(">I", len(name)) + name for name in map(str.encode, names))
 
 
 def _is_meaningful(name: str) -> bool:
