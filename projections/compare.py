@@ -27,6 +27,10 @@ _LOCK = """
        and layout = %(layout)s and topic = %(topic)s and partition = %(partition)s
        for update
 """
+_POSITION = """
+    select coalesce(min(position), 0) from projection_progress
+     where projection = %(projection)s and version = %(version)s and build = %(build)s
+"""
 _PARKED = (
     "(select position, stream, error is null as waits from projection_parked"
     " where projection = '{projection}' and version = {version} and build = {build})"
@@ -50,7 +54,7 @@ def fold_views(conninfo: str, log: Log, build: Build, spread: Spread | None = No
     """
     with scratch_build(conninfo, build.projection) as fresh, psycopg.connect(conninfo, autocommit=True) as feeding:
         engine = Engine(feeding, log, fresh, quiet=True)
-        reached = feed(engine, log, 0, log.head())
+        reached = feed(engine, log, 0, _position(feeding, build))
         with held(conninfo, log, build, spread) as (connection, position):
             feed(engine, log, reached, position)
             return position, differences(connection, build, fresh)
@@ -112,6 +116,12 @@ def scratch_build(conninfo: str, projection: Projection) -> Iterator[Build]:
             yield build
         finally:
             drop_build(connection, build)
+
+
+def _position(connection: Connection[Any], build: Build) -> int:
+    """Where the build stands now; it may go on."""
+    row = connection.execute(_POSITION, build.key).fetchone()
+    return int(row[0]) if row else 0
 
 
 def _rows_only_in(connection: Connection[Any], these: str, those: str) -> list[dict[str, Any]]:

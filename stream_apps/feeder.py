@@ -227,7 +227,9 @@ class Feeder:
         return position > self._head
 
     def _tick(self) -> None:
-        self._is_stale |= self._has_news()
+        # Not `|=`: that would undo what `own` says meanwhile, in the other thread.
+        if self._has_news():
+            self._is_stale = True
         self._refresh()
         now, limits = time.monotonic(), self._setup.limits
         self._head = max(self._head, self._setup.log.head())

@@ -1,0 +1,93 @@
+"""The guard: a worker that ends, ends the same way; one that is stuck or frozen is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from runtime.guard import STUCK
+from tests.runtime.cli_site import ROOT
+
+PROGRAM = """
+import os, sys, time
+from runtime.guard import guarded
+
+def work(beat):
+    beat()
+    print(os.getpid(), flush=True)
+    {body}
+
+guarded(work, silence_seconds=1.0, start_seconds=20.0)
+"""
+
+
+@contextmanager
+def running(body: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """The guard's process, and the worker's pid."""
+    argv = [sys.executable, "-c", PROGRAM.format(body=body)]
+    guard = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert guard.stdout
+    try:
+        yield guard, int(guard.stdout.readline())
+    finally:
+        guard.kill()
+        guard.wait()
+        guard.stdout.close()
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+BEATING = "while True: beat(); time.sleep(0.1)"
+
+
+@pytest.mark.parametrize(("body", "status"), [("return", 0), ("sys.exit(3)", 3), ("1 / 0", 1)])
+def test_ends_as_the_worker_ends(body: str, status: int) -> None:
+    with running(body) as (guard, _):
+        assert guard.wait(20) == status
+
+
+def test_a_frozen_worker_is_killed() -> None:
+    with running(BEATING) as (guard, worker):
+        os.kill(worker, signal.SIGSTOP)
+        assert guard.wait(20) == STUCK
+        assert not is_alive(worker)
+
+
+def test_a_worker_without_progress_is_killed() -> None:
+    with running("time.sleep(60)") as (guard, worker):
+        assert guard.wait(20) == STUCK
+        assert not is_alive(worker)
+
+
+def test_a_worker_that_beats_lives_longer_than_the_silence_that_is_allowed() -> None:
+    with running(BEATING) as (guard, _), pytest.raises(subprocess.TimeoutExpired):
+        guard.wait(2.5)
+
+
+def test_asked_to_stop_the_worker_is_asked() -> None:
+    body = f"import signal; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); print(0, flush=True)\n    {BEATING}"
+    with running(body) as (guard, _):
+        assert guard.stdout
+        guard.stdout.readline()
+        guard.terminate()
+        assert guard.wait(20) == 0
+
+
+def test_a_worker_whose_guard_was_killed_ends_too() -> None:
+    with running(BEATING) as (guard, worker):
+        guard.kill()
+        deadline = time.monotonic() + 20
+        while is_alive(worker):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
