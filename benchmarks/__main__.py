@@ -19,6 +19,7 @@ SCRIPTS = {
     "warm_checks": "warm checks over HTTP beside an empty route, with 10,000 and 1,000,000 assignments",
     "logins": "logins beside bare bcrypt; checks during a storm of logins",
     "follower": "from save to visible, at 500 events a second",
+    "relay": "the relay beside bare reading and mapping; taking over; idleness",
     "footprint": "start, memory, idleness of the whole platform",
 }
 FURTHER = {
