@@ -23,7 +23,8 @@ from typing import Any, TypeAlias
 
 from psycopg import Cursor
 
-from domain.aggregate import Aggregate
+from domain.aggregate import SECRET, Aggregate
+from infra.disclosure import marked
 from infra.event_store import Recorded
 
 RESERVED = frozenset(
@@ -152,6 +153,9 @@ class Projection:
         for name, _ in parameters_of(sql):
             if name not in known:
                 raise WrongProjection(f"{self.label}: {event.__qualname__} has no field {name}, used in: {sql}")
+            if marked(event).get(name) == SECRET:
+                # It never leaves the store: fed over the bus, this projection would lack it.
+                raise WrongProjection(f"{self.label}: {event.__qualname__}.{name} is secret, and was used in: {sql}")
             if name in RESERVED and name in own_fields(event):
                 raise WrongProjection(f"{self.label}: {event.__qualname__}.{name} hides the reserved %({name})s")
         if "%" in _PARAMETER.sub("", sql).replace("%%", ""):

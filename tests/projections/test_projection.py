@@ -2,6 +2,7 @@
 
 import pytest
 
+from domain.identity import User
 from projections.projection import Projection, WrongProjection, split_statements
 from tests.projections.harbour import HARBOUR, Ship
 
@@ -53,3 +54,8 @@ def test_refuses(wrong, said):
 
 def test_the_harbour_is_sound():
     assert HARBOUR.table_names == ("ships", "sightings")
+
+
+def test_secret_fields_are_refused_since_they_never_leave_the_store():
+    with pytest.raises(WrongProjection, match="password is secret"):
+        declared(on={User.Registered: "insert into {boats} (id, name) values (%(stream)s, %(password)s)"})

@@ -8,6 +8,8 @@ import pytest
 from domain.aggregate import SECRET
 from infra.disclosure import marked
 from infra.event_store import Log, Metadata
+from infra.messages import Messages, Place
+from runtime import modules
 from tests.schemas import fields_of
 from tests.stream_apps.carrying import layout_of, relay_setup, relaying, wait_until_sent
 from tests.stream_apps.events import KINDS, SAMPLES, recorded
@@ -57,3 +59,18 @@ def test_the_marked_secrets_did_stand_in_the_log(published, database):
     secrets = [value for event in log.read(0, 1000) for value in event.fields().values() if MARK in str(value)]
     log.close()
     assert len(secrets) == sum(list(marked(kind).values()).count(SECRET) for kind in KINDS) > 0
+
+
+@pytest.mark.parametrize("projection", modules.projections(), ids=lambda projection: projection.name)
+def test_no_function_of_a_projection_needs_a_secret(projection):
+    """Statements are checked where they are declared; functions only show it when they run."""
+    messages, here = Messages(b"k" * 32), Place("muniment.tea", 0)
+    for kind, action in projection.on.items():
+        hints = get_type_hints(kind)
+        said = {name: SAMPLES[hints[name]] for name in fields_of(kind)}
+        message = messages.event(here, recorded(1, kind, uuid4(), 1, said), previous=0, layout=1)
+        carried = messages.open(here, message.key, message.value, message.headers)
+        if callable(action):
+            action(carried.recorded)
+        if invalidation := projection.invalidates.get(kind):
+            list(invalidation(carried.recorded))
