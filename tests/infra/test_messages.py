@@ -172,12 +172,12 @@ def test_an_event_that_makes_no_sense_here_is_looked_for_in_the_log():
 
 
 class Ship(Aggregate):
-    TOPIC = "harbour.Ship"
+    TOPIC = "parcels.Ship"
 
     class Launched(First):
         """In version 1 it had a password, which was no secret by its type."""
 
-        TOPIC = "harbour.ShipChristened"
+        TOPIC = "parcels.ShipChristened"
         class_version = 2
         name: str
 
@@ -187,8 +187,8 @@ class Ship(Aggregate):
 
 
 def test_what_an_older_version_said_and_this_one_doesnt_stays_behind():
-    old = b'{"originator_topic":"harbour.Ship","old_name":"Fram","password":"hidden"}'
-    row = RecordedEvent(uuid4(), 1, "harbour.ShipChristened", old, 8, NOON, b"{}")
+    old = b'{"originator_topic":"parcels.Ship","old_name":"Fram","password":"hidden"}'
+    row = RecordedEvent(uuid4(), 1, "parcels.ShipChristened", old, 8, NOON, b"{}")
     message = MESSAGES.row(HERE, row, previous=5, layout=1)
     assert b"hidden" not in message.value
     assert opened(message).recorded.fields() == {"name": "Fram"}
