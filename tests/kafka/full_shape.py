@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from threading import Event, Lock, Thread
 from typing import Self
 
 import psycopg
@@ -23,7 +24,10 @@ from runtime.start import first_facts, migrate
 from tests.e2e.platform import ADMIN, Api, OurPart, Part, ServicePart, eventually, free_port
 from tests.kafka.node import Node
 
-LEVEL_SECONDS = 90.0
+LEVEL_SECONDS = 60.0
+LOG_LINES = 25
+LEVELS = ("INFO", "WARNING", "ERROR", "CRITICAL", "Error")
+KEEP_SECONDS = 0.5
 STOP_KAFKA_SECONDS = 4.0
 
 LEAST = """
@@ -57,7 +61,10 @@ class FullShape:
         self.relays = self._parts("relay")
         self.workers = self._parts("stream")
         self.api = Api(replace(self.settings, port=free_port()), folder / "api.log")
+        self.ended: list[str] = []
         self._started = ExitStack()
+        self._hands = Lock()
+        self._enough = Event()
 
     def _parts(self, name: str, count: int = 2) -> list[OurPart]:
         return [OurPart(name, self.settings, self.folder / f"{name}-{number}.log") for number in range(count)]
@@ -69,8 +76,29 @@ class FullShape:
         first_facts(self.settings, lambda _: None)
         for part in (*self.followers, *self.relays, *self.workers, self.api):
             self._run(part)
+        keeper = Thread(target=self._keep, name="keeper")
+        keeper.start()
+        self._started.callback(keeper.join)
+        self._started.callback(self._enough.set)
         eventually(lambda: self.api.anybody.get("/readyz").status_code == 200, LEVEL_SECONDS)
         return self
+
+    @property
+    def _ours(self) -> Sequence[OurPart]:
+        return (*self.followers, *self.relays, *self.workers, self.api)
+
+    def _keep(self) -> None:
+        """Starts again what ended by itself, as a supervisor does, and remembers it."""
+        while not self._enough.wait(KEEP_SECONDS):
+            for part in self._ours:
+                with self._hands:
+                    if part.process.poll() is not None:
+                        self.ended.append(f"{part.log.name}: {part.process.returncode}")
+                        part.start()
+
+    def _kill(self, parts: Sequence[OurPart]) -> None:
+        with self._hands:
+            random.choice(parts).restart()  # noqa: S311
 
     def __exit__(self, *_: object) -> None:
         self._started.close()
@@ -82,13 +110,13 @@ class FullShape:
     # --- what can happen
 
     def kill_relay(self) -> None:
-        random.choice(self.relays).restart()  # noqa: S311
+        self._kill(self.relays)
 
     def kill_worker(self) -> None:
-        random.choice(self.workers).restart()  # noqa: S311
+        self._kill(self.workers)
 
     def kill_follower(self) -> None:
-        random.choice(self.followers).restart()  # noqa: S311
+        self._kill(self.followers)
 
     def kill_broker(self) -> None:
         self.node.restart()
@@ -129,7 +157,9 @@ class FullShape:
             try:
                 eventually(lambda: set(self._lags(connection, head).values()) == {0}, LEVEL_SECONDS, 0.1)
             except AssertionError:
-                raise AssertionError(f"not level with {head}: behind by {self._lags(connection, head)}") from None
+                raise AssertionError(
+                    f"not level with {head}: behind by {self._lags(connection, head)}\n{self.logs()}"
+                ) from None
         return head
 
     def differences(self) -> list[Difference]:
@@ -145,10 +175,13 @@ class FullShape:
         log.close()
         return found
 
-    def exits(self) -> dict[str, int]:
-        """The parts that have ended, though nobody ended them."""
-        parts: Sequence[OurPart] = (*self.followers, *self.relays, *self.workers, self.api)
-        return {part.log.name: code for part in parts if (code := part.process.poll()) is not None}
+    def logs(self) -> str:
+        """The ends of the parts' logs."""
+        told = [f"ended: {self.ended}"]
+        for part in self._ours:
+            lines = [line for line in part.log.read_text().splitlines() if line.startswith(LEVELS)]
+            told += [f"--- {part.log.name}", *lines[-LOG_LINES:]]
+        return "\n".join(told)
 
     def _lags(self, connection: psycopg.Connection, head: int) -> dict[str, int]:
         return {name: head - (position or 0) for name, position in connection.execute(LEAST).fetchall()}
