@@ -23,7 +23,7 @@ from infra.layouts import CHANNEL as LAYOUTS_CHANNEL
 from infra.messages import Delivered, Headers, Messages, Place, Refused
 from infra.transcoding import NewerSoftware
 from projections.builds import CHANNEL as BUILDS_CHANNEL
-from projections.engine import Applied, Build, Lane
+from projections.engine import EVERYTHING, Applied, Build, Lane
 from projections.errors import BuildGone, Fenced, Hole
 from projections.feeds import FAUST, FeedBusy, catch_up, change_feed, fed
 from projections.lane import Backoff, FollowerLimits, Hooks, connect
@@ -411,7 +411,10 @@ class _Feed:
 
     def _committing(self, applied: Applied) -> None:
         # Before the commit: whoever dies right after it has left no old grant in the shared cache. If this fails,
-        # what follows the commit makes up for it.
+        # what follows the commit makes up for it. When everything is made old, a number moves in PostgreSQL, which this
+        # very transaction may hold: that must wait for its end.
+        if EVERYTHING[0] in applied.invalidate:
+            return
         with suppress(Exception):
             self._setup.hooks.after_commit(applied)
 

@@ -353,3 +353,30 @@ def test_what_becomes_old_is_buried_before_the_commit_and_after(database: str, l
     feeder.handle(carried(log, ONE))
     feeder.close()
     assert seen == [(str(ships[0].id), False), (str(ships[0].id), True)]
+
+
+def test_nothing_that_may_need_the_views_own_locks_happens_before_its_commit(
+    database: str, log: Log, setup: FeederSetup, connection: psycopg.Connection[Any]
+) -> None:
+    """A retry or skip makes everything old: what moves for that in PostgreSQL mustn't wait for the view itself."""
+    ships = fleet(log)
+    ships[0].sight_kraken(0)
+    log.save_work(ships[:1], metadata=METADATA)
+    before: list[bool] = []
+
+    def buried(applied: Any) -> None:
+        if "*" in applied.invalidate:
+            with psycopg.connect(database) as other:
+                parked = other.execute("select count(*) from projection_parked where projection = 'harbour'").fetchone()
+            before.append(parked == (1,))
+
+    feeder = worker(replace(setup, hooks=replace(setup.hooks, after_commit=buried)))
+    feeder.handle(carried(log, ONE))
+    parked = connection.execute("select position from projection_parked where projection = 'harbour'").fetchone()
+    assert parked
+    command = SkipParked("harbour", parked[0], "no arms")
+    Dispatcher(log, attempts=3).dispatch(skip_parked, command, Context.system("t", "t"))
+    feeder.handle(carried(log, ONE))
+    feeder.handle(carried(log, ONE))
+    feeder.close()
+    assert before == [False]
