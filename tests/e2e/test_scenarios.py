@@ -47,29 +47,34 @@ def test_authorization_check(platform: Platform, newcomer, permitted):
     assert ellen.allowed(ellen.me, "audit:read") is permitted
 
 
-def test_permission_resolution_with_cache_aside_and_write_through(platform: Platform, newcomer):
-    """A miss asks PostgreSQL and stores; the next is a hit; a write invalidates, and the next is a miss again."""
-    admin, ellen = platform.admin, newcomer("Ellen Ochoa").me
-    role = f"pilot-{uuid4().hex[:8]}"
+def resolve_permissions(platform: Platform, ellen: str) -> list[str]:
+    """Grants, checks, revokes, checks; the levels that the answers came from."""
+    admin, role = platform.admin, f"pilot-{uuid4().hex[:8]}"
     admin.done("POST", "/api/v1/roles", {"name": role, "permissions": ["shuttle:fly"]})
-    granted = admin.grants(ellen, role)
+    changed = admin.grants(ellen, role)
 
-    def checked(who: Caller, **options) -> tuple[bool, str]:
-        """The answer, and the level that it came from."""
-        who.allowed(who.me, "access:check")  # so that whether the caller may ask is known locally
+    def level(who: Caller, *, allowed: bool, **options) -> str:
+        # so that whether the caller may ask is known locally, and doesn't become old by the new role on its way here
+        who.allowed(who.me, "access:check", **at_least(changed))
         before = {level: lookups(who.api, CHECKS, level=level) for level in LEVELS}
-        allowed = who.allowed(ellen, "shuttle:fly", **options)
+        assert who.allowed(ellen, "shuttle:fly", **options) is allowed
         risen = {level: lookups(who.api, CHECKS, level=level) - before[level] for level in LEVELS}
         risen["local"] -= 1
-        (level,) = (level for level in LEVELS if risen[level])
-        return allowed, level
+        return " and ".join(level for level in LEVELS if risen[level])
 
-    assert checked(admin, **at_least(granted)) == (True, "sql")
-    assert checked(admin) == (True, "local")
-    assert checked(platform.babbage.same(admin)) == (True, "valkey")
-    revoked = admin.revokes(ellen, role)
-    assert checked(admin, **at_least(revoked)) == (False, "sql")
-    assert checked(admin) == (False, "local")
+    levels = [level(admin, allowed=True, **at_least(changed)), level(admin, allowed=True)]
+    levels += [level(platform.babbage.same(admin), allowed=True)]
+    changed = admin.revokes(ellen, role)
+    return [*levels, level(admin, allowed=False, **at_least(changed)), level(admin, allowed=False)]
+
+
+def test_permission_resolution_with_cache_aside_and_write_through(platform: Platform, newcomer):
+    """A miss asks PostgreSQL and stores; the next is a hit; a write invalidates, and the next is a miss again.
+
+    On a busy machine a process that heard nothing for a moment asks PostgreSQL rather than trust what it remembers.
+    """
+    expected = ["sql", "local", "valkey", "sql", "local"]
+    assert eventually(lambda: resolve_permissions(platform, newcomer("Ellen Ochoa").me) == expected)
 
 
 def test_a_user_is_read_cache_aside(platform: Platform, newcomer):
