@@ -53,6 +53,8 @@ class NotHeld(Forbidden):
 
 @dataclass(frozen=True, slots=True)
 class CreateRole:
+    """Defines a role: what it holds itself, and the roles that it includes."""
+
     name: RoleName
     permissions: tuple[Pattern, ...]
     includes: tuple[RoleName, ...] = ()
@@ -60,23 +62,31 @@ class CreateRole:
 
 @dataclass(frozen=True, slots=True)
 class ChangePermissions:
+    """From now on a role holds exactly these itself."""
+
     name: RoleName
     permissions: tuple[Pattern, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ChangeIncludes:
+    """From now on a role includes exactly these."""
+
     name: RoleName
     includes: tuple[RoleName, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class RemoveRole:
+    """Ends a role for good; its name isn't used again."""
+
     name: RoleName
 
 
 @dataclass(frozen=True, slots=True)
 class AssignRole:
+    """Gives a user a role at a scope and below, until a time or for good. Given again, the expiry moves."""
+
     user_id: UUID
     role: RoleName
     scope: Scope = ROOT
@@ -85,6 +95,8 @@ class AssignRole:
 
 @dataclass(frozen=True, slots=True)
 class RevokeRole:
+    """Takes a role at exactly this scope away."""
+
     user_id: UUID
     role: RoleName
     scope: Scope = ROOT

@@ -47,14 +47,6 @@ class Work(Protocol):
         ...
 
 
-class Clock(Protocol):
-    """Where times come from."""
-
-    def now(self) -> datetime:
-        """The time now, in UTC."""
-        ...
-
-
 class Passwords(Protocol):
     """Hashes and verifies passwords, in threads of its own."""
 

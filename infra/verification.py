@@ -16,7 +16,6 @@ from domain.identity import VerificationInvalid
 
 VERSION = 1
 PURPOSE = "email-verification"
-MAC_BYTES = 32
 
 _MESSAGE = Struct(">B16sI")
 

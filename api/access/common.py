@@ -62,10 +62,12 @@ def least_position(asked: Asked) -> int:
 
 
 def body_scope(asked: Asked) -> str:
+    """The scope that the body names, in its normal form. Raises Invalid."""
     return str(Scope(asked.body.scope))
 
 
 def asked_scope(asked: Asked) -> str:
+    """The scope that the query string names, in its normal form. Raises Invalid."""
     return str(Scope(asked.params.scope))
 
 

@@ -80,10 +80,6 @@ class ReasonBody(Body):
     reason: Annotated[str, Meta(max_length=500)] = ""
 
 
-class NoBody(Body):
-    """Nothing."""
-
-
 class PasswordBody(Body):
     """The current password is needed for one's own; without it, `user:set-password` is."""
 
