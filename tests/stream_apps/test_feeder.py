@@ -23,7 +23,9 @@ from projections.compare import fold_views
 from projections.engine import WHOLE, Build, Engine
 from projections.facts import read
 from projections.feeds import FAUST, FOLLOWER, change_feed
+from projections.lanes import Spread
 from projections.read import Reader
+from runtime import modules
 from stream_apps.feeder import DROPPED, Feeder, FeederSetup, NewTopics, Raw
 from tests.projections.harbour import HARBOUR, Keeper
 from tests.stream_apps.streaming import (
@@ -380,3 +382,9 @@ def test_nothing_that_may_need_the_views_own_locks_happens_before_its_commit(
     feeder.handle(carried(log, ONE))
     feeder.close()
     assert before == [False]
+
+
+def test_every_view_of_the_platform_can_be_fed_from_the_bus() -> None:
+    topics = {module: f"muniment.{module}" for module in ("access", "audit", "identity", "projections")}
+    for view in modules.projections():
+        assert Spread(1, 2, topics).lanes(view)
