@@ -1,5 +1,6 @@
 """One user's facts from the access view, by one statement: one round trip and one snapshot."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -26,6 +27,9 @@ PARKED_LIMIT = 1000
 
 ATTEMPTS = 3
 """Tries where a connection turns out to be broken, or a build to be replaced."""
+
+GRACE_SECONDS = 0.5
+"""What an answer may take beyond the server's own limit, before the server counts as hanging."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 AsOf: TypeAlias = int | datetime
@@ -100,7 +104,17 @@ class AccessReader:
         return as_of, row["recorded_at"]
 
     async def execute(self, sql: str, parameters: Mapping[str, Any]) -> Sequence[DictRow]:
-        """Runs a statement without tables of the view."""
+        """Runs a statement without tables of the view. Raises Unavailable also where the server just hangs."""
+        # Shielded: cancelling would wait for the hanging server to take note. It keeps its connection until it answers;
+        # when all hang, the pool says so.
+        running = asyncio.ensure_future(self._execute(sql, parameters))
+        running.add_done_callback(_heard)
+        try:
+            return await asyncio.wait_for(asyncio.shield(running), self._timeout_seconds + GRACE_SECONDS)
+        except TimeoutError:
+            raise Unavailable from None
+
+    async def _execute(self, sql: str, parameters: Mapping[str, Any]) -> Sequence[DictRow]:
         for attempt in range(ATTEMPTS):
             try:
                 async with self._pool.connection() as connection:
@@ -147,6 +161,12 @@ class AccessReader:
         if row is None:
             raise Starting
         return int(row["build"])
+
+
+def _heard(running: asyncio.Future[Any]) -> None:
+    """Takes note of an error that nobody waits for any more."""
+    if not running.cancelled():
+        running.exception()
 
 
 _BOUND: dict[tuple[str, int], str] = {}

@@ -402,6 +402,26 @@ async def test_a_process_whose_listener_is_frozen_asks_the_view_within_two_secon
         os.kill(pids[0][0], signal.SIGCONT)
 
 
+async def test_a_postgres_that_hangs_is_a_refusal_in_bounded_time(world, process, ada):
+    """Neither the view's connections nor the listener's answer any more; nothing was closed."""
+    await warm(ada, process)
+    with psycopg.connect(world.database, autocommit=True) as connection:
+        pids = connection.execute(
+            "select pid from pg_stat_activity where application_name in ('listener', 'access')"
+            " and datname = current_database()"
+        ).fetchall()
+    for (pid,) in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        await eventually(lambda: not process.listener.fresh)
+        async with asyncio.timeout(10):
+            with pytest.raises(Unavailable):
+                await process.may(ada, "page:read")
+    finally:
+        for (pid,) in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
 # A view that is behind
 
 
