@@ -166,10 +166,15 @@ async def _run(
     app, batches = build_app(settings, topics, instance, feeder, limits)
     # One thread does the work of the database: in order, and the event loop keeps its heartbeats meanwhile.
     with ThreadPoolExecutor(1, "feeder") as thread:
-        async with _started(app, limits):
+        async with _started(app, limits) as starting:
             tasks = [
                 asyncio.ensure_future(work)
-                for work in (stopped.wait(), _feed(batches, feeder, thread), _tick(feeder, thread), _beat(app, beat))
+                for work in (
+                    stopped.wait(),
+                    _feed(batches, feeder, thread),
+                    _tick(feeder, thread),
+                    _beat(app, starting, beat),
+                )
             ]
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             feeder.stop()
@@ -184,12 +189,12 @@ async def _run(
 
 
 @contextlib.asynccontextmanager
-async def _started(app: faust.App, limits: BusLimits) -> AsyncIterator[None]:
+async def _started(app: faust.App, limits: BusLimits) -> AsyncIterator["asyncio.Task[None]"]:
     app.in_worker = True
     # Its start returns only when the first partitions have come; what is awaited meanwhile must go on.
     starting = asyncio.ensure_future(app.start())
     try:
-        yield
+        yield starting
     finally:
         starting.cancel()
         with contextlib.suppress(asyncio.CancelledError, Exception):
@@ -214,9 +219,11 @@ async def _tick(feeder: Feeder, thread: ThreadPoolExecutor) -> None:
         await asyncio.sleep(TICK_SECONDS)
 
 
-async def _beat(app: faust.App, beat: Callable[[], None]) -> None:
-    """Raises Deaf when Faust has crashed."""
+async def _beat(app: faust.App, starting: "asyncio.Task[None]", beat: Callable[[], None]) -> None:
+    """Raises Deaf when Faust couldn't start, as where Kafka isn't there at that moment, or has crashed."""
     while True:
+        if starting.done() and (reason := starting.exception()):
+            raise Deaf(f"Faust can't start: {reason!r}") from reason
         if app.crashed:
             raise Deaf(f"Faust has stopped: {app.crash_reason!r}")
         beat()

@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -126,3 +127,14 @@ def test_a_frozen_workers_partitions_go_to_the_other_and_it_does_no_harm_when_it
     publish(kafka, carried(log, layout, after=before))
     wait_for_views(database, log.head(), 60)
     assert_level(database, log, layout)
+
+
+def test_a_worker_that_finds_no_kafka_ends_so_that_it_is_started_again(database: str, layout: Spread) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = "{}:{}".format(*unused.getsockname())
+        prefix = layout.topics["harbour"].rpartition(".")[0]
+        argv = [sys.executable, "-m", "tests.stream_apps.streaming", database, address, prefix, "one"]
+        ended = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode != 0
+    assert "Faust can't start" in ended.stderr
