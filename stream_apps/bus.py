@@ -29,6 +29,8 @@ GROUP = "muniment"
 """The consumer group, and what its name begins with where the topics' names have another prefix."""
 
 TICK_SECONDS = 1.0
+METADATA_SECONDS = 5.0
+"""How long a worker goes by what it knows of topics and partitions; Faust's own 5 minutes are long without any."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ def build_app(
         # The topics are the relay's, with the partitions that it has recorded.
         topic_allow_declare=False,
         topic_disable_leader=True,
+        # Topics that were away when the partitions were shared out are noticed by asking again.
+        consumer_metadata_max_age_ms=int(METADATA_SECONDS * 1000),
         # Without tables and standbys Faust leaves the assignment to Kafka's own round robin.
         table_standby_replicas=0,
         store="memory://",

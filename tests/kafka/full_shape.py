@@ -96,9 +96,12 @@ class FullShape:
                         self.ended.append(f"{part.log.name}: {part.process.returncode}")
                         part.start()
 
-    def _kill(self, parts: Sequence[OurPart]) -> None:
+    def restart(self, part: OurPart) -> None:
         with self._hands:
-            random.choice(parts).restart()  # noqa: S311
+            part.restart()
+
+    def _kill(self, parts: Sequence[OurPart]) -> None:
+        self.restart(random.choice(parts))  # noqa: S311
 
     def __exit__(self, *_: object) -> None:
         self._started.close()
@@ -174,6 +177,10 @@ class FullShape:
                     found += differences(connection, Build(projection, active[projection.name]), fresh)
         log.close()
         return found
+
+    def wait_for_log(self, words: str) -> None:
+        """Until a stream worker has said this."""
+        eventually(lambda: any(words in worker.log.read_text() for worker in self.workers), LEVEL_SECONDS, 0.1)
 
     def logs(self) -> str:
         """The ends of the parts' logs."""
