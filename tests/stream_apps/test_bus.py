@@ -109,6 +109,7 @@ def test_workers_share_the_partitions_and_survive_kills_at_random_moments(
     assert_level(database, log, layout)
 
 
+@pytest.mark.faults
 def test_a_frozen_workers_partitions_go_to_the_other_and_it_does_no_harm_when_it_wakes(
     kafka: Broker, database: str, log: Log, layout: Spread, worker: Callable[[str], subprocess.Popen[bytes]]
 ) -> None:
