@@ -59,6 +59,7 @@ def campaign(shape: FullShape, wrongs: Sequence[Callable[[], None]], longest_sec
     assert shape.differences() == []
 
 
+@pytest.mark.faults
 def test_views_are_whole_after_everything_has_died_once(shape: FullShape) -> None:
     wrongs = [
         shape.kill_relay,
