@@ -30,6 +30,7 @@ from projections.lane import Backoff, FollowerLimits, Hooks, connect
 from projections.lanes import LanesEngine, Spread, take_lanes
 from projections.projection import Projection
 from stream_apps.feed import deliver
+from stream_apps.standstill import Standstill
 
 logger = logging.getLogger("muniment.stream")
 
@@ -125,13 +126,15 @@ class Feeder:
         self._head = 0
         self._heads: deque[tuple[float, int]] = deque()
         self._silent_since: float | None = None
+        self._standstill = Standstill()
         self.alive_at = time.monotonic()
         """When it last did something, or found that there was nothing to do; for a watchdog."""
 
     @property
     def silent_seconds(self) -> float:
-        """For how long the log had to stand in for a bus that has the messages."""
-        return time.monotonic() - self._silent_since if self._silent_since is not None else 0.0
+        """For how long the log had to stand in for a bus that has the messages, or nobody fed the views."""
+        silent = time.monotonic() - self._silent_since if self._silent_since is not None else 0.0
+        return max(silent, self._standstill.seconds)
 
     def own(self, places: Iterable[Place]) -> None:
         """These partitions, and no others, are this worker's from now on."""
@@ -245,6 +248,13 @@ class Feeder:
                 feed.measure(self._head)
         for companion in self._setup.companions:
             companion.tick(self._head, long_ago)
+        self._look_at_others(long_ago)
+
+    def _look_at_others(self, long_ago: int) -> None:
+        if self._owned:
+            self._standstill.forget()
+        elif self._watch and long_ago:
+            self._standstill.look(self._watch, long_ago)
 
     def _note_silence(self, since: int) -> None:
         """Silent while the relay carries on: then it isn't the bus that is away, but this worker that is deaf."""

@@ -323,6 +323,25 @@ def test_a_silent_bus_is_made_up_for_by_the_log(database: str, log: Log, setup: 
     assert_level(database, log)
 
 
+def test_a_worker_without_partitions_notices_that_nobody_feeds_the_views(
+    database: str, log: Log, setup: FeederSetup, feeder: Feeder
+) -> None:
+    ships = fleet(log)
+    idle = Feeder(replace(setup, limits=replace(setup.limits, silence_seconds=0.0)), ONE.topics.values())
+    feeder.handle(carried(log, ONE))
+    for _ in range(3):
+        idle.tick()
+    assert idle.silent_seconds == 0
+    sail(log, ships, 5)
+    for _ in range(3):
+        idle.tick()
+    assert idle.silent_seconds > 0
+    feeder.handle(carried(log, ONE))
+    idle.tick()
+    assert idle.silent_seconds == 0
+    idle.close()
+
+
 def test_a_lost_connection_loses_nothing(
     database: str, connection: psycopg.Connection[Any], log: Log, feeder: Feeder
 ) -> None:
