@@ -1,4 +1,4 @@
-"""`muniment projections`: how far the views are, and what to do about events that they couldn't apply."""
+"""What the views couldn't apply, and what to do about it."""
 
 from dataclasses import asdict
 from uuid import UUID
@@ -6,56 +6,17 @@ from uuid import UUID
 import click
 
 from commands.projections import RetryParked, SkipParked, retry_parked, skip_parked
-from projections.catalogue import catalogue
 from projections.parked import parked as parked_events
 from projections.parked import require_parked
 from runtime.cli.operator import dispatch
 from runtime.cli.options import acting, as_json, paged, projection_argument
-from runtime.cli.output import print_json, print_page, print_table, say
+from runtime.cli.output import print_page, print_table
+from runtime.cli.projections.common import done
 from runtime.cli.views import named, reader
 from runtime.cli.wired import Wired
-from runtime.feeds import NoBus, choose_feed
-
-TITLES = ("NAME", "VERSION", "BUILD", "ACTIVE", "FEED", "POSITION", "LAG", "SECONDS", "PARKED")
 
 
-@click.group()
-def projections() -> None:
-    """The views: how far they are, and what they parked.
-
-    An event that a view can't apply is parked, and later ones of its stream wait in order behind it: nothing is skipped
-    silently.
-
-    \b
-    Example:
-      muniment projections parked identity
-    """
-
-
-@projections.command("list")
-@as_json
-@click.pass_obj
-def list_(wired: Wired, as_json: bool) -> None:
-    """List every build of every view: position, lag in events and seconds, parked events.
-
-    \b
-    Example:
-      muniment projections list
-    """
-    wired.check()
-    with wired.connection() as connection:
-        found = catalogue(connection)
-    if as_json:
-        print_json({"items": found})
-        return
-    print_table(
-        TITLES,
-        [(s.name, s.version, s.build, s.active, s.feed, s.position, s.lag_events, s.lag_seconds, s.parked)
-         for s in found],
-    )  # fmt: skip
-
-
-@projections.command("parked")
+@click.command("parked")
 @projection_argument
 @click.option("--stream", type=click.UUID, help="Only those of one stream.")
 @click.option("--traceback", is_flag=True, help="With the whole traceback of each.")
@@ -87,7 +48,7 @@ def parked(
     print_page(items, len(found), lambda row: row["position"], as_json, "parked events")
 
 
-@projections.command("retry")
+@click.command("retry")
 @projection_argument
 @click.option("--stream", type=click.UUID, help="Only the events of one stream.")
 @acting
@@ -104,10 +65,10 @@ def retry(wired: Wired, projection: str, stream: UUID | None, actor: str, as_jso
     with wired.core() as core:
         reader(wired).run(lambda read: require_parked(read, view, stream=stream), view)
         outcome = dispatch(core, retry_parked, RetryParked(view.name, stream), actor)
-    _done("recorded; the follower tries again", outcome.position, as_json)
+    done("recorded; the follower tries again", outcome.position, as_json)
 
 
-@projections.command("skip")
+@click.command("skip")
 @projection_argument
 @click.argument("position", type=click.IntRange(min=1))
 @click.option("--reason", required=True, help="Why; it is in the audit log.")
@@ -125,37 +86,4 @@ def skip(wired: Wired, projection: str, position: int, reason: str, actor: str, 
     with wired.core() as core:
         reader(wired).run(lambda read: require_parked(read, view, position=position), view)
         outcome = dispatch(core, skip_parked, SkipParked(view.name, position, reason), actor)
-    _done("recorded; the follower goes on without it", outcome.position, as_json)
-
-
-@projections.command("feed")
-@projection_argument
-@click.argument("feed", type=click.Choice(["follower", "faust"]))
-@as_json
-@click.pass_obj
-def feed(wired: Wired, projection: str, feed: str, as_json: bool) -> None:
-    """Choose who feeds a view: the follower from the log, or Faust from Kafka. Nothing is lost or repeated.
-
-    \b
-    Example:
-      muniment projections feed audit follower
-    """
-    view = named(projection)
-    wired.check()
-    with wired.log() as log:
-        try:
-            changed = choose_feed(wired.settings.postgres_url, log, view, feed)
-        except (NoBus, LookupError) as error:
-            raise click.ClickException(str(error)) from None
-    if as_json:
-        print_json({"items": [{"build": build, "position": position} for build, position in changed]})
-    else:
-        for build, position in changed:
-            say(f"{view.name} build {build}: fed by {feed} from position {position}")
-
-
-def _done(message: str, position: int, as_json: bool) -> None:
-    if as_json:
-        print_json({"position": position})
-    else:
-        say(message)
+    done("recorded; the follower goes on without it", outcome.position, as_json)

@@ -1,0 +1,35 @@
+"""What all routes of the views share."""
+
+from typing import Any, Protocol
+
+from psycopg import Connection
+from psycopg_pool import ConnectionPool
+
+from domain.errors import NotFound
+from projections.projection import Projection
+from projections.read import Reader
+
+
+class ProjectionNotFound(NotFound):
+    """There is no such projection."""
+
+    code = "projection-not-found"
+
+
+class ProjectionPorts(Protocol):
+    """What this module's routes are given."""
+
+    @property
+    def pool(self) -> ConnectionPool[Connection[Any]]: ...
+    @property
+    def projections(self) -> dict[str, Projection]: ...
+    @property
+    def views(self) -> Reader: ...
+
+
+def named(ports: ProjectionPorts, name: str) -> Projection:
+    """The projection of this name. Raises ProjectionNotFound."""
+    try:
+        return ports.projections[name]
+    except KeyError:
+        raise ProjectionNotFound(f"There is no projection {name!r}.") from None
