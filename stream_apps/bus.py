@@ -56,7 +56,30 @@ def build_app(
     settings: Settings, topics: Collection[str], instance: str, feeder: Feeder, limits: BusLimits
 ) -> tuple[faust.App, "Batches"]:
     """The app with its one agent, and where that puts what it gets."""
-    app = faust.App(
+    app = configured(settings, instance, limits)
+    batches = Batches(limits)
+    channel = app.topic(*sorted(topics), key_serializer="raw", value_serializer="raw")
+
+    async def project_views(stream: Any) -> None:
+        # Acknowledged by hand, after the commit: by itself an agent acknowledges what it failed at, too.
+        acknowledged = stream.noack()
+        async for event in acknowledged.events():
+            await batches.put(event, acknowledged)
+
+    app.agent(channel, name="project_views", concurrency=1)(project_views)
+    app.on_partitions_assigned.connect(partial(_assigned, feeder), weak=False)
+    return app, batches
+
+
+# What is revoked needs no word: the new assignment names all that is ours, and who has a lane since, has its fence.
+async def _assigned(feeder: Feeder, _: Any, assigned: Collection[TP], **__: Any) -> None:
+    logger.info("%d partitions are ours", len(assigned))
+    feeder.own(Place(each.topic, each.partition) for each in assigned)
+
+
+def configured(settings: Settings, instance: str, limits: BusLimits) -> faust.App:
+    """An app without agents, kept from what Faust would do by itself."""
+    return faust.App(
         f"{settings.kafka_prefix}-views",
         broker=[f"kafka://{address.strip()}" for address in settings.kafka.split(",")],
         broker_credentials=credentials(settings),
@@ -90,24 +113,6 @@ def build_app(
         autodiscover=False,
         worker_redirect_stdouts=False,
     )
-    batches = Batches(limits)
-    channel = app.topic(*sorted(topics), key_serializer="raw", value_serializer="raw")
-
-    async def project_views(stream: Any) -> None:
-        # Acknowledged by hand, after the commit: by itself an agent acknowledges what it failed at, too.
-        acknowledged = stream.noack()
-        async for event in acknowledged.events():
-            await batches.put(event, acknowledged)
-
-    app.agent(channel, name="project_views", concurrency=1)(project_views)
-    app.on_partitions_assigned.connect(partial(_assigned, feeder), weak=False)
-    return app, batches
-
-
-# What is revoked needs no word: the new assignment names all that is ours, and who has a lane since, has its fence.
-async def _assigned(feeder: Feeder, _: Any, assigned: Collection[TP], **__: Any) -> None:
-    logger.info("%d partitions are ours", len(assigned))
-    feeder.own(Place(each.topic, each.partition) for each in assigned)
 
 
 class Batches:
