@@ -7,6 +7,7 @@ import psycopg
 from eventsourcing.postgres import ConnectionPool, PostgresDatastore
 from psycopg.rows import DictRow, dict_row
 
+from infra import lending
 from infra.conninfo import bounded
 from infra.save import Limits
 
@@ -33,6 +34,7 @@ class LogDatastore(PostgresDatastore):
             timeout=limits.pool_seconds,
             reconnect_timeout=RECONNECT_SECONDS,
             open=False,
+            check=lending.check,
             configure=_configure,
         )
 

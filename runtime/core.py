@@ -18,6 +18,7 @@ from commands.identity import AddKey, add_key
 from domain.context import Context
 from domain.identity import Keyring
 from domain.ports import Work
+from infra import lending
 from infra import secrets as secret_store
 from infra.conninfo import bounded
 from infra.datastore import RECONNECT_SECONDS
@@ -92,6 +93,7 @@ def build_core(settings: Settings) -> Core:
         timeout=POOL_TIMEOUT_SECONDS,
         reconnect_timeout=RECONNECT_SECONDS,
         kwargs={"autocommit": True, "application_name": "muniment"},
+        check=lending.check,
         configure=partial(_limit_statements, settings.statement_timeout_seconds),
         open=True,
     )

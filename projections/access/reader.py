@@ -16,6 +16,7 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRe
 from domain.access import Assignment, Mark, Role, RoleContent, UserAssignments
 from domain.access.grants import NOWHERE
 from domain.errors import PositionUnknown, ProjectionBehind, Unavailable, invalid_field
+from infra import lending
 from infra.datastore import RECONNECT_SECONDS
 from projections.access.facts import UserFacts
 from projections.access.view import ACCESS
@@ -60,6 +61,7 @@ class AccessReader:
             max_waiting=waiting,
             timeout=timeout_seconds,
             reconnect_timeout=RECONNECT_SECONDS,
+            check=lending.check_async,
             open=False,
         )
 
