@@ -15,11 +15,15 @@ class Wake:
         self.ear.setblocking(False)
         self._bell.setblocking(False)
 
+    def ring(self) -> None:
+        """Whoever waits looks around."""
+        with suppress(OSError):  # it has rung often enough, or nobody listens any more
+            self._bell.send(b"\0")
+
     def stop(self) -> None:
         """Rings, and says that it is for good."""
         self.stopping = True
-        with suppress(OSError):  # it has rung often enough, or nobody listens any more
-            self._bell.send(b"\0")
+        self.ring()
 
     def wait(self, seconds: float) -> None:
         """Waits so long, or until `stopping`."""

@@ -20,6 +20,7 @@ from infra import leases
 from infra.leases import Lease
 from infra.reasons import first_line
 from infra.transcoding import NewerSoftware
+from infra.wake import Wake
 from projections.builds import CHANNEL as BUILDS_CHANNEL
 from projections.builds import builds_fed_by
 from projections.engine import Build, Engine
@@ -47,12 +48,11 @@ class Follower:
         self.leading = Event()
         self._setup = setup
         self._holder = f"{socket.gethostname()}:{uuid4().hex}"
-        self._wake = _Wake()
+        self._wake = Wake()
 
     def stop(self) -> None:
         """Ends after the batches in hand, and lets the lease go."""
-        self._wake.stopping = True
-        self._wake.ring()
+        self._wake.stop()
 
     def run(self) -> None:
         """Follows the log, or stands by, until `stop`. Raises NewerSoftware for an event of a newer release."""
@@ -92,41 +92,10 @@ class Follower:
                 self._wake.wait(limits.renew_seconds)
 
 
-class _Wake:
-    """Ends a wait from another thread or a signal handler, which must not take a lock that the waiter may hold."""
-
-    def __init__(self) -> None:
-        self.stopping = False
-        self.ear, self._bell = socket.socketpair()
-        self.ear.setblocking(False)
-        self._bell.setblocking(False)
-
-    def ring(self) -> None:
-        with suppress(OSError):  # it has rung often enough, or nobody listens any more
-            self._bell.send(b"\0")
-
-    def wait(self, seconds: float) -> None:
-        """Waits so long, or until `stopping`."""
-        until = time.monotonic() + seconds
-        with DefaultSelector() as selector:
-            selector.register(self.ear, EVENT_READ)
-            while not self.stopping and (remaining := until - time.monotonic()) > 0:
-                if selector.select(remaining):
-                    self.hush()
-
-    def hush(self) -> None:
-        with suppress(BlockingIOError):
-            self.ear.recv(4096)
-
-    def close(self) -> None:
-        self.ear.close()
-        self._bell.close()
-
-
 class _Term:
     """One term of leadership, from the lease to its loss."""
 
-    def __init__(self, setup: Setup, connection: Connection[Any], lease: Lease, wake: _Wake) -> None:
+    def __init__(self, setup: Setup, connection: Connection[Any], lease: Lease, wake: Wake) -> None:
         self._setup = setup
         self._connection = connection
         self._lease = lease
