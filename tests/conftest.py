@@ -1,6 +1,7 @@
 """Real services for the tests: a private PostgreSQL and a private Valkey, started once, in a folder that goes away."""
 
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,9 @@ from infra.migrate import Source
 TEMPLATE = "migrated"
 MIGRATIONS = Path(__file__).parent.parent / "infra" / "migrations"
 MODULES = ("log", "projections", "reactions", "bus", "identity", "access", "audit")
+
+# Whoever runs the tests in the background may have made every process below deaf to Ctrl-C (POSIX, 2.11).
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The tests lose nothing by a power cut. Whoever tests durability takes `durable_postgres`.
 FAST = {"fsync": "off", "full_page_writes": "off", "max_connections": "200"}
