@@ -18,7 +18,7 @@ from domain.audit import Entry, LogRead, Refusal
 from domain.identity import EmailClaim, EmailVerification, Keyring, LoginAttempts, Onboarding, Session, User
 from domain.projections import Retry, Skip
 from infra.event_store import Recorded
-from projections.projection import Projection
+from projections.projection import Owner, Projection
 from projections.read import Read
 
 ACCOUNT_CHANGE, AUTHENTICATION, AUTHORIZE_SESSION, API_ACTIVITY = 3001, 3002, 3003, 6003
@@ -211,6 +211,8 @@ AUDIT = Projection(
             for each statement execute function muniment_refuse_change()
     """,
     on={**dict.fromkeys(AUDITED, _from_meaning), Entry.Recorded: _from_service},
+    owners={"entries": Owner("position", "position")},
+    only_rebuilt=True,
 )
 
 

@@ -85,6 +85,7 @@ USERS = Projection(
             User.PasswordRehashed,
         )
     },
+    owners={"users": "id", "sessions": "id"},
 )
 
 

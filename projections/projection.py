@@ -20,6 +20,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeAlias
+from uuid import UUID
 
 from psycopg import Cursor
 
@@ -61,10 +62,28 @@ _PARAMETER = re.compile(r"%\(([A-Za-z_][A-Za-z0-9_]*)\)s(::jsonb?\b)?")
 _HEAD = re.compile(r"\s*([a-z][a-z0-9_]*)\s*\(", re.IGNORECASE)
 _INDEX = re.compile(r"\s*(unique\s+)?index\s+on\s+([a-z][a-z0-9_]*)\b", re.IGNORECASE)
 _OTHER = re.compile(r"\s*(create|alter|comment)\b", re.IGNORECASE)
+_WRITES = re.compile(r"\b(?:insert\s+into|update|delete\s+from)\s+\{([a-z][a-z0-9_]*)\}", re.IGNORECASE)
 
 
 class WrongProjection(Exception):
     """A projection was declared that can't work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Which rows of a table a stream owns: those whose `column` holds what `parameter` is in an event of the stream.
+
+    `parameter` is one of those that SQL may use. `stream_of` leads back from the column's value to the stream's id; it
+    is needed where the parameter is a field of the event's own, and for nothing else.
+    """
+
+    column: str
+    parameter: str = "stream"
+    stream_of: Callable[[Any], UUID] | None = None
+
+
+LEADS_BACK = frozenset({"stream", "position"})
+"""Parameters from which the stream is known: its id itself, and the place of one of its events in the log."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +95,8 @@ class Projection:
     `on` says what an event does: SQL, several, or a function of the recorded event to (SQL, parameters).
     `invalidates` gives the cache keys that an event makes old (user ids as text). `notice` runs once per batch inside
     the view's own transaction; what it returns is added to the notification of progress.
+    `owners` says of each table which rows are a stream's (a column's name will do where it holds the stream's id);
+    without it the view can't be verified. `only_rebuilt` refuses to mend single rows: they are evidence.
 
     Raises WrongProjection if it names a table that it doesn't declare or a field that the event hasn't.
     """
@@ -86,9 +107,12 @@ class Projection:
     on: Mapping[type[Aggregate.Event], Action]
     invalidates: Mapping[type[Aggregate.Event], Invalidation] = field(default_factory=dict)
     notice: Notice | None = None
+    owners: Mapping[str, Owner | str] = field(default_factory=dict)
+    only_rebuilt: bool = False
 
     def __post_init__(self) -> None:
         self._check_names()
+        self._check_owners()
         for event, action in self.on.items():
             for sql in statements_of(action):
                 self._check_statement(event, sql)
@@ -103,6 +127,11 @@ class Projection:
         if name not in self.table_names:
             raise WrongProjection(f"{self.label}: there is no table {{{name}}}")
         return f"{self.name}_{name}_v{self.version}_b{build}"
+
+    def owner(self, table: str) -> Owner:
+        """Which rows of a table are a stream's. Raises KeyError where that isn't declared."""
+        declared = self.owners[table]
+        return Owner(declared) if isinstance(declared, str) else declared
 
     def bind(self, sql: str, build: int) -> str:
         """The statement with every `{table}` replaced by that of one build."""
@@ -146,6 +175,28 @@ class Projection:
         for event in self.invalidates:
             if event not in self.on:
                 raise WrongProjection(f"{self.label}: {event.__qualname__} invalidates, but does nothing here")
+
+    def _check_owners(self) -> None:
+        if self.owners and set(self.owners) != set(self.table_names):
+            raise WrongProjection(f"{self.label}: say of each of its tables which rows a stream owns, or of none")
+        for table in self.owners:
+            owner = self.owner(table)
+            if not re.search(rf"\b{re.escape(owner.column)}\b", self._columns(table)):
+                raise WrongProjection(f"{self.label}: table {table} has no column {owner.column}, which owns its rows")
+            if (owner.parameter in LEADS_BACK) != (owner.stream_of is None):
+                raise WrongProjection(f"{self.label}: table {table}: `stream_of` goes with a field of the event's own")
+            self._check_owned(table, owner.parameter)
+
+    def _check_owned(self, table: str, parameter: str) -> None:
+        for event, action in self.on.items():
+            written = {name for sql in statements_of(action) for name in _WRITES.findall(sql)}
+            if table in written and parameter not in RESERVED | own_fields(event):
+                raise WrongProjection(
+                    f"{self.label}: {event.__qualname__} has no field {parameter}, which owns the rows of {table}"
+                )
+
+    def _columns(self, table: str) -> str:
+        return next(part for part in self._parts() if (head := _table_head(part)) and head.group(1) == table)
 
     def _check_statement(self, event: type[Aggregate.Event], sql: str) -> None:
         self.bind(sql, 1)

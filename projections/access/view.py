@@ -13,7 +13,7 @@ from domain.access import Role, UserAssignments
 from domain.identity import User
 from infra.event_store import Recorded
 from infra.versions import move_graph
-from projections.projection import Projection
+from projections.projection import Owner, Projection
 
 _INTERVAL = """
     from_position bigint not null, from_at timestamptz not null, from_by text not null,
@@ -112,4 +112,11 @@ ACCESS = Projection(
         User.Reactivated: lambda recorded: [str(recorded.stream)],
     },
     notice=_notice,
+    owners={
+        "roles": Owner("name", "name", Role.create_id),
+        "permissions": Owner("role", "name", Role.create_id),
+        "includes": Owner("role", "name", Role.create_id),
+        "assignments": Owner("user_id", "user_id", UserAssignments.create_id),
+        "suspensions": "user_id",
+    },
 )

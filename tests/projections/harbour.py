@@ -92,6 +92,7 @@ HARBOUR = Projection(
         Ship.KrakenSighted: sighting,
     },
     invalidates={Ship.Moored: lambda recorded: [str(recorded.stream)]},
+    owners={"ships": "id", "sightings": "ship"},
 )
 
 
@@ -113,4 +114,5 @@ KEEPERS = Projection(
     version=1,
     tables="keepers (id uuid primary key, name text not null, hired_at timestamptz not null)",
     on={Keeper.Hired: "insert into {keepers} values (%(stream)s, %(name)s, %(recorded_at)s)"},
+    owners={"keepers": "id"},
 )

@@ -1,9 +1,12 @@
 """A projection that contradicts itself is refused where it is declared."""
 
+from dataclasses import replace
+from uuid import UUID
+
 import pytest
 
 from domain.identity import User
-from projections.projection import Projection, WrongProjection, split_statements
+from projections.projection import Owner, Projection, WrongProjection, split_statements
 from tests.projections.harbour import HARBOUR, Ship
 
 
@@ -59,3 +62,27 @@ def test_the_harbour_is_sound():
 def test_secret_fields_are_refused_since_they_never_leave_the_store():
     with pytest.raises(WrongProjection, match="password is secret"):
         declared(on={User.Registered: "insert into {boats} (id, name) values (%(stream)s, %(password)s)"})
+
+
+class TestOwners:
+    """Which rows of its tables a stream owns; without knowing that, nobody can verify or mend a stream's rows."""
+
+    def with_owners(self, **owners):
+        return replace(HARBOUR, owners={"ships": "id", "sightings": "ship"} | owners)
+
+    def test_are_said_of_every_table_or_of_none(self):
+        with pytest.raises(WrongProjection, match="of each of its tables"):
+            replace(HARBOUR, owners={"ships": "id"})
+        assert replace(HARBOUR, owners={}).owners == {}
+
+    def test_stand_in_a_column_that_the_table_has(self):
+        with pytest.raises(WrongProjection, match="no column captain"):
+            self.with_owners(ships="captain")
+
+    def test_come_from_a_field_of_every_event_that_writes_the_table(self):
+        with pytest.raises(WrongProjection, match=r"Ship\.Moored has no field name"):
+            self.with_owners(ships=Owner("name", "name", lambda _: UUID(int=0)))
+
+    def test_can_be_found_from_a_row(self):
+        with pytest.raises(WrongProjection, match="stream_of"):
+            self.with_owners(ships=Owner("name", "name"))
