@@ -1,6 +1,6 @@
 """Compares a build with a fresh fold of the whole log: what must be equal, whatever crashed in between."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +20,8 @@ SCRATCH_FEED = "scratch"
 """Builds of this feed are brought forward by whoever made them, and by nobody else."""
 
 BATCH_EVENTS = 1000
+FETCH_ROWS = 500
+"""Differing rows that are fetched at once."""
 
 _LOCK = """
     select position from projection_progress
@@ -30,6 +32,13 @@ _LOCK = """
 _POSITION = """
     select coalesce(min(position), 0) from projection_progress
      where projection = %(projection)s and version = %(version)s and build = %(build)s
+"""
+_KEY = """
+    select a.attname
+      from pg_index i
+      join pg_attribute a on a.attrelid = i.indrelid and a.attnum = any(i.indkey)
+     where i.indrelid = %(table)s::regclass and i.indisprimary
+     order by array_position(i.indkey::int2[], a.attnum)
 """
 _PARKED = (
     "(select position, stream, error is null as waits from projection_parked"
@@ -44,6 +53,72 @@ class Difference:
     table: str
     build: int
     row: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RowPair:
+    """A row that isn't the same in two tables, as JSON; None where one hasn't got it. `columns` are those that differ.
+
+    `key` is the row's primary key, or the whole row where the table has none.
+    """
+
+    key: dict[str, Any]
+    one: dict[str, Any] | None
+    other: dict[str, Any] | None
+    columns: tuple[str, ...]
+
+
+def differing_rows(
+    connection: Connection[Any],
+    one: str,
+    other: str,
+    key: Sequence[str],
+    *,
+    parameters: Mapping[str, Any] | None = None,
+) -> Iterator[RowPair]:
+    """Streams the rows that differ between two tables of the same columns, in the order of the primary key `key`.
+
+    `one` and `other` are tables or queries in parentheses; with `parameters`, `%(name)s` in them is filled in. Rows are
+    compared in PostgreSQL, which merges both by their keys, and come in portions: memory is flat, however large the
+    tables are and however much differs. Without a key whole rows are matched. Must be consumed in a transaction.
+    """
+    sql = _by_key(one, other, key) if key else _by_row(one, other)
+    with connection.cursor(name="muniment_differing_rows") as cursor:
+        cursor.itersize = FETCH_ROWS
+        cursor.execute(sql.encode(), parameters)
+        for mine, theirs in cursor:
+            yield _pair(key, mine, theirs)
+
+
+def primary_key(connection: Connection[Any], table: str) -> tuple[str, ...]:
+    """The columns of a table's primary key, in its order; empty where it has none."""
+    return tuple(name for (name,) in connection.execute(_KEY, {"table": table}).fetchall())
+
+
+def _by_key(one: str, other: str, key: Sequence[str]) -> str:
+    # Images of equal rows are equal nearly always, and cheap to compare; JSON has the last word, since it has an
+    # equality for every type and doesn't mind how a number is written.
+    names = ", ".join(f'"{name}"' for name in key)
+    return f"""
+        select to_jsonb(a), to_jsonb(b) from {one} a full join {other} b using ({names})
+         where a."{key[0]}" is null or b."{key[0]}" is null
+            or (a *<> b and to_jsonb(a) is distinct from to_jsonb(b))
+         order by {names}
+    """
+
+
+def _by_row(one: str, other: str) -> str:
+    return f"""
+        (select to_jsonb(a), null::jsonb from {one} a except all select to_jsonb(b), null from {other} b)
+        union all
+        (select null::jsonb, to_jsonb(b) from {other} b except all select null, to_jsonb(a) from {one} a)
+    """
+
+
+def _pair(key: Sequence[str], one: dict[str, Any] | None, other: dict[str, Any] | None) -> RowPair:
+    known = one or other or {}
+    columns = tuple(name for name in known if (one or {}).get(name) != (other or {}).get(name)) if one and other else ()
+    return RowPair({name: known[name] for name in key or known}, one, other, columns)
 
 
 def fold_views(conninfo: str, log: Log, build: Build, spread: Spread | None = None) -> tuple[int, list[Difference]]:
