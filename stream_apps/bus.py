@@ -229,14 +229,29 @@ async def _tick(feeder: Feeder, thread: ThreadPoolExecutor) -> None:
 
 
 async def _beat(app: faust.App, starting: "asyncio.Task[None]", beat: Callable[[], None]) -> None:
-    """Raises Deaf when Faust couldn't start, as where Kafka isn't there at that moment, or has crashed."""
+    """Raises Deaf when Faust couldn't start, as where Kafka isn't there at that moment, has crashed, or is left out."""
+    held: BaseException | None = None
     while True:
         if starting.done() and (reason := starting.exception()):
             raise Deaf(f"Faust can't start: {reason!r}") from reason
         if app.crashed:
             raise Deaf(f"Faust has stopped: {app.crash_reason!r}")
+        before, held = held, _held_error(app)
+        if held is not None and held is before:
+            raise Deaf(f"the consumer has left its group: {held!r}") from held
         beat()
         await asyncio.sleep(TICK_SECONDS)
+
+
+def _held_error(app: faust.App) -> BaseException | None:
+    """What aiokafka's coordinator has stopped for.
+
+    It tells whoever fetches, and waits until then. But Faust fetches only where it has partitions: a worker whose
+    group was refused while the partitions were shared out would wait for ever.
+    """
+    thread = getattr(app.consumer, "_thread", None)
+    coordinator = getattr(getattr(thread, "_consumer", None), "_coordinator", None)
+    return getattr(coordinator, "_pending_exception", None)
 
 
 def _raw(event: EventT[bytes]) -> Raw:

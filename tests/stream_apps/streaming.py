@@ -6,7 +6,7 @@ As a program, a worker that can be killed: `python streaming.py CONNINFO BROKERS
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import aiokafka
@@ -103,13 +103,16 @@ def positions(connection: psycopg.Connection[Any], projection: str = "harbour") 
     return [position for (position,) in connection.execute(sql, (projection,)).fetchall()]
 
 
-def wait_for_views(database: str, position: int, seconds: float = PATIENCE_SECONDS) -> None:
+def wait_for_views(
+    database: str, position: int, seconds: float = PATIENCE_SECONDS, meanwhile: Callable[[], None] = lambda: None
+) -> None:
     """Until every lane of every build has come so far."""
     deadline = time.monotonic() + seconds
     sql = "select min(position) from projection_progress"
     with psycopg.connect(database, autocommit=True) as connection:
         while (at := connection.execute(sql).fetchone()[0]) < position:
             assert time.monotonic() < deadline, f"the views stand at {at}, not at {position}"
+            meanwhile()
             time.sleep(0.02)
 
 
