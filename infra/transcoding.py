@@ -80,7 +80,7 @@ class EventMapper(Mapper[UUID]):
         """The event of one row, upcast to its class's version. Raises NewerSoftware, MapperDeserialisationError."""
         kind = event_type(stored_event.topic)
         try:
-            state = self._upcast(kind, self.transcoder.decode(stored_event.state))
+            state = self.upcast(kind, self.transcoder.decode(stored_event.state))
             for name, coerce in coercions(kind):  # type: ignore[arg-type]  # a class is hashable
                 if name in state:
                     state[name] = coerce(state[name])
@@ -98,7 +98,8 @@ class EventMapper(Mapper[UUID]):
         return cast("DomainEventProtocol[UUID]", event)
 
     @staticmethod
-    def _upcast(kind: type[Any], state: dict[str, Any]) -> dict[str, Any]:
+    def upcast(kind: type[Any], state: dict[str, Any]) -> dict[str, Any]:
+        """What was stored, as its class's version has it. Raises NewerSoftware, and what an upcast raises."""
         version, newest = state.pop("class_version", 1), getattr(kind, "class_version", 1)
         if version > newest:
             raise NewerSoftware(f"{get_topic(kind)} is stored in version {version}; this release knows {newest}")
