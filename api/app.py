@@ -16,7 +16,7 @@ from api.docs import docs_route
 from api.frame import Frame
 from api.health import health_routes
 from api.limits import HttpLimits
-from api.metrics import HttpCollector, metrics_route
+from api.metrics import HttpCollector, Refresh, metrics_route
 from api.openapi import OpenApi, openapi_route
 from api.ports import Services
 from api.routing import Route
@@ -53,12 +53,13 @@ class Application(Starlette):
         others: Sequence[BaseRoute] = (),
         lifespan: Lifespan[Any] | None = None,
         version: str = "0",
+        refresh_metrics: Refresh | None = None,
     ) -> None:
         super().__init__(routes=others, lifespan=lambda _: self._life(lifespan))
         self.router.redirect_slashes = False
         limits = limits or HttpLimits()
         own = CollectorRegistry()
-        tables = [*routes, *health_routes(services.readiness), metrics_route(registry, own)]
+        tables = [*routes, *health_routes(services.readiness), metrics_route(registry, own, refresh=refresh_metrics)]
         document = OpenApi(tables, limits, version).document()
         tables += [openapi_route(document), docs_route(document)]
         self.frame = Frame(tables, services, limits, _Others(self))

@@ -7,8 +7,8 @@ sums over time come right; to see all at once, give each its own port.
 
 import os
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Final, TypeAlias
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -16,6 +16,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from api.routing import OPEN, Answer, Asked, Endpoint
+
+Refresh: TypeAlias = Callable[[], Awaitable[None]]
 
 BOUNDS_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _NAMES: Final = [*map(str, BOUNDS_SECONDS), "+Inf"]
@@ -76,11 +78,13 @@ def _cumulative(buckets: Sequence[int]) -> list[tuple[str, float]]:
     return found
 
 
-def metrics_route(*registries: CollectorRegistry) -> Endpoint:
-    """`GET /metrics`: everything in the registries, in Prometheus' text format."""
+def metrics_route(*registries: CollectorRegistry, refresh: Refresh | None = None) -> Endpoint:
+    """`GET /metrics`: everything in the registries, in Prometheus' text format; `refresh` is awaited before."""
 
     async def metrics(_: Asked) -> Answer:
         """Counters, gauges and histograms of this process, for Prometheus."""
+        if refresh:
+            await refresh()
         return Answer(b"".join(map(generate_latest, registries)), media_type=CONTENT_TYPE_LATEST.encode())
 
     return Endpoint("GET", "/metrics", metrics, permission=OPEN, media_type="text/plain", tag="operation")

@@ -16,6 +16,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from api.ports import Health, State
+from infra.bus_status import BusStatus, bus_status
 from infra.listener import Listener
 from infra.migrate import Compatibility, MigrationError
 from infra.parts import read_parts
@@ -25,6 +26,7 @@ from infra.reasons import first_line
 from projections.builds import not_level
 from projections.catalogue import Status, catalogue
 from projections.projection import Projection
+from runtime.bus_health import Brokers, bus_reasons
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +55,7 @@ class Readiness:
         schema: Callable[[], Compatibility],
         redis_url: str,
         parts_file: Path,
+        kafka: str = "",
         clock: Callable[[], float] = time.monotonic,
         look_seconds: float = LOOK_SECONDS,
     ) -> None:
@@ -62,6 +65,8 @@ class Readiness:
         self._executor = executor
         self._schema = schema
         self._parts_file = parts_file
+        self._brokers = Brokers(kafka)
+        self._bus: BusStatus | None = None
         self._clock = clock
         self._look_seconds = look_seconds
         self._looking: asyncio.Task[Health] | None = None
@@ -114,6 +119,7 @@ class Readiness:
             *self._lagging(statuses),
             *self._reaction_reasons(),
             *self._queue_reasons(),
+            *await self._bus_reasons(),
             *await self._valkey_reasons(),
             *self._part_reasons(),
         ]
@@ -126,6 +132,7 @@ class Readiness:
             self._queue_usage = row[0] if row else 0.0
             statuses = catalogue(connection)
             self._reactions = reaction_statuses(connection)
+            self._bus = bus_status(connection) if self._brokers.addresses else None
             return statuses, not_level(connection, self._projections, self._listener.head)
 
     def _checked_schema(self) -> Compatibility:
@@ -158,6 +165,11 @@ class Readiness:
             *(f"reaction {each.name}: {each.lag_events} events, {each.lag_seconds:.0f} s behind" for each in lagging),
             *(f"reaction {name}: {count} events are parked" for name, count in parked.items()),
         ]
+
+    async def _bus_reasons(self) -> list[str]:
+        if self._bus is None:
+            return []
+        return bus_reasons(self._bus, kafka_answers=await self._brokers.answer())
 
     async def _valkey_reasons(self) -> list[str]:
         try:

@@ -11,6 +11,8 @@ from infra.settings import Settings, SettingsError
 from infra.topics import TopicLimits
 from infra.transcoding import event_types
 from runtime.core import Core, open_core
+from stream_apps import metrics
+from stream_apps.counts import telling
 from stream_apps.relay import Relay, RelayLimits, RelaySetup
 
 SEAL = "bus-seal"
@@ -26,7 +28,8 @@ def relay(settings: Settings) -> None:
         active = Relay(relay_setup(core))
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: active.stop())
-        active.run()
+        with telling(core.pool.connection, metrics.COUNTERS):
+            active.run()
 
 
 def messages(core: Core) -> Messages:

@@ -40,6 +40,7 @@ from projections.identity import USERS, UserRow, user_by_id
 from projections.projection import Projection
 from projections.read import Answer, Read, Reader
 from runtime import modules
+from runtime.bus_gauges import BusGauges
 from runtime.core import build_core, located
 from runtime.gauges import Gauges, ReactionGauges
 from runtime.ports import Ports, http_limits
@@ -88,6 +89,7 @@ class Api:
         self.sessions = self._sessions()
         self.authenticator = self._authenticator()
         self.readiness = self._readiness()
+        self.bus_gauges = BusGauges(self.core.pool, self.lookups)
         self.ports = self._ports()
         self.listener.on_announce(self._announced)
         self.listener.on_connect(self._reconnected)
@@ -118,6 +120,7 @@ class Api:
             schema=lambda: check_compatible(self.settings.postgres_url, modules.sources()),
             redis_url=self.settings.redis_url,
             parts_file=parts_file(DataFolder(self.settings.data)),
+            kafka=self.settings.kafka,
         )
 
     def _ports(self) -> Ports:
@@ -193,6 +196,7 @@ class Api:
             registry=self._registry(),
             lifespan=self._lifespan,
             version=version("muniment"),
+            refresh_metrics=self.bus_gauges.refresh,
         )
 
     def _registry(self) -> CollectorRegistry:
@@ -201,6 +205,7 @@ class Api:
             Gauges(self.listener, views, {"commands-and-queries": self.core.pool}, self.core.passwords)
         )
         prometheus_client.REGISTRY.register(ReactionGauges(self.core.pool, self.lookups))
+        prometheus_client.REGISTRY.register(self.bus_gauges)
         return prometheus_client.REGISTRY
 
     @asynccontextmanager

@@ -15,6 +15,7 @@ from zlib import crc32
 import prometheus_client
 import psycopg
 
+from infra.bus_status import WORKER_NAME, call
 from infra.conninfo import bounded
 from infra.invalidation import Invalidator
 from infra.settings import Settings, SettingsError
@@ -27,6 +28,7 @@ from runtime.follow import hooks, limits
 from runtime.guard import guarded
 from runtime.reactions import for_stream
 from runtime.relay import messages
+from stream_apps.counts import telling
 from stream_apps.spreads import spread_of
 
 logger = logging.getLogger("muniment.stream")
@@ -53,7 +55,15 @@ def stream(settings: Settings) -> None:
 
 def _work(settings: Settings, beat: Callable[[], None]) -> None:
     from stream_apps import bus  # noqa: PLC0415 - after the fork: Faust starts a thread where it is imported
-    from stream_apps.feeder import Feeder, FeederLimits, FeederSetup  # noqa: PLC0415
+    from stream_apps.feeder import (  # noqa: PLC0415
+        DROPPED,
+        DUPLICATES,
+        HEALED,
+        HOLES,
+        Feeder,
+        FeederLimits,
+        FeederSetup,
+    )
 
     if settings.stream_metrics_port:
         prometheus_client.start_http_server(settings.stream_metrics_port, settings.host)
@@ -61,6 +71,7 @@ def _work(settings: Settings, beat: Callable[[], None]) -> None:
         open_core(settings) as core,
         closing(Invalidator(settings.postgres_url, settings.redis_url)) as invalidator,
         _instance(settings) as instance,
+        telling(core.pool.connection, (DROPPED, DUPLICATES, HOLES, HEALED)),
     ):
         spread = _laid_out(core, beat)
         feed_by_default(settings.postgres_url, core.log, modules.projections(), FAUST)
@@ -123,6 +134,7 @@ def _instance(settings: Settings) -> Iterator[str]:
             key = crc32(f"muniment stream {name}".encode())
             row = connection.execute("select pg_try_advisory_lock(%s)", (key,)).fetchone()
             if row and row[0]:
+                call(connection, f"{WORKER_NAME}{name}")
                 yield name
                 return
     raise SettingsError(f"{REPLICAS} stream workers run on {host} already")

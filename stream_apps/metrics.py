@@ -9,3 +9,6 @@ INCARNATIONS = Counter("muniment_relay_incarnations", "Times that the bus had an
 POSITION = Gauge("muniment_relay_position", "Position through which the log is on the bus")
 WAITING = Gauge("muniment_relay_waiting", "Messages that Kafka hasn't acknowledged yet")
 LAYOUT = Gauge("muniment_relay_layout", "Number of the layout in use")
+
+COUNTERS = (EVENTS, WATERMARKS, POINTERS, INCARNATIONS)
+"""What is added up over all relays."""

@@ -24,6 +24,7 @@ from psycopg import Connection
 
 from domain.errors import Unavailable
 from infra import leases
+from infra.bus_status import RELAY_NAME, call
 from infra.event_store import Log
 from infra.layouts import (
     Layout,
@@ -110,6 +111,7 @@ class Relay:
             while not self._wake.stopping:
                 try:
                     with connect(self._setup.conninfo, limits) as connection:
+                        call(connection, f"{RELAY_NAME}{self._holder.rpartition(':')[0]}")
                         self._compete(connection, backoff)
                 except (psycopg.OperationalError, Unavailable, BusAway, KafkaException, Lost, LeaseLost) as error:
                     if isinstance(error, Unavailable) and error.code != Unavailable.code:

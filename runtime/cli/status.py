@@ -8,11 +8,13 @@ from typing import Any
 import click
 import orjson
 
+from infra.bus_status import BusStatus, bus_status
 from infra.embedded import DataFolder
 from infra.migrate import Limits, check_compatible, current_release
 from infra.parts import Parts, PartStatus, parts_file, read_parts
 from infra.settings import Settings
 from projections.catalogue import Status, catalogue
+from runtime.cli.bus import print_bus
 from runtime.cli.options import as_json
 from runtime.cli.output import print_fields, print_json, print_table, text, utc
 from runtime.cli.wired import NotRunning, Wired
@@ -37,6 +39,7 @@ class Told:
     head: int
     newest: datetime | None
     projections: list[Status] = field(default_factory=list)
+    bus: BusStatus | None = None
 
 
 @click.command()
@@ -81,6 +84,7 @@ def _stored(wired: Wired, *, supervised: bool) -> dict[str, Any]:
     try:
         with wired.connection() as connection:
             views = catalogue(connection) if _has_log(connection) else []
+            bus = bus_status(connection) if views and _has_bus(connection) else None
             head = connection.execute("select position, recorded_at from log_head").fetchone() if views else None
     except NotRunning:
         if not supervised:
@@ -94,11 +98,18 @@ def _stored(wired: Wired, *, supervised: bool) -> dict[str, Any]:
         "head": position,
         "newest": newest if position else None,
         "projections": views,
+        "bus": bus if bus and (bus.relay or wired.given.kafka) else None,
     }
 
 
 def _has_log(connection: Any) -> bool:
     row = connection.execute("select to_regclass('projection_builds') is not null").fetchone()
+    return bool(row and row[0])
+
+
+def _has_bus(connection: Any) -> bool:
+    """Not before the migration that brought what is counted."""
+    row = connection.execute("select to_regclass('bus_counts') is not null").fetchone()
     return bool(row and row[0])
 
 
@@ -153,3 +164,6 @@ def _print(told: Told) -> None:
         for v in told.projections
     ]  # fmt: skip
     print_table(("VIEW", "BUILD", "FEED", "POSITION", "LAG", "SECONDS", "PARKED"), views)
+    if told.bus:
+        click.echo()
+        print_bus(told.bus)

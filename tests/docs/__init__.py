@@ -26,6 +26,7 @@ from domain.access import BUILTIN_ROLES
 from domain.errors import DomainError
 from infra.settings import Settings
 from projections.audit import AUDITED, ROUTINE, Meaning
+from runtime.bus_gauges import BusGauges
 from runtime.cli import COMMANDS
 from runtime.gauges import Gauges, ReactionGauges
 
@@ -222,6 +223,7 @@ def metrics() -> str:
     others = CollectorRegistry()
     others.register(HttpCollector([], dict.fromkeys(("calls_taken", "calls_room", "threads", "streams"), 0.0).copy))
     others.register(_gauges())
+    others.register(BusGauges(cast("Any", None), cast("Any", None)))
     others.register(ReactionGauges(cast("Any", None), cast("Any", SimpleNamespace(submit=lambda _: None))))
     found = {
         family.name + ("_total" if family.type == "counter" else ""): (family.type, family.documentation)

@@ -14,7 +14,7 @@ from runtime.readiness import Readiness
 
 
 @asynccontextmanager
-async def readiness(database, valkey, folder, look_seconds):
+async def readiness(database, valkey, folder, look_seconds, kafka=""):
     with ConnectionPool(database, min_size=1, open=True) as pool, ThreadPoolExecutor(1) as executor:
         probed = Readiness(
             pool,
@@ -25,6 +25,7 @@ async def readiness(database, valkey, folder, look_seconds):
             redis_url=valkey,
             parts_file=folder / "parts.json",
             look_seconds=look_seconds,
+            kafka=kafka,
         )
         yield probed
         await probed.close()
@@ -45,3 +46,13 @@ def test_a_database_that_hangs_keeps_no_probe_waiting(database, valkey, tmp_path
     silent, again = asyncio.run(probe())
     assert {(each.state, *each.reasons) for each in silent} == {("unavailable", "postgres: doesn't answer")}
     assert again.state == "ready"
+
+
+def test_a_kafka_that_is_away_degrades_and_nothing_more(database, valkey, tmp_path):
+    async def probe():
+        async with readiness(database, valkey, tmp_path, look_seconds=5, kafka="127.0.0.1:1") as probed:
+            return await probed.health()
+
+    health = asyncio.run(probe())
+    assert health.state == "degraded"
+    assert health.reasons == ["kafka: doesn't answer", "relay: none has run yet"]
