@@ -6,7 +6,7 @@ from uuid import UUID
 
 import orjson
 
-from domain.audit import DETAIL_LIMIT_BYTES, OUTCOMES, TEXT_LIMIT, ActionName, Entry, LogRead, Refusal
+from domain.audit import DETAIL_LIMIT_BYTES, OUTCOMES, TEXT_LIMIT, ActionName, Entry, LogExport, LogRead, Refusal
 from domain.errors import invalid_field
 from domain.ports import Work
 
@@ -62,3 +62,22 @@ class RecordRead:
 def record_read(work: Work, command: RecordRead) -> None:
     """Who watches the watchmen: reading the audit log is in the audit log."""
     work.add(LogRead(command.action, command.count))
+
+
+@dataclass(frozen=True)
+class RecordExport:
+    """A range of the log is about to be taken away: see `LogExport.Exported`."""
+
+    action: str
+    after: int
+    upto: int
+    types: tuple[str, ...] = ()
+    stream: UUID | None = None
+    personal: bool = False
+
+
+def record_export(work: Work, command: RecordExport) -> None:
+    """Recorded before anything is read: what was begun counts."""
+    work.add(
+        LogExport(command.action, command.after, command.upto, list(command.types), command.stream, command.personal)
+    )

@@ -1,7 +1,8 @@
-"""Audit: facts that exist only to be remembered, namely refused requests and what customers' services record."""
+"""Audit: facts that exist only to be remembered: refused requests, what services record, who read or took the log."""
 
 import re
 from typing import Any, Self
+from uuid import UUID
 
 from eventsourcing.domain import event
 
@@ -82,3 +83,30 @@ class LogRead(Aggregate):
 
     @event(Read)
     def __init__(self, action: str, count: int) -> None: ...
+
+
+class LogExport(Aggregate):
+    """Somebody has taken a range of the log away: into a file, a program, another database. A stream of one event."""
+
+    TOPIC = "audit.LogExport"
+    NOT_FOUND = NotFound
+
+    class Exported(First):
+        """The events above `after` and at or below `upto`, recorded before the first of them was read.
+
+        `action` is the command by which it was done; no `types` are all of them, no `stream` any. `personal` says
+        whether it held what tells something about people.
+        """
+
+        TOPIC = "audit.LogExported"
+        action: str
+        after: int
+        upto: int
+        types: list[str]
+        stream: UUID | None
+        personal: bool
+
+    @event(Exported)
+    def __init__(
+        self, action: str, after: int, upto: int, types: list[str], stream: UUID | None, personal: bool
+    ) -> None: ...

@@ -14,7 +14,7 @@ from psycopg.types.json import Jsonb
 
 from domain.access import Role, UserAssignments
 from domain.aggregate import Aggregate
-from domain.audit import Entry, LogRead, Refusal
+from domain.audit import Entry, LogExport, LogRead, Refusal
 from domain.identity import EmailClaim, EmailVerification, Keyring, LoginAttempts, Onboarding, Session, User
 from domain.projections import Retry, Skip
 from infra.event_store import Recorded
@@ -100,6 +100,9 @@ AUDITED: Mapping[type[Event], Meaning] = {
         "request.refused", API_ACTIVITY, OTHER, _field("action", "action"), ("code", "permission"), FAILURE
     ),
     LogRead.Read: Meaning("audit.read", API_ACTIVITY, READ, lambda _: "audit-log", ("action",)),
+    LogExport.Exported: Meaning(
+        "log.exported", API_ACTIVITY, READ, lambda _: "log", ("action", "after", "upto", "types", "stream", "personal")
+    ),
     Retry.Requested: Meaning("projection.retry-requested", API_ACTIVITY, UPDATE, _projection, ("stream",)),
     Skip.EventSkipped: Meaning("projection.event-skipped", API_ACTIVITY, 4, _projection, ("position", "reason")),
 }

@@ -14,7 +14,7 @@ from api import reactions as reactions_api
 from api.routing import Route
 from domain.access import Role, UserAssignments
 from domain.aggregate import Aggregate
-from domain.audit import Entry, LogRead, Refusal
+from domain.audit import Entry, LogExport, LogRead, Refusal
 from domain.identity import EmailClaim, EmailVerification, Keyring, LoginAttempts, Onboarding, Session, User
 from domain.projections import Retry, Skip
 from infra.inline import Inline
@@ -82,7 +82,7 @@ MODULES = (
         "audit",
         depends_on=("log", "projections"),
         migrations=MIGRATIONS / "audit",
-        aggregates=(Entry, Refusal, LogRead),
+        aggregates=(Entry, Refusal, LogRead, LogExport),
         projections=(AUDIT,),
         routes=audit_api.ROUTES,
     ),
