@@ -2,36 +2,23 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from uuid import UUID
 
 import click
 import msgspec
 
 from api.events import EventView, view_of
-from domain.errors import NotFound, PositionUnknown
+from domain.errors import PositionUnknown
 from infra.event_store import Recorded
-from runtime.cli.options import as_json, complete_event_types, event_type_names
+from runtime.cli.export import export_command
+from runtime.cli.options import as_json, complete_event_types
 from runtime.cli.output import cut, fields_in_line, print_fields, text, utc
+from runtime.cli.ranges import NoSuchStream, known_types
 from runtime.cli.tail import follow, read_on
 from runtime.cli.wired import Wired
 
 LAST = 10
-
-
-class NoSuchStream(NotFound):
-    """There is no such stream."""
-
-    code = "stream-not-found"
-
-
-def _known_types(_: click.Context, __: click.Parameter, given: Sequence[str]) -> list[str]:
-    types = [part.strip() for text in given for part in text.split(",") if part.strip()]
-    known = event_type_names() if types else []
-    for name in types:
-        if name not in known:
-            raise click.BadParameter(f"there is no event type {name!r}")
-    return types
 
 
 @click.group()
@@ -44,6 +31,9 @@ def events() -> None:
     """
 
 
+events.add_command(export_command)
+
+
 @events.command("tail")
 @click.option("--after", metavar="POSITION", type=click.IntRange(min=0), help="Begin after this position.")
 @click.option(
@@ -51,13 +41,13 @@ def events() -> None:
     help="Without --after: begin with so many of the newest events (of any type).",
 )  # fmt: skip
 @click.option(
-    "--types", metavar="TYPE,...", multiple=True, callback=_known_types, shell_complete=complete_event_types,
+    "--types", metavar="TYPE,...", multiple=True, callback=known_types, shell_complete=complete_event_types,
     help="Only events of these types.",
 )  # fmt: skip
 @click.option("--follow/--no-follow", "live", default=True, show_default=True, help="Go on as events are recorded.")
 @as_json
 @click.pass_obj
-def tail(wired: Wired, after: int | None, last: int, types: list[str], live: bool, as_json: bool) -> None:
+def tail(wired: Wired, after: int | None, last: int, types: tuple[str, ...], live: bool, as_json: bool) -> None:
     """Print events as they are recorded, until Ctrl-C. With --json, one document a line (NDJSON).
 
     \b

@@ -25,6 +25,7 @@ CHANGING = {
     "projections": {"retry", "skip"},
     "reactions": {"retry", "skip"},
     "audit": {"list"},  # reading the audit log is recorded
+    "events": {"export"},  # and so is taking a part of the log away
 }
 PARTS = {"up", "api", "follow", "relay", "stream", "completion"}
 
