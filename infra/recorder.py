@@ -33,6 +33,14 @@ T = TypeVar("T")
 
 COLUMNS = "originator_id, originator_version, topic, state, notification_id, recorded_at, metadata"
 NO_VERSION = 2**63 - 1
+_SIZE = "(octet_length(state) + octet_length(metadata))"
+_BOUNDED = f"""
+    select {COLUMNS} from (
+        select {COLUMNS}, sum({_SIZE}) over (order by notification_id rows unbounded preceding) - {_SIZE} as before
+          from stored_events where {{where}} order by notification_id limit %s
+    ) found where before < %s order by notification_id
+"""
+"""So many rows, and no more once those before come to so many bytes: always at least one."""
 
 
 class LogFactory(PostgresFactory):
@@ -113,6 +121,19 @@ class LogRecorder(PostgresApplicationRecorder):
         sql = f"select {COLUMNS} from stored_events where notification_id > %s order by notification_id limit %s"
         return self._rows(sql, (after, limit))
 
+    def read_range(
+        self, after: int, upto: int, ignored: Sequence[str], *, limit: int, most_bytes: int
+    ) -> list[RecordedEvent]:
+        """The rows between two positions, without those of the ignored topics, in order; the last, whatever it is.
+
+        At most `limit`, and no more once they come to `most_bytes`.
+        """
+        sql = _BOUNDED.format(
+            where="notification_id > %s and notification_id <= %s and (topic <> all(%s) or notification_id = %s)"
+        )
+        # Not prepared: where the topics are known to it, PostgreSQL looks them up by hash.
+        return self._rows(sql, (after, upto, list(ignored), upto, limit, most_bytes), prepare=False)
+
     def read_stream(
         self,
         stream: UUID,
@@ -132,6 +153,14 @@ class LogRecorder(PostgresApplicationRecorder):
         up_to = NO_VERSION if up_to_position is None else up_to_position
         wanted = list(topics) or None
         return self._rows(sql, (stream, after_version, up_to, after, wanted, wanted, limit))
+
+    def read_streams(self, streams: Sequence[UUID], up_to_position: int, after: int = 0) -> list[RecordedEvent]:
+        """All rows of several streams above a position, at or below another, in position order."""
+        sql = (
+            f"select {COLUMNS} from stored_events where originator_id = any(%s::uuid[])"
+            " and notification_id > %s and notification_id <= %s order by notification_id"
+        )
+        return self._rows(sql, (list(streams), after, up_to_position))
 
     def head(self) -> Committed:
         """The end of the log: 0 and 1970 for an empty one."""
@@ -153,8 +182,8 @@ class LogRecorder(PostgresApplicationRecorder):
             raise Unavailable("The log has lost its head: the table log_head is empty.")
         return row
 
-    def _rows(self, sql: str, params: Sequence[Any]) -> list[RecordedEvent]:
-        rows = self._reading(lambda cursor: cursor.execute(sql.encode(), params, prepare=True).fetchall())
+    def _rows(self, sql: str, params: Sequence[Any], *, prepare: bool = True) -> list[RecordedEvent]:
+        rows = self._reading(lambda cursor: cursor.execute(sql.encode(), params, prepare=prepare).fetchall())
         return [RecordedEvent(*row) for row in rows]
 
     def _reading(self, read: Callable[[psycopg.Cursor[TupleRow]], T]) -> T:

@@ -1,5 +1,6 @@
 """What a feed brings: recorded events, and those that can't even be read."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeAlias
@@ -32,9 +33,29 @@ def read(log: Log, after: int, limit: int) -> list[Fact]:
     return [_fact(log, row) for row in _recorder(log).read(after, limit)]
 
 
+def read_range(log: Log, after: int, upto: int, ignored: Sequence[str], *, limit: int, most_bytes: int) -> list[Fact]:
+    """The facts between two positions, without those of the ignored topics, in position order; the last in any case.
+
+    At most `limit`, and no more once they come to `most_bytes` as they are stored. Raises as `read`.
+    """
+    rows = _recorder(log).read_range(after, upto, ignored, limit=limit, most_bytes=most_bytes)
+    return [_fact(log, row) for row in rows]
+
+
 def read_stream(log: Log, stream: UUID, from_version: int, up_to_position: int) -> list[Fact]:
     """The facts of one stream from a version up to a position, in order. Raises NewerSoftware for an unknown topic."""
     return [_fact(log, row) for row in _recorder(log).read_stream(stream, from_version - 1, up_to_position)]
+
+
+def read_streams(log: Log, streams: Sequence[UUID], up_to_position: int) -> list[Fact]:
+    """All facts of several streams up to a position, in position order. Raises NewerSoftware for an unknown topic."""
+    return [_fact(log, row) for row in _recorder(log).read_streams(streams, up_to_position)]
+
+
+def read_page(log: Log, stream: UUID, after_version: int, up_to_position: int, limit: int) -> list[Fact]:
+    """At most `limit` facts of one stream above a version, up to a position. Raises as `read_streams`."""
+    rows = _recorder(log).read_stream(stream, after_version, up_to_position, limit=limit)
+    return [_fact(log, row) for row in rows]
 
 
 def _recorder(log: Log) -> LogRecorder:
