@@ -19,6 +19,11 @@ _OF_VERSION = """
     select build, active, checksum from projection_builds
      where projection = %(projection)s and version = %(version)s order by build
 """
+_OTHERS = """
+    select build from projection_builds
+     where projection = %(projection)s and version = %(version)s and not active and feed <> 'scratch'
+     order by build desc
+"""
 _INSERT = """
     insert into projection_builds (projection, version, build, active, feed, layout, checksum)
     values (%(projection)s, %(version)s, %(build)s, %(active)s, %(feed)s, %(layout)s, %(checksum)s)
@@ -79,6 +84,21 @@ def create_build(connection: Connection[Any], projection: Projection, *, feed: s
         build = Build(projection, max(taken, default=0) + 1)
         _create(connection, build, active=False, feed=feed, lane=lane)
     return build
+
+
+def active_build(connection: Connection[Any], projection: Projection) -> Build | None:
+    """The build of this version that is read; None if there is none."""
+    key = {"projection": projection.name, "version": projection.version}
+    for build, active, _ in connection.execute(_OF_VERSION, key).fetchall():
+        if active:
+            return Build(projection, build)
+    return None
+
+
+def other_builds(connection: Connection[Any], projection: Projection) -> list[Build]:
+    """The builds of this version beside the one that is read, the newest first."""
+    rows = connection.execute(_OTHERS, {"projection": projection.name, "version": projection.version}).fetchall()
+    return [Build(projection, build) for (build,) in rows]
 
 
 def drop_build(connection: Connection[Any], build: Build) -> None:

@@ -22,6 +22,11 @@ from projections.projection import Projection
 
 FAUST = "faust"
 FOLLOWER = "follower"
+REBUILD = "rebuild"
+"""Builds of this feed are brought forward in bulk by whoever holds their lease (`projections/rebuild.py`)."""
+
+REBUILD_LANE = Lane(layout=-1)
+"""Theirs is a lane of its own: who is late finds it gone, whatever fence it has."""
 
 READ_EVENTS = 1000
 """Events that are read from the log at once."""
@@ -73,7 +78,7 @@ def change_feed(
     log: Log,
     build: Build,
     feed: str,
-    spread: Spread,
+    spread: Spread | None,
     *,
     former: Spread | None = None,
     committed: Callable[[Applied], None] = lambda _: None,
@@ -84,7 +89,7 @@ def change_feed(
     another. `committed` is told what was applied on the way, as a feed is. Does nothing where it is so already.
     Raises BuildGone, LookupError (a module isn't on the bus), FeedBusy.
     """
-    lanes = spread.lanes(build.projection) if feed == FAUST else (WHOLE,)
+    lanes = lanes_of(build.projection, feed, spread)
     layout = lanes[0].layout
     for _ in range(ATTEMPTS):
         was, at = _now(connection, build)
@@ -93,11 +98,32 @@ def change_feed(
         with level(connection, log, build, former or spread, committed=committed) as position:
             if position is None:
                 continue
-            _replace(connection, build, lanes, position)
-            connection.execute(_SET, build.key | {"feed": feed, "layout": layout})
-            connection.execute("select pg_notify(%s, '')", (BUILDS_CHANNEL,))
+            give(connection, build, feed, lanes, position)
             return position
     raise FeedBusy(f"{build.projection.label} build {build.number}: its feed comes back again and again")
+
+
+def lanes_of(projection: Projection, feed: str, spread: Spread | None) -> tuple[Lane, ...]:
+    """The lanes in which a feed brings a projection forward; Faust in those of the layout `spread`.
+
+    Raises LookupError if a module isn't on the bus, or there is no bus.
+    """
+    if feed != FAUST:
+        return (REBUILD_LANE,) if feed == REBUILD else (WHOLE,)
+    if spread is None:
+        raise LookupError(f"{projection.label}: no relay has laid out a bus yet")
+    return spread.lanes(projection)
+
+
+def give(connection: Connection[Any], build: Build, feed: str, lanes: Sequence[Lane], position: int) -> None:
+    """From here on this feed brings the build forward, in these lanes, each of which stands at the position.
+
+    In the transaction that the connection is in, which must hold the build still. Raises BuildGone.
+    """
+    if not connection.execute(_SET, build.key | {"feed": feed, "layout": lanes[0].layout}).rowcount:
+        raise BuildGone
+    _replace(connection, build, lanes, position)
+    connection.execute("select pg_notify(%s, '')", (BUILDS_CHANNEL,))
 
 
 @contextmanager
@@ -105,7 +131,7 @@ def level(
     connection: Connection[Any],
     log: Log,
     build: Build,
-    spread: Spread,
+    spread: Spread | None,
     *,
     committed: Callable[[Applied], None] = lambda _: None,
 ) -> Iterator[int | None]:
@@ -114,7 +140,7 @@ def level(
     None if its feed came back meanwhile: then try again. The connection must be in autocommit.
     """
     _, layout = _now(connection, build)
-    if layout != WHOLE.layout:
+    if spread is not None and layout not in {WHOLE.layout, REBUILD_LANE.layout}:
         try:
             _bring_together(connection, log, build, spread, committed)
         except (Fenced, Hole):

@@ -1,0 +1,212 @@
+"""Rebuilds a projection: brings a build that nobody reads from the log's beginning to its end, in bulk.
+
+The same declaration and the same engine as the live feeds'. Progress is in the build's own progress row, moved in the
+transaction that writes the rows: whoever was killed goes on where the last commit was. One process at a time, by
+lease; one that was frozen past its lease is refused by the fence of whoever came after it. Near the head the build is
+handed to the feed of the build that is read, at one position, and follows the log from then on.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from threading import Event, Thread
+from typing import Any
+
+import psycopg
+from psycopg import Connection
+
+from domain.builds import RebuildRunning
+from infra import leases
+from infra.event_store import Log
+from infra.leases import Lease
+from projections.engine import Build, Engine
+from projections.facts import read
+from projections.feeds import FAUST, FOLLOWER, REBUILD_LANE, change_feed
+from projections.lane import FollowerLimits, connect
+from projections.lanes import Spread
+from projections.projection import Projection
+from projections.rebuilds import LEASE_SECONDS, lease_name, note_level, note_progress
+
+BATCH_EVENTS = 1000
+NOTE_SECONDS = 1.0
+"""How often a rebuild writes down how fast it is."""
+
+NAP_SECONDS = 0.2
+"""The longest pause of a throttled rebuild between two looks whether it is to stop."""
+
+Report = Callable[[int, int], None]
+"""Told the position that is reached, and the log's head."""
+
+Stopping = Callable[[], bool]
+
+_FEED_OF = """
+    select feed from projection_builds
+     where projection = %(projection)s and active and feed in ('follower', 'faust') and build <> %(build)s
+     order by version = %(version)s desc, version desc limit 1
+"""
+
+
+@dataclass(frozen=True)
+class Works:
+    """Where builds are worked on. `spreads` gives the layout of the bus of a number, or the newest, if there is one."""
+
+    conninfo: str
+    log: Log
+    spreads: Callable[[Connection[Any], int | None], Spread | None] = lambda _, __: None
+
+    def connect(self) -> Connection[Any]:
+        """A connection that waits neither for locks nor for answers without end, nor holds locks while frozen."""
+        return connect(self.conninfo, FollowerLimits(lease_seconds=LEASE_SECONDS))
+
+
+class Stopped(Exception):
+    """It was told to stop; the same command goes on from `position`."""
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+        super().__init__(f"stopped at position {position}")
+
+
+@contextmanager
+def leased(works: Works, projection: Projection, holder: str) -> Iterator[Lease]:
+    """Holds the lease on the projection's other build for as long as the block runs. Raises RebuildRunning.
+
+    It is renewed in a thread; if it is lost all the same, the fence refuses whatever is written afterwards.
+    """
+    with works.connect() as connection:
+        lease = leases.acquire(connection, lease_name(projection), holder, LEASE_SECONDS)
+        if lease is None:
+            raise RebuildRunning(f"{projection.name} is being worked on by {_holder(connection, projection)}")
+        ended = Event()
+        renewing = Thread(target=_renew, args=(connection, lease, ended), name=lease.name, daemon=True)
+        renewing.start()
+        try:
+            yield lease
+        finally:
+            ended.set()
+            renewing.join()
+            with suppress(psycopg.Error):
+                leases.release(connection, lease)
+
+
+def holder(actor: str) -> str:
+    """Who holds a lease: for people who find it held."""
+    return f"{actor} on {socket.gethostname()}, process {os.getpid()}"
+
+
+def _renew(connection: Connection[Any], lease: Lease, ended: Event) -> None:
+    while not ended.wait(lease.seconds / 3):
+        with suppress(psycopg.Error):
+            if leases.renew(connection, lease) is None:
+                return
+
+
+def _holder(connection: Connection[Any], projection: Projection) -> str:
+    row = connection.execute("select holder from leases where name = %s", (lease_name(projection),)).fetchone()
+    return str(row[0]) if row else "somebody"
+
+
+def rebuild(
+    works: Works,
+    build: Build,
+    actor: str,
+    *,
+    rate: int | None = None,
+    stopping: Stopping = lambda: False,
+    report: Report = lambda _, __: None,
+) -> int:
+    """Brings the build to the head and hands it to the live feed; the position at which that happened.
+
+    At most `rate` events a second. Raises RebuildRunning, Stopped, Fenced (somebody newer is at it), BuildGone (it was
+    dropped), NewerSoftware, and what the database raises; then the same call goes on from what was committed last.
+    """
+    who = holder(actor)
+    with leased(works, build.projection, who) as lease, works.connect() as connection:
+        engine = Engine(connection, works.log, build, lane=REBUILD_LANE, fence=lease.fence, quiet=True)
+        run = _Run(works, build, engine, who, rate, stopping, report)
+        run.to_head(engine.take_over())
+        _analyse(works, build)
+        return hand_over(works, connection, build)
+
+
+class _Run:
+    def __init__(
+        self,
+        works: Works,
+        build: Build,
+        engine: Engine,
+        runner: str,
+        rate: int | None,
+        stopping: Stopping,
+        report: Report,
+    ) -> None:
+        self._works, self._build, self._engine = works, build, engine
+        self._runner, self._rate, self._stopping, self._report = runner, rate, stopping, report
+        self._began = self._noted_at = time.monotonic()
+        self._noted = self._from = self._head = 0
+
+    def to_head(self, position: int) -> int:
+        """Brings the build to the head, or so near that less than a batch has come since."""
+        self._from = self._noted = position
+        with self._works.connect() as notes:
+            self._note(notes, position, 0.0)
+            while position < (head := self._goal(position)):
+                self._report(position, head)
+                if self._stopping():
+                    raise Stopped(position)
+                position = self._engine.apply(read(self._works.log, position, self._batch()), position)
+                self._pace(position)
+                self._note_now_and_then(notes, position)
+        self._report(position, head)
+        return position
+
+    def _goal(self, position: int) -> int:
+        """Where the log ended when it was looked at last; a few events that came since are for the live feed."""
+        if position >= self._head:
+            head = self._works.log.head()
+            self._head = head if not self._head or head - position >= BATCH_EVENTS else self._head
+        return self._head
+
+    def _batch(self) -> int:
+        return max(1, min(BATCH_EVENTS, self._rate // 5)) if self._rate else BATCH_EVENTS
+
+    def _pace(self, position: int) -> None:
+        if not self._rate:
+            return
+        due = self._began + (position - self._from) / self._rate
+        while (left := due - time.monotonic()) > 0 and not self._stopping():
+            time.sleep(min(left, NAP_SECONDS))
+
+    def _note_now_and_then(self, notes: Connection[Any], position: int) -> None:
+        now = time.monotonic()
+        if now - self._noted_at >= NOTE_SECONDS:
+            self._note(notes, position, (position - self._noted) / (now - self._noted_at))
+            self._noted_at, self._noted = now, position
+
+    def _note(self, notes: Connection[Any], position: int, events_per_second: float) -> None:
+        note_progress(notes, self._build, self._runner, events_per_second)
+
+
+def hand_over(works: Works, connection: Connection[Any], build: Build) -> int:
+    """Hands a build to the feed of the one that is read; the position at which that happens. Raises BuildGone."""
+    spread = works.spreads(connection, None)
+    feed = feed_of(connection, build) if spread else FOLLOWER
+    position = change_feed(connection, works.log, build, feed, spread)
+    note_level(connection, build)
+    return position
+
+
+def feed_of(connection: Connection[Any], build: Build) -> str:
+    """Who feeds the build of this version that is read, or else that of another version; the follower, if nobody."""
+    row = connection.execute(_FEED_OF, build.key).fetchone()
+    return row[0] if row and row[0] == FAUST else FOLLOWER
+
+
+def _analyse(works: Works, build: Build) -> None:
+    """A planner that knows nothing of the new tables would read them whole for every query after the cut-over."""
+    with psycopg.connect(works.conninfo, autocommit=True) as connection:
+        for name in build.projection.table_names:
+            connection.execute(f"vacuum (analyze) {build.projection.table(name, build.number)}".encode())

@@ -1,0 +1,338 @@
+"""A projection is built anew beside the live build, compared, cut over to, rolled back, dropped."""
+
+from dataclasses import replace
+from threading import Event, Thread
+
+import psycopg
+import pytest
+
+from commands.builds import DropBuild, RequestRebuild, SwitchBuild, cut_over, drop_build, request_rebuild, roll_back
+from domain.builds import BuildBehind, BuildBeside, BuildIsRead, NoOtherBuild, RebuildRunning
+from domain.context import Actor, Context
+from domain.errors import Invalid
+from infra.dispatch import Dispatcher
+from infra.event_store import Log
+from projections.builds import active_build, builds_fed_by, other_builds
+from projections.catalogue import catalogue
+from projections.compare import fold_views
+from projections.diff import diff
+from projections.engine import Build, Engine
+from projections.errors import BuildGone, Fenced
+from projections.facts import read
+from projections.feeds import REBUILD_LANE
+from projections.rebuild import Stopped, Works, leased, rebuild
+from projections.rebuilds import other_build, status
+from projections.switch import StillRead, declared, drop_unread, settle
+from projections.wishes import WISHES, pending
+from tests.projections.harbour import HARBOUR, KEEPERS, Keeper, Ship
+
+CONTEXT = Context(Actor("operator", "grace"), "the-storm")
+DECLARED = declared([HARBOUR, KEEPERS])
+
+
+@pytest.fixture
+def log(database):
+    log = Log(database, inline=[WISHES])
+    yield log
+    log.close()
+
+
+@pytest.fixture
+def works(database, log, builds):
+    return Works(database, log)
+
+
+@pytest.fixture
+def decide(works, log):
+    """Records a decision and lets it take effect."""
+    dispatcher = Dispatcher(log)
+
+    def decided(handler, command):
+        position = dispatcher.dispatch(handler, command, CONTEXT).position
+        settle(works, DECLARED, position)
+        return position
+
+    return decided
+
+
+@pytest.fixture
+def fleet(record):
+    """Two hundred and one ships with cargo, one of which can't moor."""
+    ships = []
+    for number in range(200):
+        ship = Ship(f"Ship {number}", ["red"])
+        ship.moor(number % 7 + 1)
+        ship.load(number + 1, {"assam": number})
+        ships.append(ship)
+    record(*ships)
+    sunk = Ship("Vasa", [])
+    sunk.moor(0)
+    record(sunk)
+    return sunk
+
+
+@pytest.fixture
+def shadow(works, decide, fleet, follower):
+    """A rebuilt build of the harbour, which follows the log beside the live one."""
+    decide(request_rebuild, RequestRebuild("harbour", 1))
+    build = Build(HARBOUR, 2)
+    rebuild(works, build, "grace")
+    return build
+
+
+def to_the_other(name="harbour", build=2, former=1):
+    return SwitchBuild(name, 1, build, former)
+
+
+def test_a_rebuild_makes_the_same_rows_and_parks_the_same_events(works, decide, fleet, connection, database, log):
+    decide(request_rebuild, RequestRebuild("harbour", 1))
+    seen = []
+    position = rebuild(works, Build(HARBOUR, 2), "grace", report=lambda *there: seen.append(there))
+    assert position == log.head() == seen[-1][0]
+    assert fold_views(database, log, Build(HARBOUR, 2)) == (position, [])
+    parked = connection.execute("select build, position from projection_parked order by 1, 2").fetchall()
+    assert parked == [(2, 602)]
+
+
+def test_afterwards_it_follows_the_log_beside_the_live_build(shadow, connection, record, visible, database, log):
+    assert builds_fed_by(connection, "follower", [HARBOUR]) == [Build(HARBOUR, 1), shadow]
+    visible.wait("harbour", record(Ship("Fram", [])))
+    assert fold_views(database, log, shadow)[1] == []
+    assert status(connection, HARBOUR).state == "following"
+    assert active_build(connection, HARBOUR) == Build(HARBOUR, 1)
+
+
+def test_who_was_stopped_goes_on_where_it_was(works, decide, fleet, connection, log):
+    decide(request_rebuild, RequestRebuild("harbour", 1, rate=1000))
+    looks = iter([False, False, True])
+    with pytest.raises(Stopped) as stopped:
+        rebuild(works, Build(HARBOUR, 2), "grace", rate=1000, stopping=lambda: next(looks, True))
+    assert 0 < stopped.value.position < log.head()
+    first = []
+    rebuild(works, Build(HARBOUR, 2), "grace", report=lambda position, _: first.append(position))
+    assert first[0] == stopped.value.position
+
+
+def test_a_rate_is_kept(works, decide, fleet, monkeypatch):
+    slept = []
+    monkeypatch.setattr("projections.rebuild.time.sleep", slept.append)
+    clock = iter(range(10_000))
+    monkeypatch.setattr("projections.rebuild.time.monotonic", lambda: next(clock) / 1000)
+    decide(request_rebuild, RequestRebuild("harbour", 1, rate=300))
+    rebuild(works, Build(HARBOUR, 2), "grace", rate=300)
+    assert len(slept) > 10
+
+
+@pytest.mark.parametrize("rate", [0, -1, 10_000_001])
+def test_a_rate_that_is_none_is_refused(decide, builds, rate):
+    with pytest.raises(Invalid, match="rate: events per second"):
+        decide(request_rebuild, RequestRebuild("harbour", 1, rate=rate))
+
+
+def test_two_at_once_are_refused_with_who_runs_the_first(works, decide, fleet):
+    decide(request_rebuild, RequestRebuild("harbour", 1))
+    with (
+        leased(works, HARBOUR, "operator:ada on engine, process 7"),
+        pytest.raises(RebuildRunning, match="harbour is being worked on by operator:ada on engine, process 7"),
+    ):
+        rebuild(works, Build(HARBOUR, 2), "grace")
+
+
+def test_a_second_rebuild_is_refused_while_there_is_a_second_build(shadow, decide):
+    with pytest.raises(BuildBeside, match="build 2 is rebuilt already; cut over to it, or drop it"):
+        decide(request_rebuild, RequestRebuild("harbour", 1))
+    decide(cut_over, to_the_other())
+    with pytest.raises(BuildBeside, match="build 1 is kept for a rollback"):
+        decide(request_rebuild, RequestRebuild("harbour", 1))
+
+
+def test_two_wishes_for_a_rebuild_at_once_make_one_build(works, log, fleet, connection):
+    dispatcher = Dispatcher(log)
+    positions = [dispatcher.dispatch(request_rebuild, RequestRebuild("harbour", 1), CONTEXT).position for _ in "12"]
+    settle(works, DECLARED, positions[0])
+    with pytest.raises(BuildBeside, match="is being built already"):
+        settle(works, DECLARED, positions[1])
+    assert len(other_builds(connection, HARBOUR)) == 1
+
+
+def test_who_was_frozen_can_write_nothing_once_another_has_gone_on(works, decide, fleet, connection, log):
+    decide(request_rebuild, RequestRebuild("harbour", 1))
+    build = Build(HARBOUR, 2)
+    with leased(works, HARBOUR, "the zombie") as lease:
+        zombie = Engine(connection, log, build, lane=REBUILD_LANE, fence=lease.fence, quiet=True)
+        zombie.take_over()
+        zombie.apply(read(log, 0, 10), 0)
+        connection.execute("update leases set expires_at = clock_timestamp()")
+        stopping = iter([False])
+        with pytest.raises(Stopped):
+            rebuild(works, build, "grace", rate=5, stopping=lambda: next(stopping, True))
+        with pytest.raises(Fenced):
+            zombie.apply(read(log, 10, 10), 10)
+        rebuild(works, build, "grace")
+        with pytest.raises(BuildGone):
+            zombie.apply(read(log, 10, 10), 10)
+
+
+def test_after_a_cut_over_the_new_build_is_read_and_the_former_one_kept_up_to_date(
+    shadow, decide, connection, record, visible, log, database
+):
+    decide(cut_over, to_the_other())
+    assert active_build(connection, HARBOUR) == shadow
+    visible.wait("harbour", record(Ship("Fram", [])))
+    assert fold_views(database, log, Build(HARBOUR, 1))[1] == []
+    assert {(s.build, s.active, s.feed) for s in catalogue(connection) if s.name == "harbour"} == {
+        (1, False, "follower"),
+        (2, True, "follower"),
+    }
+
+
+def test_a_cut_over_is_told_to_every_process_with_the_position_at_which_it_happened(shadow, decide, connection, log):
+    with psycopg.connect(connection.info.dsn, autocommit=True) as ear:
+        ear.execute("listen muniment_progress")
+        ear.execute("listen muniment_cache")
+        before = connection.execute("select epoch from cache_versions").fetchone()[0]
+        decide(cut_over, to_the_other())
+        heard = [n for n in ear.notifies(timeout=5, stop_after=6) if '"active"' in n.payload or "cache" in n.channel]
+    assert {n.channel for n in heard} == {"muniment_progress", "muniment_cache"}
+    assert connection.execute("select epoch from cache_versions").fetchone()[0] > before
+
+
+def test_a_rollback_reads_the_former_build_again_and_the_new_one_may_be_cut_over_to_again(shadow, decide, connection):
+    decide(cut_over, to_the_other())
+    decide(roll_back, to_the_other(build=1, former=2))
+    assert active_build(connection, HARBOUR) == Build(HARBOUR, 1)
+    decide(cut_over, to_the_other())
+    assert active_build(connection, HARBOUR) == shadow
+
+
+def test_a_cut_over_without_a_second_build_is_refused(decide, builds, fleet):
+    with pytest.raises(NoOtherBuild, match="no build 2"):
+        decide(cut_over, to_the_other())
+
+
+def test_a_build_that_is_far_behind_is_not_cut_over_to(works, decide, fleet, connection, log, monkeypatch):
+    monkeypatch.setattr("projections.abreast.LEVEL_EVENTS", 100)
+    Engine(connection, log, Build(HARBOUR, 1)).apply(read(log, 0, 1000), 0)
+    decide(request_rebuild, RequestRebuild("harbour", 1))
+    with pytest.raises(BuildBehind, match="build 2 is still being built: 602 events to go"):
+        decide(cut_over, to_the_other())
+
+
+def test_a_build_that_is_nearly_level_is_brought_level_by_the_cut_over(decide, fleet, follower, connection, log):
+    decide(request_rebuild, RequestRebuild("harbour", 1))
+    decide(cut_over, to_the_other())
+    assert active_build(connection, HARBOUR) == Build(HARBOUR, 2)
+    assert status(connection, HARBOUR).state == "live"
+
+
+def test_dropping_leaves_nothing_of_a_build(shadow, decide, connection):
+    decide(drop_build, DropBuild("harbour", 1, 2))
+    assert other_builds(connection, HARBOUR) == []
+    assert connection.execute("select to_regclass('harbour_ships_v1_b2')").fetchone() == (None,)
+    assert connection.execute("select count(*) from projection_rebuilds").fetchone() == (0,)
+    assert connection.execute("select count(*) from projection_progress where build = 2").fetchone() == (0,)
+
+
+def test_the_build_that_is_read_is_not_dropped(shadow, decide, connection):
+    with pytest.raises(BuildIsRead, match="build 1 is the one that is read"):
+        decide(drop_build, DropBuild("harbour", 1, 1))
+    assert pending(connection) == []
+
+
+def test_a_reader_in_flight_finishes_before_the_build_goes(shadow, connection, database, monkeypatch):
+    monkeypatch.setattr("projections.switch.DROP_SECONDS", 0.2)
+    with psycopg.connect(database) as reader:
+        reader.execute("select count(*) from harbour_ships_v1_b2")
+        with pytest.raises(StillRead):
+            drop_unread(connection, shadow)
+        assert reader.execute("select count(*) from harbour_sightings_v1_b2").fetchone() == (0,)
+    drop_unread(connection, shadow)
+
+
+def test_a_decision_whose_maker_was_killed_takes_effect_by_whoever_looks_next(shadow, works, log, connection):
+    Dispatcher(log).dispatch(cut_over, to_the_other(), CONTEXT)
+    assert active_build(connection, HARBOUR) == Build(HARBOUR, 1)
+    assert [wish.kind for wish in pending(connection)] == ["cutover"]
+    settle(works, DECLARED)
+    assert active_build(connection, HARBOUR) == shadow
+    assert pending(connection) == []
+
+
+def test_the_decisions_of_another_release_are_left_to_it(shadow, works, log, connection):
+    newer = replace(KEEPERS, version=2)
+    Dispatcher(log).dispatch(request_rebuild, RequestRebuild("keepers", 2), CONTEXT)
+    settle(works, DECLARED)
+    assert len(pending(connection)) == 1
+    settle(works, declared([newer]))
+    assert other_build(connection, newer) == Build(newer, 1)
+
+
+def test_a_diff_of_equal_builds_counts_their_rows(shadow, works, log):
+    found = diff(works, Build(HARBOUR, 1), shadow, "grace")
+    assert (found.position, found.differences, found.rows) == (log.head(), 0, [])
+    assert [(t.table, t.live, t.other, t.differing) for t in found.tables] == [
+        ("ships", 201, 201, 0),
+        ("sightings", 0, 0, 0),
+        ("parked", 1, 1, 0),
+    ]
+
+
+def test_a_diff_names_the_first_rows_that_differ_and_the_event_that_explains_each(shadow, works, connection):
+    connection.execute("update harbour_ships_v1_b1 set berth = 9 where name = 'Ship 3'")
+    connection.execute("delete from harbour_ships_v1_b2 where name = 'Vasa'")
+    connection.execute("update harbour_ships_v1_b2 set chests = 0 where name <> 'Ship 3'")
+    found = diff(works, Build(HARBOUR, 1), shadow, "grace", limit=1000)
+    rows = {row.live["name"]: row for row in found.rows if row.live}
+    assert rows["Ship 3"].columns == ("berth",)
+    assert (rows["Ship 3"].live["berth"], rows["Ship 3"].other["berth"]) == (9, 4)
+    assert rows["Ship 3"].event.type == "harbour.CargoLoaded"
+    assert (rows["Ship 3"].event.position, rows["Ship 3"].event.actor) == (12, "user:harbourmaster")
+    assert rows["Vasa"].other is None
+    assert found.differences == 201
+    assert len(diff(works, Build(HARBOUR, 1), shadow, "grace", limit=2).rows) == 2
+    assert status(connection, HARBOUR).differences == 201
+
+
+def test_under_load_a_diff_sees_both_builds_at_one_position(shadow, works, record):
+    ended = Event()
+
+    def sail():
+        number = 0
+        while not ended.is_set():
+            number += 1
+            ship = Ship(f"Clipper {number}", [])
+            ship.moor(number % 5 + 1)
+            record(ship, Keeper(f"Keeper {number}"))
+
+    threads = [Thread(target=sail)]
+    for thread in threads:
+        thread.start()
+    try:
+        positions = [diff(works, Build(HARBOUR, 1), shadow, "grace") for _ in range(5)]
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+    assert [found.differences for found in positions] == [0] * 5
+    assert sorted({found.position for found in positions}) == [found.position for found in positions]
+
+
+def test_without_a_follower_a_diff_still_brings_the_other_build_level(works, decide, fleet, log, connection):
+    live = Build(HARBOUR, 1)
+    Engine(connection, log, live).apply(read(log, 0, 1000), 0)
+    decide(request_rebuild, RequestRebuild("harbour", 1))
+    assert diff(works, live, Build(HARBOUR, 2), "grace").differences == 0
+
+
+def test_a_follower_takes_a_build_back_each_time_that_it_was_compared(shadow, works, record, connection):
+    connection.execute("listen muniment_progress")
+    for number in range(10):
+        diff(works, Build(HARBOUR, 1), shadow, "grace")
+        head = record(Ship(f"Clipper {number}", []))
+        while least(connection) < head:
+            assert list(connection.notifies(timeout=5, stop_after=1)), "nobody feeds it any more"
+
+
+def least(connection):
+    sql = "select min(position) from projection_progress where projection = 'harbour'"
+    return connection.execute(sql).fetchone()[0]
