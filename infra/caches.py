@@ -10,7 +10,7 @@ from psycopg import AsyncConnection
 from infra.cache import LOCAL_SECONDS, CacheAside, Loaded
 from infra.listener import Listener, Progress
 from infra.valkey import SharedCache
-from infra.versions import CHANNEL, READ, Versions, move_epoch_statement
+from infra.versions import CHANNEL, READ, SETTLE, Versions, move_epoch_statement
 
 V = TypeVar("V")
 
@@ -82,6 +82,7 @@ class Caches:
         return self.shared if self._listener.held(self._lease) else None
 
     async def _connected(self, connection: AsyncConnection[Any]) -> None:
+        await connection.execute(SETTLE.encode())
         row = await (await connection.execute(READ)).fetchone()
         self._known = Versions(*row) if row else UNKNOWN
         # What others stored before counts only if it holds at the head of now: who knows what was missed.

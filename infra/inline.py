@@ -25,7 +25,7 @@ Statement = tuple[str, Params]
 OWN_FIELDS_LEFT_OUT = frozenset({"originator_id", "originator_version", "originator_topic", "timestamp"})
 
 OFFSET = "_events_after"
-_PLACEHOLDER = re.compile(r"%(?:\((\w+)\)s|(%)|)")
+PLACEHOLDER = re.compile(r"%(?:\((\w+)\)s|(%)|)")
 _SUBSELECTS = {
     # The transaction has already moved log_head past its own last event: this one is that many events before it.
     "position": f"(select position - %({OFFSET})s::bigint from log_head)",
@@ -43,6 +43,8 @@ class Inline:
     `%(actor)s` and the event's own fields by name. `announces` maps an event's type to what the commit's notification
     tells every process, such as `session:<id>`.
 
+    `tables` are those that it writes: they are emptied where they are filled anew from the log (infra/refill.py).
+
     Commits are serial, so this work must be tiny. It waits at most 200 ms for a row; if it fails, the command whose
     event it belongs to is refused, and no other. Nobody may hold a lock on such a row while waiting for a commit.
     """
@@ -50,6 +52,7 @@ class Inline:
     name: str
     on: Mapping[type[Event], str | Sequence[str]] = field(default_factory=dict)
     announces: Mapping[type[Event], Callable[[Any], str]] = field(default_factory=dict)
+    tables: tuple[str, ...] = ()
 
 
 def own_fields(event: Event) -> dict[str, Any]:
@@ -110,8 +113,8 @@ class Compiled:
 @lru_cache(maxsize=4096)
 def compiled_sql(sql: str) -> Compiled:
     """`%(name)s` to `$1`; position and time to what this transaction's own update has just put into `log_head`."""
-    sql = _PLACEHOLDER.sub(lambda match: _SUBSELECTS.get(match[1], match[0]), sql)
-    found = dict.fromkeys(match[1] for match in _PLACEHOLDER.finditer(sql) if match[1] and match[1] != OFFSET)
+    sql = PLACEHOLDER.sub(lambda match: _SUBSELECTS.get(match[1], match[0]), sql)
+    found = dict.fromkeys(match[1] for match in PLACEHOLDER.finditer(sql) if match[1] and match[1] != OFFSET)
     names = (*found, OFFSET) if f"%({OFFSET})s" in sql else tuple(found)
     numbers = {name: number for number, name in enumerate(names, start=1)}
 
@@ -122,7 +125,7 @@ def compiled_sql(sql: str) -> Compiled:
             raise ValueError(f"a lone % in SQL is written %%: {sql}")
         return f"${numbers[match[1]]}"
 
-    return Compiled(_PLACEHOLDER.sub(placeholder, sql).encode(), names)
+    return Compiled(PLACEHOLDER.sub(placeholder, sql).encode(), names)
 
 
 def _adaptable(value: Any) -> Any:

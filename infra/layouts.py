@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from hashlib import sha256
 from typing import Any
 from uuid import UUID
@@ -11,6 +12,7 @@ from psycopg import Connection
 from infra.leases import Lease
 from infra.messages import Place
 from infra.partitions import partition_of
+from infra.past import SEEN, STRANGE
 from infra.topics import topic_name
 
 CHANNEL = "muniment_bus"
@@ -34,14 +36,21 @@ _START = """
       from unnest(%(topics)s::text[]) as topic, generate_series(0, %(partitions)s - 1) as partition
 """
 _PROGRESS = "select topic, partition, position, previous from bus_progress where layout = %(layout)s"
-_STORE = """
+_STORE = f"""
     update bus_progress as stored
-       set position = sent.position, previous = sent.previous, fence = %(fence)s, updated_at = clock_timestamp()
+       set position = sent.position, previous = sent.previous, fence = %(fence)s, updated_at = clock_timestamp(),
+           {SEEN.format(position="sent.position")}
       from unnest(%(topics)s::text[], %(partitions)s::int[], %(positions)s::bigint[], %(previous)s::bigint[])
                as sent (topic, partition, position, previous),
            (select set_config('synchronous_commit', 'off', true)) cheap
      where stored.layout = %(layout)s and stored.topic = sent.topic and stored.partition = sent.partition
        and stored.fence <= %(fence)s
+"""
+
+
+_STRANGE = f"""
+    select given_up or exists (select from bus_progress p where p.layout = l.layout and {STRANGE})
+      from bus_layouts l where layout = %(layout)s
 """
 
 
@@ -143,6 +152,12 @@ def progress(connection: Connection[Any], layout: Layout) -> dict[Place, Reached
     return {Place(topic, partition): Reached(position, previous) for topic, partition, position, previous in rows}
 
 
+def is_given_up(connection: Connection[Any], layout: Layout) -> bool:
+    """Whether this layout, or what was noted about it, is of another past of the log."""
+    row = connection.execute(_STRANGE.encode(), {"layout": layout.number}).fetchone()
+    return bool(row and row[0])
+
+
 def store_progress(connection: Connection[Any], layout: Layout, fence: int, reached: Mapping[Place, Reached]) -> None:
     """Stores how far these chains have come; what a relay with a higher fence has stored, stays."""
     values = {
@@ -153,7 +168,13 @@ def store_progress(connection: Connection[Any], layout: Layout, fence: int, reac
         "positions": [each.position for each in reached.values()],
         "previous": [each.previous for each in reached.values()],
     }
-    connection.execute(_STORE, values)
+    connection.execute(_STORE.encode(), values)
+
+
+def times_at(connection: Connection[Any], positions: Iterable[int]) -> dict[int, datetime]:
+    """When the event at each of these positions that the log has was recorded."""
+    sql = "select notification_id, recorded_at from stored_events where notification_id = any(%s)"
+    return dict(connection.execute(sql, (list(positions),)).fetchall())
 
 
 def ids_at(connection: Connection[Any], positions: Iterable[int]) -> dict[int, str]:

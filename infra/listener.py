@@ -113,6 +113,10 @@ class Track:
             self._waiting.remove(entry)
 
 
+class AnotherPast(Exception):
+    """Positions have gone back, as after a restore: all that is known here must be read anew."""
+
+
 class Listener:
     """One LISTEN connection and whoever wants to know what it hears. Lives in one event loop.
 
@@ -329,6 +333,8 @@ class Listener:
                 callback(announced)
 
     def _on_progress(self, payload: dict[str, Any]) -> None:
+        if payload.get("anew"):
+            raise AnotherPast
         name = payload["projection"]
         track = self._tracks.get(name)
         if track is None or payload["version"] != self._versions[name]:

@@ -17,6 +17,7 @@ from psycopg.rows import class_row
 from domain.errors import DomainError
 from domain.projections import NotParked
 from infra.inline import Statement
+from infra.past import SEEN
 from infra.recorder import InlineRefused
 
 NAME_PREFIX = "reaction:"
@@ -82,12 +83,13 @@ _PLACES = """
      order by layout, topic, partition
 """
 _START = """
-    insert into reaction_progress (reaction, layout, topic, partition, position)
-    values (%(reaction)s, %(layout)s, %(topic)s, %(partition)s, %(position)s)
+    insert into reaction_progress (reaction, layout, topic, partition, position, started)
+    values (%(reaction)s, %(layout)s, %(topic)s, %(partition)s, %(position)s, %(started)s)
 """
+_FORGET = "delete from reaction_progress where reaction = %s returning started"
 _POSITION = f"select position from reaction_progress where {_ROW}"
 _ADVANCE = f"""
-    update reaction_progress set position = %(to)s, updated_at = clock_timestamp()
+    update reaction_progress set position = %(to)s, updated_at = clock_timestamp(), {SEEN.format(position="%(to)s")}
       from (select set_config('synchronous_commit', 'off', true)) cheap
      where {_ROW} and position = %(from)s
 """
@@ -157,9 +159,9 @@ def places_of(connection: Connection[Any], reaction: str, *, lock: bool = False)
 def replace_places(connection: Connection[Any], places: Sequence[Place], position: int) -> None:
     """From now on one reaction is driven at these places, from this position on, and nowhere else."""
     reaction = places[0].reaction
-    connection.execute("delete from reaction_progress where reaction = %s", (reaction,))
+    started = [first for (first,) in connection.execute(_FORGET, (reaction,)).fetchall()]
     for place in places:
-        connection.execute(_START, place.key | {"position": position})
+        connection.execute(_START, place.key | {"position": position, "started": min(started, default=position)})
 
 
 def advance(connection: Connection[Any], place: Place, from_: int, to: int) -> None:

@@ -48,6 +48,18 @@ _MOVE_EPOCH = f"""
         returning epoch, graph, server
     ) {_TELL}
 """
+_RUN = "extract(epoch from pg_postmaster_start_time())::text"
+SETTLE = f"""
+    with moved as (
+        update cache_versions
+           set {_MOVED}, postgres = {_RUN}, reason = 'another run of PostgreSQL',
+               moved_at = clock_timestamp()
+         where only_row and postgres <> {_RUN}
+        returning epoch, graph, server
+    ) {_TELL}
+"""
+"""Moves the epoch if it doesn't hold for this run of PostgreSQL: another one may not have all that the cache has."""
+
 _MOVE_GRAPH = f"""
     with moved as (
         update cache_versions set graph = greatest(graph + 1, %(position)s) where only_row

@@ -94,6 +94,7 @@ _LOCK = (
 _PARKED = f"select distinct stream from projection_parked where {_BUILD} and stream = any(%(streams)s)"
 _MOVE = (
     "update projection_progress set position = %(position)s, recorded_at = %(recorded_at)s,"
+    " seen_position = %(position)s, seen_id = %(seen_id)s, seen_at = %(recorded_at)s,"
     f" fence = %(fence)s, updated_at = clock_timestamp() where {_ROW}"
 )
 _FENCE = f"update projection_progress set fence = %(fence)s where {_ROW} and fence <= %(fence)s returning position"
@@ -217,7 +218,8 @@ class Engine:
 
     def _move(self, cursor: Cursor[Any], batch: _Batch, last: Fact) -> None:
         batch.position, batch.moved = last.position, True
-        row = {"position": last.position, "recorded_at": last.recorded_at, "fence": self._fence}
+        seen = {"seen_id": f"{last.stream}:{last.version}", "recorded_at": last.recorded_at}
+        row = {"position": last.position, "fence": self._fence} | seen
         cursor.execute(_MOVE, self._key | row)
         self._notify(cursor, batch)
 

@@ -125,6 +125,7 @@ class _Term:
     def _take_over(self) -> None:
         dismiss(self._connection, self._lease.fence)
         sign(self._connection, self._lease.fence)
+        self._setup.hooks.before_takeover()
         # First the fences, so that whatever the predecessor commits, it commits before the hook runs.
         self._connection.execute(f"listen {LOG_CHANNEL}".encode())
         self._connection.execute(f"listen {BUILDS_CHANNEL}".encode())

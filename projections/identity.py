@@ -27,6 +27,7 @@ SESSIONS = Inline(
         Keyring.Added: lambda _: "keyring",
         Keyring.Revoked: lambda _: "keyring",
     },
+    tables=("sessions", "session_floors"),
 )
 
 USERS = Projection(

@@ -39,11 +39,14 @@ def _nothing(*_: object) -> None:
 class Hooks:
     """What else happens around the follower's commits.
 
-    `on_takeover` runs when a follower has taken the lease and fenced off its predecessor, before it applies anything.
+    `before_takeover` runs before a feed looks which builds are its own: what is of another past of the log is discarded
+    then. `on_takeover` runs when a follower has taken the lease and fenced off its predecessor, before it applies
+    anything.
     `after_commit` runs after each committed transaction; when it raises, `on_invalidation_failed` runs, again and
     again until it succeeds, before the build goes on. All of them may run twice for the same thing.
     """
 
+    before_takeover: Callable[[], object] = _nothing
     on_takeover: Callable[[], None] = _nothing
     after_commit: Callable[[Applied], None] = _nothing
     on_invalidation_failed: Callable[[Applied, Exception], None] = _nothing

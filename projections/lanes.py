@@ -17,6 +17,7 @@ from psycopg import Connection, Cursor
 
 from infra.event_store import Log, Recorded
 from infra.partitions import partition_of
+from infra.past import SEEN
 from projections.engine import CHANNEL, EVERYTHING, PAYLOAD_LIMIT, Applied, Build, Engine, Lane
 from projections.engine import _Batch as Batch
 from projections.engine import _is_control as is_control
@@ -100,9 +101,10 @@ _PARKED = """
     select distinct stream from projection_parked
      where projection = %(projection)s and version = %(version)s and build = %(build)s and stream = any(%(streams)s)
 """
-_MOVE = """
+_MOVE = f"""
     update projection_progress p
-       set position = m.position, recorded_at = coalesce(m.recorded_at, p.recorded_at), updated_at = clock_timestamp()
+       set position = m.position, recorded_at = coalesce(m.recorded_at, p.recorded_at), updated_at = clock_timestamp(),
+           {SEEN.format(position="m.position")}
       from unnest(%(topics)s::text[], %(partitions)s::int[], %(positions)s::bigint[], %(times)s::timestamptz[])
            as m (topic, partition, position, recorded_at)
      where p.projection = %(projection)s and p.version = %(version)s and p.build = %(build)s

@@ -15,6 +15,7 @@ from projections.follower import Follower
 from projections.lane import FollowerLimits, Hooks, Setup
 from runtime import modules
 from runtime.core import open_core
+from runtime.past import discard_other_past
 from runtime.reactions import for_follower, take_back
 
 HOUR_SECONDS = 3600.0
@@ -32,7 +33,7 @@ def follow(settings: Settings) -> None:
             core.log,
             settings.postgres_url,
             modules.projections(),
-            hooks(invalidator, lambda: None if settings.kafka else take_back(core)),
+            hooks(settings, invalidator, lambda: None if settings.kafka else take_back(core)),
             limits(settings),
             for_follower(core),
         )
@@ -72,8 +73,9 @@ def limits(settings: Settings) -> FollowerLimits:
     )
 
 
-def hooks(invalidator: Invalidator, then: Callable[[], None] = lambda: None) -> Hooks:
-    """After each view's commit its tombstones; where that fails, and at a take-over, a new epoch.
+def hooks(settings: Settings, invalidator: Invalidator, then: Callable[[], None] = lambda: None) -> Hooks:
+    """Before a take-over what is of another past of the log is discarded. After each view's commit its tombstones;
+    where that fails, and at a take-over, a new epoch.
 
     `then` is what else is done at a take-over.
     """
@@ -86,6 +88,7 @@ def hooks(invalidator: Invalidator, then: Callable[[], None] = lambda: None) -> 
         invalidator.committed(applied.build.projection.name, applied.invalidate, applied.position)
 
     return Hooks(
+        before_takeover=lambda: discard_other_past(settings),
         on_takeover=taken_over,
         after_commit=committed,
         on_invalidation_failed=lambda _, error: invalidator.failed(error),

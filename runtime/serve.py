@@ -5,13 +5,14 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 from typing import Any
 from uuid import UUID
 
 import msgspec
 import prometheus_client
+import psycopg
 from granian import Granian
 from granian.constants import Interfaces, Loops
 from granian.http import HTTP1Settings
@@ -43,6 +44,7 @@ from runtime import modules
 from runtime.bus_gauges import BusGauges
 from runtime.core import build_core, located
 from runtime.gauges import Gauges, ReactionGauges
+from runtime.past import discard_other_past
 from runtime.ports import Ports, http_limits
 from runtime.readiness import Readiness
 
@@ -175,7 +177,10 @@ class Api:
     async def _reconnected(self, _: AsyncConnection[Any]) -> None:
         """Ends of sessions may have been announced while nobody listened, and other connections be broken too."""
         self._announced(["*"])
-        await asyncio.get_running_loop().run_in_executor(self.lookups, self.core.pool.check)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self.lookups, self.core.pool.check)
+        # Another server may answer now. If it has another past, what that discards is announced on this connection.
+        await loop.run_in_executor(self.lookups, discard_other_past, self.settings)
 
     def _application(self) -> Application:
         services = Services(
@@ -211,6 +216,8 @@ class Api:
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         await self.access_reader.open()
+        with suppress(psycopg.Error):  # then it is done at the listener's first connection
+            await asyncio.to_thread(discard_other_past, self.settings)
         # the one computes while the other waits
         await asyncio.gather(asyncio.to_thread(self.core.passwords.prepare_dummy), self.listener.start())
         yield

@@ -22,6 +22,7 @@ from projections.builds import ensure_builds
 from runtime import modules
 from runtime.core import Core, ensure_keys, open_core
 from runtime.feeds import feed_without_bus
+from runtime.past import discard_other_past
 
 Say = Callable[[str], None]
 
@@ -37,13 +38,14 @@ def migrate(settings: Settings, say: Say) -> None:
 
 
 def ensure_views(settings: Settings) -> None:
-    """The tables of every view that this release brings, and where its reactions start.
+    """The tables of every view that this release brings, and where its reactions start; and nothing of another past.
 
     Raises ChangedProjection, SettingsError.
     """
     with psycopg.connect(settings.postgres_url, autocommit=True) as connection:
         ensure_builds(connection, modules.projections())
         ensure_started(connection, [(Place(each.name), each.from_start) for each in modules.reactions(settings)])
+    discard_other_past(settings)
 
 
 def feed_all_from_log(settings: Settings) -> None:

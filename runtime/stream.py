@@ -81,7 +81,7 @@ def _work(settings: Settings, beat: Callable[[], None]) -> None:
             modules.projections(),
             messages(core),
             spread_of,
-            hooks(invalidator),
+            hooks(settings, invalidator),
             FeederLimits(settings.stream_bulk_events, settings.stream_silence_seconds, engine=limits(settings)),
             companions=[for_stream(core)],
         )

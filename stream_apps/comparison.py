@@ -1,15 +1,16 @@
 """Whether the bus and the log have the same past: asked by every relay before it goes on."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka import Message as Found
 from psycopg import Connection
 
-from infra.layouts import Layout, Reached, ids_at
-from infra.messages import Delivered, Messages, Place, Refused, Watermark
+from infra.layouts import Layout, Reached, ids_at, is_given_up, times_at
+from infra.messages import Carried, Delivered, Link, Messages, Place, Refused, Watermark
 from infra.topics import ADMIN_SECONDS, BusAway
 
 LOOK_BACK = 20
@@ -17,6 +18,12 @@ LOOK_BACK = 20
 
 GROUP = "muniment-relay"
 """Nothing is committed for it; a consumer must have one."""
+
+
+_EVENTS = """
+    select notification_id, originator_id || ':' || originator_version, recorded_at from stored_events
+     where notification_id = any(%s)
+"""
 
 
 class AnotherPast(Exception):
@@ -73,6 +80,27 @@ def _opened(messages: Messages, place: Place, found: Found) -> Delivered | None:
         return None
 
 
+def time_of(message: Delivered) -> datetime | None:
+    """When the event at the message's position was recorded, if it says so."""
+    match message:
+        case Carried():
+            return message.recorded.recorded_at
+        case Watermark():
+            return message.recorded_at
+    return None
+
+
+def not_in_the_log(connection: Connection[Any], messages: Sequence[Delivered]) -> set[Link]:
+    """The links of those messages that tell of events which the log doesn't have, or not so: of another past of it."""
+    positions = [each.link.position for each in messages]
+    found = {position: (event_id, time) for position, event_id, time in connection.execute(_EVENTS, (positions,))}
+    return {each.link for each in messages if not _agrees(each, *found.get(each.link.position, ("", None)))}
+
+
+def _agrees(message: Delivered, event_id: str, recorded_at: datetime | None) -> bool:
+    return message.link.event_id == event_id and time_of(message) in {recorded_at, None}
+
+
 def compared(
     connection: Connection[Any],
     layout: Layout,
@@ -83,8 +111,12 @@ def compared(
 
     A bus that is behind what was sent gets that again, and one that is ahead of what was noted doesn't.
     """
-    ids = ids_at(connection, {each.link.position for each in found.values()})
-    for place, link in ((place, each.link) for place, each in found.items()):
+    if is_given_up(connection, layout):
+        raise AnotherPast(f"what was noted of layout {layout.number} isn't in the log")
+    positions = {each.link.position for each in found.values()}
+    ids, times = ids_at(connection, positions), times_at(connection, positions)
+    for place, each in found.items():
+        link = each.link
         if link.layout > layout.number:
             raise AnotherPast(f"{place.topic} {place.partition} has messages of layout {link.layout}")
         if ids.get(link.position) != link.event_id:
@@ -92,6 +124,8 @@ def compared(
                 f"{place.topic} {place.partition} ends with {link.event_id} at {link.position};"
                 f" the log has {ids.get(link.position) or 'nothing'} there"
             )
+        if (time := time_of(each)) and time != times[link.position]:
+            raise AnotherPast(f"{place.topic} {place.partition}: {link.event_id} was recorded at {time} there")
     start = Reached(layout.from_position, layout.from_position)
     reached = {place: stored.get(place, start) for place in layout.places}
     for place, each in found.items():

@@ -29,6 +29,7 @@ from projections.feeds import FAUST, FeedBusy, catch_up, change_feed, fed
 from projections.lane import Backoff, FollowerLimits, Hooks, connect
 from projections.lanes import LanesEngine, Spread, take_lanes
 from projections.projection import Projection
+from stream_apps.comparison import not_in_the_log
 from stream_apps.feed import deliver
 from stream_apps.standstill import Standstill
 
@@ -215,19 +216,22 @@ class Feeder:
                 continue
             if message.link.layout != spread.layout:
                 DROPPED.labels("layout").inc()
-            elif self._is_ahead(message.link.position):
-                DROPPED.labels("ahead").inc()
             else:
                 lanes[Lane(spread.layout, raw.place.topic, raw.place.partition)].append(message)
         if lanes:
             self._silent_since = None
-        return lanes
+        return self._of_this_past(lanes)
 
-    def _is_ahead(self, position: int) -> bool:
-        """Whether the log hasn't come to this position: then the message is of another past of it."""
-        if position > self._head:
-            self._head = self._setup.log.head()
-        return position > self._head
+    def _of_this_past(self, lanes: Mapping[Lane, Sequence[Delivered]]) -> Mapping[Lane, Sequence[Delivered]]:
+        """Without what the log doesn't have. Where it has a lane's newest message, it has those before it, too."""
+        assert self._watch is not None  # noqa: S101 - tells the type checker
+        newest = [max(messages, key=lambda each: each.link.position) for messages in lanes.values()]
+        if not (strangers := not_in_the_log(self._watch, newest)):
+            return lanes
+        strangers |= not_in_the_log(self._watch, [each for messages in lanes.values() for each in messages])
+        DROPPED.labels("past").inc(len(strangers))
+        kept = {lane: [each for each in messages if each.link not in strangers] for lane, messages in lanes.items()}
+        return {lane: messages for lane, messages in kept.items() if messages}
 
     def _tick(self) -> None:
         # Not `|=`: that would undo what `own` says meanwhile, in the other thread.
@@ -281,6 +285,7 @@ class Feeder:
             self._watch = connect(self._setup.conninfo, self._setup.limits.engine)
             self._watch.execute(f"listen {BUILDS_CHANNEL}".encode())
             self._watch.execute(f"listen {LAYOUTS_CHANNEL}".encode())
+        self._setup.hooks.before_takeover()
         self._spread = self._newest()
         builds = fed(self._watch, FAUST, self._setup.projections) if self._spread else []
         keys = {_key(build) for build, _ in builds}

@@ -234,6 +234,8 @@ class _Term:
 
     def _renew(self) -> bool:
         head = self._hold()
+        if head < self._position:
+            raise Lost(f"the log ends at {head}, and {self._position} is on the bus")
         if head > self._position:
             self._read_on()
         elif self._is_first_round:

@@ -12,7 +12,7 @@ REASONS = {
     "forged": "with a false seal",
     "garbled": "that nobody can read",
     "layout": "of another layout",
-    "ahead": "beyond the log's end",
+    "past": "that the log knows nothing of",
 }
 """Why a message is dropped, in words; other reasons are told as they are called."""
 

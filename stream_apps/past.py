@@ -1,0 +1,92 @@
+"""Reactions whose progress is of another past of the log: put back to where the log itself shows that they have come.
+
+A reaction's commands carry its name and the event that led to them, so what it has reacted to is in the log. In each
+part of the log it reacts in order: so the newest cause there of anything recorded is how far it has come. What it had
+issued after the cut is gone with the log and is issued again, once; what is in the log isn't issued again.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+from uuid import UUID
+
+from psycopg import Connection
+
+from infra.partitions import partition_of
+from infra.past import STRANGE
+from infra.reaction_store import Place, places_of
+from projections.lanes import module_of
+from stream_apps.reactions import Reaction
+from stream_apps.spreads import spread_of
+
+_IS_STRANGE = f"select exists (select from reaction_progress p where p.reaction = %s and {STRANGE})"
+_FLOOR = """
+    select least(min(r.started), min(h.position)) from reaction_progress r cross join log_head h where r.reaction = %s
+"""
+_CAUSES = """
+    select cause.notification_id, cause.originator_id, cause.topic
+      from (select distinct convert_from(metadata, 'UTF8')::jsonb ->> 'causation_id' as id from stored_events
+             where position(convert_to(%(actor)s, 'UTF8') in metadata) > 0
+               and convert_from(metadata, 'UTF8')::jsonb ->> 'actor' = %(name)s) caused
+      join stored_events cause
+        on cause.originator_id = split_part(caused.id, ':', 1)::uuid
+       and cause.originator_version = split_part(caused.id, ':', 2)::bigint
+     where caused.id is not null
+"""
+_PLACE = """
+    update reaction_progress p
+       set position = %(position)s, updated_at = clock_timestamp(),
+           seen_position = null, seen_id = null, seen_at = null, started = least(started, %(position)s)
+     where reaction = %(reaction)s and layout = %(layout)s and topic = %(topic)s and partition = %(partition)s
+"""
+_UNPARK = """
+    delete from reaction_parked r
+     where reaction = %(reaction)s and (position > %(least)s
+        or not exists (select from stored_events e where e.notification_id = r.position
+                          and e.originator_id = r.stream and e.originator_version = r.stream_version))
+"""
+
+
+def put_back(connection: Connection[Any], reactions: Iterable[Reaction]) -> list[str]:
+    """Puts back every reaction that is of another past, in the caller's transaction, and gives their names.
+
+    That must hold `log_head`. Goes through the whole log, in PostgreSQL.
+    """
+    names = []
+    for reaction in reactions:
+        row = connection.execute(_IS_STRANGE.encode(), (reaction.name,)).fetchone()
+        if row and row[0]:
+            _put_back(connection, reaction)
+            names.append(reaction.name)
+    return names
+
+
+def _put_back(connection: Connection[Any], reaction: Reaction) -> None:
+    row = connection.execute(_FLOOR, (reaction.name,)).fetchone()
+    floor = int(row[0] or 0) if row else 0
+    places = places_of(connection, reaction.name, lock=True)
+    reached = dict.fromkeys(places, floor)
+    finds = _finders(connection, places)
+    actor = str(reaction.actor)
+    with connection.cursor(name="causes") as cursor:
+        for position, stream, topic in cursor.execute(_CAUSES, {"actor": f'"{actor}"', "name": actor}):
+            for place, stands_in in finds.items():
+                if stands_in(topic, stream):
+                    reached[place] = max(reached[place], position)
+    for place, position in reached.items():
+        connection.execute(_PLACE, place.key | {"position": position})
+    connection.execute(_UNPARK, {"reaction": reaction.name, "least": min(reached.values(), default=floor)})
+
+
+def _finders(connection: Connection[Any], places: Iterable[Place]) -> dict[Place, Callable[[str, UUID], bool]]:
+    """For each place whether an event, by its type and stream, stands there."""
+    return {place: _finder(connection, place) for place in places}
+
+
+def _finder(connection: Connection[Any], place: Place) -> Callable[[str, UUID], bool]:
+    spread = spread_of(connection, place.layout) if place.layout else None
+    if spread is None:
+        return lambda *_: True
+    return lambda topic, stream: (
+        spread.topics.get(module_of(topic)) == place.topic
+        and partition_of(stream, spread.partitions) == place.partition
+    )
