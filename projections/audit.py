@@ -14,6 +14,7 @@ from psycopg.types.json import Jsonb
 
 from domain.access import Role, UserAssignments
 from domain.aggregate import Aggregate
+from domain.analytics import AnalyticsReader
 from domain.audit import Entry, LogExport, LogRead, Refusal
 from domain.identity import EmailClaim, EmailVerification, Keyring, LoginAttempts, Onboarding, Session, User
 from domain.projections import Retry, Skip
@@ -53,7 +54,7 @@ def _field(kind: str, name: str) -> Callable[[Any], str]:
 
 
 _user, _of_user, _session = _own("user"), _field("user", "user_id"), _own("session")
-_role, _key = _field("role", "name"), _field("key", "key_id")
+_role, _key, _reader = _field("role", "name"), _field("key", "key_id"), _field("database-role", "role")
 
 
 def _projection(event: Any) -> str:
@@ -103,6 +104,9 @@ AUDITED: Mapping[type[Event], Meaning] = {
     LogExport.Exported: Meaning(
         "log.exported", API_ACTIVITY, READ, lambda _: "log", ("action", "after", "upto", "types", "stream", "personal")
     ),
+    AnalyticsReader.Granted: Meaning("analytics.granted", ACCOUNT_CHANGE, 7, _reader, ("personal",)),
+    AnalyticsReader.Changed: Meaning("analytics.changed", ACCOUNT_CHANGE, 7, _reader, ("personal",)),
+    AnalyticsReader.Revoked: Meaning("analytics.revoked", ACCOUNT_CHANGE, 8, _reader),
     Retry.Requested: Meaning("projection.retry-requested", API_ACTIVITY, UPDATE, _projection, ("stream",)),
     Skip.EventSkipped: Meaning("projection.event-skipped", API_ACTIVITY, 4, _projection, ("position", "reason")),
 }

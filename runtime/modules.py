@@ -14,6 +14,7 @@ from api import reactions as reactions_api
 from api.routing import Route
 from domain.access import Role, UserAssignments
 from domain.aggregate import Aggregate
+from domain.analytics import AnalyticsReader
 from domain.audit import Entry, LogExport, LogRead, Refusal
 from domain.identity import EmailClaim, EmailVerification, Keyring, LoginAttempts, Onboarding, Session, User
 from domain.projections import Retry, Skip
@@ -57,6 +58,7 @@ MODULES = (
         aggregates=(Retry, Skip),
         routes=projections_api.ROUTES,
     ),
+    Module("analytics", depends_on=("log",), aggregates=(AnalyticsReader,)),
     Module("reactions", depends_on=("log",), migrations=MIGRATIONS / "reactions", routes=reactions_api.ROUTES),
     Module("bus", depends_on=("log", "projections"), migrations=MIGRATIONS / "bus"),
     Module(

@@ -20,6 +20,7 @@ from infra.reaction_store import Place, ensure_started
 from infra.settings import Settings, SettingsError
 from projections.builds import ensure_builds
 from runtime import modules
+from runtime.analytics import ensure_analytics
 from runtime.core import Core, ensure_keys, open_core
 from runtime.feeds import feed_without_bus
 from runtime.past import discard_other_past
@@ -35,6 +36,7 @@ def migrate(settings: Settings, say: Say) -> None:
     limits = Limits.from_settings(settings)
     apply(settings.postgres_url, modules.sources(), limits=limits, report=lambda progress: say(progress.message))
     ensure_views(settings)
+    ensure_analytics(settings, say)
 
 
 def ensure_views(settings: Settings) -> None:

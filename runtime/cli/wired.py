@@ -103,9 +103,11 @@ class Wired:
 
     def complete(self, say: Callable[[str], None]) -> None:
         """The tables of this release's views and, in an empty store, the first facts. Raises SettingsError."""
+        from runtime.analytics import ensure_analytics
         from runtime.start import ensure_views, first_facts
 
         ensure_views(self.settings)
+        ensure_analytics(self.settings, say)
         first_facts(self.settings, say)
 
     def _not_running(self, reason: str) -> NotRunning:

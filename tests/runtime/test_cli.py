@@ -26,6 +26,7 @@ CHANGING = {
     "reactions": {"retry", "skip"},
     "audit": {"list"},  # reading the audit log is recorded
     "events": {"export"},  # and so is taking a part of the log away
+    "analytics": {"grant", "revoke"},
 }
 PARTS = {"up", "api", "follow", "relay", "stream", "completion"}
 
