@@ -22,20 +22,19 @@ from domain.builds import RebuildRunning
 from infra import leases
 from infra.event_store import Log
 from infra.leases import Lease
+from projections.bulk import BulkState, forward
 from projections.engine import Build, Engine
-from projections.facts import read
 from projections.feeds import FAUST, FOLLOWER, REBUILD_LANE, change_feed
 from projections.lane import FollowerLimits, connect
 from projections.lanes import Spread
 from projections.projection import Projection
 from projections.rebuilds import LEASE_SECONDS, lease_name, note_level, note_progress
 
-BATCH_EVENTS = 1000
+NEAR_EVENTS = 1000
+"""What is left to the live feed, which is as good at it."""
+
 NOTE_SECONDS = 1.0
 """How often a rebuild writes down how fast it is."""
-
-NAP_SECONDS = 0.2
-"""The longest pause of a throttled rebuild between two looks whether it is to stop."""
 
 Report = Callable[[int, int], None]
 """Told the position that is reached, and the log's head."""
@@ -145,49 +144,37 @@ class _Run:
     ) -> None:
         self._works, self._build, self._engine = works, build, engine
         self._runner, self._rate, self._stopping, self._report = runner, rate, stopping, report
-        self._began = self._noted_at = time.monotonic()
-        self._noted = self._from = self._head = 0
+        self._noted_at, self._noted = 0.0, 0
 
-    def to_head(self, position: int) -> int:
-        """Brings the build to the head, or so near that less than a batch has come since."""
-        self._from = self._noted = position
+    def to_head(self, position: int) -> None:
+        """Brings the build so near to the head that less than a batch has come since. Raises Stopped."""
         with self._works.connect() as notes:
             self._note(notes, position, 0.0)
-            while position < (head := self._goal(position)):
+            while True:
+                head = self._works.log.head()
                 self._report(position, head)
                 if self._stopping():
                     raise Stopped(position)
-                position = self._engine.apply(read(self._works.log, position, self._batch()), position)
-                self._pace(position)
-                self._note_now_and_then(notes, position)
-        self._report(position, head)
-        return position
+                position = self._forward(notes, head)
+                if position < head:
+                    raise Stopped(position)
+                if self._works.log.head() - position < NEAR_EVENTS:
+                    return
 
-    def _goal(self, position: int) -> int:
-        """Where the log ended when it was looked at last; a few events that came since are for the live feed."""
-        if position >= self._head:
-            head = self._works.log.head()
-            self._head = head if not self._head or head - position >= BATCH_EVENTS else self._head
-        return self._head
+    def _forward(self, notes: Connection[Any], head: int) -> int:
+        def told(state: BulkState) -> None:
+            self._report(state.position, head)
+            now = time.monotonic()
+            if now - self._noted_at >= NOTE_SECONDS:
+                self._note(notes, state.position, (state.position - self._noted) / (now - self._noted_at))
 
-    def _batch(self) -> int:
-        return max(1, min(BATCH_EVENTS, self._rate // 5)) if self._rate else BATCH_EVENTS
-
-    def _pace(self, position: int) -> None:
-        if not self._rate:
-            return
-        due = self._began + (position - self._from) / self._rate
-        while (left := due - time.monotonic()) > 0 and not self._stopping():
-            time.sleep(min(left, NAP_SECONDS))
-
-    def _note_now_and_then(self, notes: Connection[Any], position: int) -> None:
-        now = time.monotonic()
-        if now - self._noted_at >= NOTE_SECONDS:
-            self._note(notes, position, (position - self._noted) / (now - self._noted_at))
-            self._noted_at, self._noted = now, position
+        return forward(
+            self._works.log, [self._engine], head, events_per_second=self._rate, told=told, stopping=self._stopping
+        )
 
     def _note(self, notes: Connection[Any], position: int, events_per_second: float) -> None:
         note_progress(notes, self._build, self._runner, events_per_second)
+        self._noted_at, self._noted = time.monotonic(), position
 
 
 def hand_over(works: Works, connection: Connection[Any], build: Build) -> int:
