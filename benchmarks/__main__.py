@@ -19,6 +19,7 @@ SCRIPTS = {
     "warm_checks": "warm checks over HTTP beside an empty route, with 10,000 and 1,000,000 assignments",
     "logins": "logins beside bare bcrypt; checks during a storm of logins",
     "follower": "from save to visible, at 500 events a second",
+    "stream": "a stream worker beside a bare Faust agent, on a real Kafka: visible, catching up",
     "relay": "the relay beside bare reading and mapping; taking over; idleness",
     "footprint": "start, memory, idleness of the whole platform",
 }
@@ -27,6 +28,7 @@ FURTHER = {
     "frame": "what the HTTP frame itself costs",
 }
 LIMIT_SECONDS = 240.0
+LIMITS_SECONDS = {"stream": 480.0}
 STOP_SECONDS = 20.0
 
 
@@ -36,7 +38,7 @@ def run(name: str) -> bool:
     started = time.monotonic()
     with subprocess.Popen([sys.executable, "-m", f"benchmarks.{name}"], cwd=ROOT, start_new_session=True) as process:
         try:
-            status = process.wait(LIMIT_SECONDS)
+            status = process.wait(LIMITS_SECONDS.get(name, LIMIT_SECONDS))
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGINT)  # its own cleaning up first
             status = _ended(process)

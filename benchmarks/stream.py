@@ -1,0 +1,296 @@
+"""A stream worker beside a bare Faust agent, on a real Apache Kafka: from save to visible, and catching up.
+
+    python -m benchmarks.stream [--rate 500] [--seconds 20] [--events 200000] [--rounds 1] [--kafka HOST:PORT]
+
+*Visible*: single events are saved at fixed times, each durable before it counts. A view is visible at a position once
+its own notification says so. Relay and stream worker run as `muniment relay` and `muniment stream` do, with every view
+on Faust. Beside it: messages that are produced at the same rate on the same Kafka, until a bare agent has them.
+
+*Catching up*: one worker for the view of access alone, without the way from the log; every event is an assignment or a
+revocation of a role, and those that were applied are counted. Beside it a bare agent takes the same topic's messages
+with `noack_take` and acknowledges them.
+"""
+
+import argparse
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4, uuid5
+
+import psycopg
+from confluent_kafka import Producer
+
+from benchmarks.bare_agent import TAKE, WITHIN_SECONDS, bare_agent
+from benchmarks.bus import Shape, kafka, shape
+from benchmarks.common import ROOT, quantile, ratios, told
+from benchmarks.follower import BARE, WARM_UP_SECONDS, Ears, delays, saves
+from domain.access import UserAssignments
+from domain.aggregate import NAMESPACE
+from domain.context import Context
+from infra.event_store import Log, Metadata
+from infra.invalidation import Invalidator
+from infra.settings import Settings
+from infra.topics import TopicLimits, ensure_topics
+from projections.access import ACCESS
+from projections.engine import Applied
+from projections.feeds import FAUST, FOLLOWER
+from projections.lane import Hooks
+from runtime import modules
+from runtime.core import open_core
+from runtime.feeds import choose_feed
+from runtime.relay import messages
+from stream_apps.spreads import spread_of
+
+P99_MILLISECONDS = 60.0
+CATCH_UP_GOAL = ">= 0.6"
+PARTITIONS = 4
+NEVER_SECONDS = 1e9
+ASSIGNMENTS = 9
+"""Events of a user beside the first, which says nothing to the view."""
+
+COLUMNS = "originator_id, originator_version, topic, state, notification_id, recorded_at, metadata"
+
+
+# --- from save to visible
+
+
+def visible(brokers: str, rate: float, seconds: float) -> None:
+    """Prints how long a saved event takes until each view has it."""
+    with shape(brokers) as given:
+        given.part("relay")
+        given.part("stream")
+        conninfo = given.settings.postgres_url
+        given.wait_until_sent()
+        saves(conninfo, rate, WARM_UP_SECONDS)
+        time.sleep(2.0)
+        given.wait_until_visible()
+        bare = quantile(bare_delays(brokers, rate, seconds / 2), 0.99)
+        with Ears(conninfo) as ears:
+            time.sleep(0.3)
+            rows = saves(conninfo, rate, seconds)
+            given.wait_until_visible()
+            time.sleep(0.3)
+    span = rows[-1][2] - rows[0][1]
+    print(f"{len(rows)} events in {span:.1f} s: {len(rows) / span:.0f}/s")
+    told("produced to taken by a bare Faust agent: p99", [bare], digits=1, unit=" ms")
+    for name, heard in sorted(ears.heard.items()):
+        if name == BARE:
+            continue
+        took = delays([(position, answered) for position, _, answered in rows], heard)
+        spread = f"median {quantile(took, 0.5):.1f}, longest {took[-1]:.1f}, {len(heard)} commits"
+        told(
+            f"durable to {name}: p99 ({spread})",
+            [quantile(took, 0.99)],
+            f"< {P99_MILLISECONDS:g}",
+            digits=1,
+            unit=" ms",
+        )
+
+
+def bare_delays(brokers: str, rate: float, seconds: float) -> list[float]:
+    """Milliseconds from each message's production to a bare agent, both at this rate, over as many partitions."""
+    topic = f"bare-{uuid4().hex[:12]}"
+    ensure_topics({"bootstrap.servers": brokers}, [topic], PARTITIONS, TopicLimits())
+    command = [sys.executable, "-m", "benchmarks.stream", "--take", brokers, topic, str(int(rate * seconds))]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as agent:
+        time.sleep(6.0)
+        producer = Producer({"bootstrap.servers": brokers, "enable.idempotence": True, "linger.ms": 1})
+        start = time.monotonic()
+        for number in range(int(rate * seconds)):
+            time.sleep(max(0.0, start + number / rate - time.monotonic()))
+            producer.produce(topic, str(time.monotonic()).encode(), partition=number % PARTITIONS)
+            producer.poll(0)
+        producer.flush(10)
+        output, _ = agent.communicate(timeout=60)
+    return [float(line) for line in output.splitlines()]
+
+
+def take(brokers: str, topic: str, count: int) -> None:
+    """A bare agent: takes so many messages and prints how old each was, in milliseconds."""
+    from stream_apps.bus import BusLimits, configured, quiet_libraries  # noqa: PLC0415
+
+    quiet_libraries()
+    ages: list[float] = []
+
+    async def run() -> None:
+        app = configured(Settings(kafka=brokers, kafka_prefix=topic), uuid4().hex, BusLimits())
+        done = asyncio.Event()
+
+        async def note(stream: Any) -> None:
+            async for events in stream.noack_take(TAKE, within=WITHIN_SECONDS):
+                now = time.monotonic()
+                ages.extend((now - float(event.value)) * 1000 for event in events)
+                for event in events:
+                    await stream.ack(event)
+                if len(ages) >= count:
+                    done.set()
+
+        app.agent(app.topic(topic, key_serializer="raw", value_serializer="raw"), name="note", concurrency=1)(note)
+        app.in_worker = True
+        starting = asyncio.ensure_future(app.start())
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(done.wait(), 120)
+        starting.cancel()
+        with suppress(asyncio.CancelledError, asyncio.TimeoutError, Exception):
+            await asyncio.wait_for(app.stop(), 5)
+
+    asyncio.run(run())
+    print("\n".join(map(str, ages)))
+
+
+# --- catching up
+
+
+def catching_up(brokers: str, events: int, rounds: int) -> None:
+    """Prints how fast one worker catches up, and a bare agent beside it."""
+    ours, theirs = [], []
+    with shape(brokers) as given:
+        filled = fill(given, events)
+        relay = given.part("relay")
+        given.wait_until_sent()
+        relay.stop()
+        log = Log(given.settings.postgres_url)
+        for projection in modules.projections():
+            choose_feed(given.settings.postgres_url, log, projection, FOLLOWER)
+        with psycopg.connect(given.settings.postgres_url) as connection:
+            spread = spread_of(connection)
+        assert spread
+        for _ in range(rounds):
+            theirs.append(bare_agent(brokers, spread.topics.values(), messages=events))
+            start_anew(given, log)
+            worker = given.script("benchmarks.stream", "--feed", str(filled), stream_bulk_events=0)
+            output, _ = worker.process.communicate(timeout=600)
+            ours.append(float(output.split()[0]))
+            print(f"    {output.strip()}; the bare agent {theirs[-1]:,.0f}")
+        log.close()
+    told("a bare Faust agent, events/s", theirs, digits=0)
+    told("one worker, view of access, applied events/s", ours, digits=0)
+    told("the worker / the bare agent", ratios(ours, theirs), CATCH_UP_GOAL)
+
+
+def fill(given: Shape, events: int) -> int:
+    """So many events that concern the view (and one in ten beside them that doesn't); how many do."""
+    log = Log(given.settings.postgres_url)
+    rows = list(assigned(log))
+    metadata = Metadata.from_context(Context.system("benchmark", "bench")).to_bytes()
+    before, now, users = log.head(), datetime.now(UTC), events // ASSIGNMENTS
+    with psycopg.connect(given.settings.postgres_url, autocommit=True) as connection:
+        with connection.transaction(), connection.cursor() as cursor:
+            with cursor.copy(f"copy stored_events ({COLUMNS}) from stdin (format binary)".encode()) as copy:
+                copy.set_types(["uuid", "int8", "text", "bytea", "int8", "timestamptz", "bytea"])
+                position = before
+                for version, topic, state in rows:
+                    for number in range(users):
+                        position += 1
+                        user = uuid5(NAMESPACE, f"bench:{number}")
+                        said = state.replace(str(NAMESPACE).encode(), str(user).encode())
+                        stream = UserAssignments.create_id(user)
+                        copy.write_row((stream, version, topic, said, position, now, metadata))
+            cursor.execute("update log_head set position = %s, recorded_at = %s", (position, now))
+        connection.execute("vacuum analyze stored_events")
+    log.close()
+    return users * ASSIGNMENTS
+
+
+def assigned(log: Log) -> Iterator[tuple[int, str, bytes]]:
+    """The rows of one real aggregate, in whose place everybody's ids are put: six assignments, three revocations."""
+    model = UserAssignments(user_id=NAMESPACE)
+    for number in range(6):
+        model.assign("operator", f"/acme/{number}", None, datetime.now(UTC))
+    for number in range(3):
+        model.revoke("operator", f"/acme/{number}")
+    for event in model.collect_events():
+        row = log.mapper.to_stored_event(event)
+        yield row.originator_version, row.topic, row.state
+
+
+def start_anew(given: Shape, log: Log) -> None:
+    """The view of access is empty, at the log's beginning, and Faust's."""
+    conninfo = given.settings.postgres_url
+    choose_feed(conninfo, log, ACCESS, FAUST)
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        for table in ("roles", "permissions", "includes", "assignments", "suspensions"):
+            connection.execute(f"truncate {ACCESS.table(table, 1)}".encode())
+        connection.execute("update projection_progress set position = 0 where projection = 'access'")
+
+
+class Count:
+    """Events that were applied, and what they took from the first commit to that with the last wanted one."""
+
+    def __init__(self, wanted: int) -> None:
+        self._wanted = wanted
+        self._applied = self._first = self._position = 0
+        self._began_at = self._used = 0.0
+
+    def add(self, applied: Applied) -> bool:
+        """Told before a commit and after it, of which one counts; whether all are there."""
+        if not applied.facts or applied.facts[0].position == self._position:
+            return False
+        self._position = applied.facts[0].position
+        self._applied += len(applied.facts)
+        if not self._first:
+            self._first, self._began_at, self._used = self._applied, time.monotonic(), time.process_time()
+        return self._applied >= self._wanted
+
+    def told(self, healed: float) -> str:
+        """Events a second, and what each used."""
+        seconds, events = time.monotonic() - self._began_at, self._applied - self._first
+        used = (time.process_time() - self._used) / events * 1e6
+        return f"{events / seconds:.1f} events/s, {used:.0f} us of the processor each, {healed:.0f} read from the log"
+
+
+def feed(wanted: int) -> None:
+    """A stream worker for one view, that ends when it has applied so many events, and prints how fast it was."""
+    from stream_apps import bus  # noqa: PLC0415
+    from stream_apps.feeder import HEALED, Feeder, FeederLimits, FeederSetup  # noqa: PLC0415
+
+    settings, count = Settings.from_env(), Count(wanted)
+    with open_core(settings) as core, psycopg.connect(settings.postgres_url, autocommit=True) as connection:
+        spread = spread_of(connection)
+        assert spread
+        invalidator = Invalidator(settings.postgres_url, settings.redis_url)
+
+        def committed(applied: Applied) -> None:
+            invalidator.committed(ACCESS.name, applied.invalidate, applied.position)
+            if count.add(applied):
+                healed = sum(sample.value for metric in HEALED.collect() for sample in metric.samples)
+                print(count.told(healed), flush=True)
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        given = FeederSetup(
+            core.log, settings.postgres_url, (ACCESS,), messages(core), spread_of,
+            Hooks(on_takeover=invalidator.taken_over, after_commit=committed),
+            FeederLimits(settings.stream_bulk_events, silence_seconds=NEVER_SECONDS),
+        )  # fmt: skip
+        topics = spread.topics.values()
+        bus.run(settings, topics, uuid4().hex, Feeder(given, topics))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rate", type=float, default=500.0, help="events a second")
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--events", type=int, default=200_000)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--kafka", default="", metavar="HOST:PORT", help="a Kafka that runs already")
+    parser.add_argument("--only", choices=("visible", "catching-up"))
+    parser.add_argument("--take", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--feed", type=int, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.take:
+        take(chosen.take[0], chosen.take[1], int(chosen.take[2]))
+    elif chosen.feed:
+        feed(chosen.feed)
+    else:
+        with kafka(chosen.kafka) as address:
+            if chosen.only != "catching-up":
+                visible(address, chosen.rate, chosen.seconds)
+            if chosen.only != "visible":
+                catching_up(address, chosen.events, chosen.rounds)
