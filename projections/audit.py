@@ -16,6 +16,7 @@ from domain.access import Role, UserAssignments
 from domain.aggregate import Aggregate
 from domain.analytics import AnalyticsReader
 from domain.audit import Entry, LogExport, LogRead, Refusal
+from domain.builds import BuildDrop, CutOver, Rebuild, Rollback
 from domain.identity import EmailClaim, EmailVerification, Keyring, LoginAttempts, Onboarding, Session, User
 from domain.projections import Retry, Skip
 from infra.event_store import Recorded
@@ -108,6 +109,12 @@ AUDITED: Mapping[type[Event], Meaning] = {
     AnalyticsReader.Changed: Meaning("analytics.changed", ACCOUNT_CHANGE, 7, _reader, ("personal",)),
     AnalyticsReader.Revoked: Meaning("analytics.revoked", ACCOUNT_CHANGE, 8, _reader),
     Retry.Requested: Meaning("projection.retry-requested", API_ACTIVITY, UPDATE, _projection, ("stream",)),
+    Rebuild.Requested: Meaning(
+        "projection.rebuild-requested", API_ACTIVITY, CREATE, _projection, ("projection_version", "rate")
+    ),
+    CutOver.Decided: Meaning("projection.cut-over", API_ACTIVITY, UPDATE, _projection, ("build", "former")),
+    Rollback.Decided: Meaning("projection.rolled-back", API_ACTIVITY, UPDATE, _projection, ("build", "former")),
+    BuildDrop.Decided: Meaning("projection.build-dropped", API_ACTIVITY, 4, _projection, ("build",)),
     Skip.EventSkipped: Meaning("projection.event-skipped", API_ACTIVITY, 4, _projection, ("position", "reason")),
 }
 

@@ -16,6 +16,7 @@ from domain.access import Role, UserAssignments
 from domain.aggregate import Aggregate
 from domain.analytics import AnalyticsReader
 from domain.audit import Entry, LogExport, LogRead, Refusal
+from domain.builds import BuildDrop, CutOver, Rebuild, Rollback
 from domain.identity import EmailClaim, EmailVerification, Keyring, LoginAttempts, Onboarding, Session, User
 from domain.projections import Retry, Skip
 from infra.inline import Inline
@@ -25,6 +26,7 @@ from projections.access import ACCESS
 from projections.audit import AUDIT
 from projections.identity import SESSIONS, USERS
 from projections.projection import Projection
+from projections.wishes import WISHES
 from stream_apps.access import default_role
 from stream_apps.identity import EMAIL_VERIFICATION, ONBOARDING
 from stream_apps.reactions import Reaction
@@ -55,7 +57,8 @@ MODULES = (
         "projections",
         depends_on=("log",),
         migrations=MIGRATIONS / "projections",
-        aggregates=(Retry, Skip),
+        inline=(WISHES,),
+        aggregates=(Rebuild, CutOver, Rollback, BuildDrop, Retry, Skip),
         routes=projections_api.ROUTES,
     ),
     Module("analytics", depends_on=("log",), aggregates=(AnalyticsReader,)),
