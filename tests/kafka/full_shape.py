@@ -2,8 +2,9 @@
 
 import random
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from threading import Event, Lock, Thread
@@ -11,39 +12,55 @@ from typing import Self
 
 import psycopg
 import redis
+from confluent_kafka import KafkaError, KafkaException
 
 from infra.embedded import DataFolder, Postgres, Valkey
 from infra.embedded.kafka import Kafka
 from infra.event_store import Log
-from infra.layouts import current_layout
+from infra.layouts import Layout, current_layout
 from infra.settings import Settings
-from projections.compare import Difference, differences, feed, scratch_build
-from projections.engine import Build, Engine
+from projections.compare import Difference, fold_views
+from projections.engine import Build
 from runtime import modules
 from runtime.start import first_facts, migrate
+from stream_apps.spreads import spread_of
 from tests.e2e.platform import ADMIN, Api, OurPart, Part, ServicePart, eventually, free_port
-from tests.kafka.node import Node
+from tests.kafka.node import Node, lasting_port
+from tests.kafka.traffic import DEFAULT_ROLE, define_roles
 
 LEVEL_SECONDS = 60.0
+QUIET_SECONDS = 120.0
 LOG_LINES = 25
+HANDS = 4
 LEVELS = ("INFO", "WARNING", "ERROR", "CRITICAL", "Error")
 KEEP_SECONDS = 0.5
+MOST_PATIENCE_SECONDS = 4.0
 STOP_KAFKA_SECONDS = 4.0
 
-LEAST = """
-    select b.projection, min(p.position)
-      from projection_builds b left join projection_progress p using (projection, version, build, layout)
-     where b.active group by b.projection
+BEHIND = """
+    select name, (select position from log_head) - coalesce(position, 0) from (
+        select b.projection as name, min(p.position) as position
+          from projection_builds b left join projection_progress p using (projection, version, build, layout)
+         where b.active group by 1
+        union all
+        select 'reaction ' || reaction, min(position) from reaction_progress group by 1) as each
 """
-ACTIVE = "select projection, build from projection_builds where active"
+"""One statement, so one moment: who is behind the log, by how much. Who is level reacts to nothing more."""
+
+ACTIVE = "select projection, build, layout from projection_builds where active"
+PARKED = """
+    select projection, position, error from projection_parked
+    union all select reaction, position, error from reaction_parked
+"""
 
 
 class FullShape:
-    """PostgreSQL, Valkey, Kafka, an API, two followers, two relays and two stream workers."""
+    """PostgreSQL, Valkey, Kafka, an API, a follower, two relays and two stream workers. `seed`: whom it hits."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, seed: int = 0) -> None:
+        self._chance = random.Random(seed)  # noqa: S311
         data = DataFolder(folder)
-        self.node = Node(Kafka(data))
+        self.node = Node(Kafka(data, port=lasting_port()))
         postgres, valkey = Postgres(data, {"fsync": "off", "full_page_writes": "off"}), Valkey(data)
         self.postgres, self.valkey = ServicePart(postgres), ServicePart(valkey)
         self.settings = Settings(
@@ -53,29 +70,34 @@ class FullShape:
             kafka=self.node.address,
             admin_email=ADMIN[0],
             admin_password=ADMIN[1],
+            default_role=DEFAULT_ROLE,
             bcrypt_cost=4,
             pool_size=6,
         )
         self.folder = folder
-        self.followers = self._parts("follow")
+        self.followers = self._parts("follow", 1)
         self.relays = self._parts("relay")
         self.workers = self._parts("stream")
         self.api = Api(replace(self.settings, port=free_port()), folder / "api.log")
         self.ended: list[str] = []
         self._started = ExitStack()
-        self._hands = Lock()
+        self._lock = Lock()
         self._enough = Event()
 
     def _parts(self, name: str, count: int = 2) -> list[OurPart]:
         return [OurPart(name, self.settings, self.folder / f"{name}-{number}.log") for number in range(count)]
 
     def __enter__(self) -> Self:
+        # The kernel ends what a thread has started when that thread ends: these last as long as the shape.
+        self.hands = self._started.enter_context(ThreadPoolExecutor(HANDS, "hands"))
         for part in (self.postgres, self.valkey, self.node):
             self._run(part)
         migrate(self.settings, lambda _: None)
         first_facts(self.settings, lambda _: None)
+        define_roles(self.settings)
         for part in (*self.followers, *self.relays, *self.workers, self.api):
             self._run(part)
+        self.log = self._started.enter_context(closing(Log(self.settings.postgres_url)))
         keeper = Thread(target=self._keep, name="keeper")
         keeper.start()
         self._started.callback(keeper.join)
@@ -88,20 +110,29 @@ class FullShape:
         return (*self.followers, *self.relays, *self.workers, self.api)
 
     def _keep(self) -> None:
-        """Starts again what ended by itself, as a supervisor does, and remembers it."""
+        """Starts again what ended by itself, as a supervisor does: not at once, where it keeps ending."""
+        ended: dict[OurPart, float] = {}
+        patience: dict[OurPart, float] = {}
         while not self._enough.wait(KEEP_SECONDS):
+            now = time.monotonic()
             for part in self._ours:
-                with self._hands:
-                    if part.process.poll() is not None:
+                with self._lock:
+                    if part.process.poll() is None:
+                        ended.pop(part, None)
+                        continue
+                    if part not in ended:
                         self.ended.append(f"{part.log.name}: {part.process.returncode}")
+                        patience[part] = min(MOST_PATIENCE_SECONDS, 2 * patience.get(part, KEEP_SECONDS / 2))
+                    if now - ended.setdefault(part, now) >= patience[part]:
+                        del ended[part]
                         part.start()
 
     def restart(self, part: OurPart) -> None:
-        with self._hands:
+        with self._lock:
             part.restart()
 
     def _kill(self, parts: Sequence[OurPart]) -> None:
-        self.restart(random.choice(parts))  # noqa: S311
+        self.restart(self._chance.choice(parts))
 
     def __exit__(self, *_: object) -> None:
         self._started.close()
@@ -130,12 +161,16 @@ class FullShape:
         self.node.start()
 
     def delete_topics(self) -> None:
-        with psycopg.connect(self.settings.postgres_url) as connection:
-            layout = current_layout(connection)
-        if layout:
-            self.node.delete(layout.topics)
+        self._tell_broker(self.node.delete)
+
+    def truncate_topics(self, seconds: float = 2.0) -> None:
+        """While nobody reads: what was sent meanwhile is gone before it was seen."""
+        with self._frozen(self.workers):
+            time.sleep(seconds)
+            self._tell_broker(self.node.truncate)
 
     def let_two_relays_lead(self) -> None:
+        """The one that has the lease learns only when it renews it that it has lost it."""
         self._execute("update leases set expires_at = clock_timestamp() where name = 'relay'")
 
     def flush_valkey(self) -> None:
@@ -146,37 +181,71 @@ class FullShape:
         self.postgres.restart()
 
     def freeze_worker(self, seconds: float = 15.0) -> None:
-        victim = random.choice(self.workers)  # noqa: S311
-        victim.freeze()
-        time.sleep(seconds)
-        victim.thaw()
+        """Longer than its session in the group: its partitions are somebody else's when it wakes up."""
+        with self._frozen([self._chance.choice(self.workers)]):
+            time.sleep(seconds)
+
+    def freeze_relay(self, seconds: float = 5.0) -> None:
+        """Longer than its lease: another one leads when it wakes up and goes on sending."""
+        with self._frozen([self._chance.choice(self.relays)]):
+            time.sleep(seconds)
+
+    @contextmanager
+    def _frozen(self, parts: Sequence[OurPart]) -> Iterator[None]:
+        for part in parts:
+            part.freeze()
+        try:
+            yield
+        finally:
+            for part in parts:
+                part.thaw()
+
+    def _tell_broker(self, what: Callable[[Layout], None]) -> None:
+        """Again and again, as brokers come and go in a drill."""
+        with psycopg.connect(self.settings.postgres_url) as connection:
+            layout = current_layout(connection)
+        assert layout
+        until = time.monotonic() + LEVEL_SECONDS
+        while True:
+            try:
+                return what(layout)
+            except (KafkaException, TimeoutError) as error:
+                if _is_unknown_topic(error):
+                    return None  # gone already, and not made again yet
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.5)
 
     # --- what must be so afterwards
 
-    def wait_until_level(self) -> int:
-        """Until every view has applied the whole log; its head."""
+    def wait_until_quiet(self) -> float:
+        """Until views and reactions have come to the end of the log, all at one moment; how long that took, in seconds.
+
+        The log's end isn't waited for where it was: it moves while reactions go on.
+        """
+        began = time.monotonic()
         with psycopg.connect(self.settings.postgres_url, autocommit=True) as connection:
-            head = connection.execute("select position from log_head").fetchone()[0]
             try:
-                eventually(lambda: set(self._lags(connection, head).values()) == {0}, LEVEL_SECONDS, 0.1)
+                eventually(lambda: set(self._behind(connection).values()) == {0}, QUIET_SECONDS, 0.1)
             except AssertionError:
-                raise AssertionError(
-                    f"not level with {head}: behind by {self._lags(connection, head)}\n{self.logs()}"
-                ) from None
-        return head
+                raise AssertionError(f"behind by {self._behind(connection)}\n{self.logs()}") from None
+        return time.monotonic() - began
 
     def differences(self) -> list[Difference]:
-        """The rows in which a view differs from a fresh fold of the whole log. Nobody may write meanwhile."""
-        log = Log(self.settings.postgres_url)
-        found: list[Difference] = []
+        """The rows in which a view differs from a fresh fold of the whole log at one position."""
         with psycopg.connect(self.settings.postgres_url, autocommit=True) as connection:
-            active = dict(connection.execute(ACTIVE).fetchall())
-            for projection in modules.projections():
-                with scratch_build(self.settings.postgres_url, projection) as fresh:
-                    feed(Engine(connection, log, fresh, quiet=True), log, 0, log.head())
-                    found += differences(connection, Build(projection, active[projection.name]), fresh)
-        log.close()
+            active = {name: (build, layout) for name, build, layout in connection.execute(ACTIVE).fetchall()}
+            spreads = {layout: spread_of(connection, layout) for _, layout in active.values() if layout}
+        found: list[Difference] = []
+        for projection in modules.projections():
+            build, layout = active[projection.name]
+            found += fold_views(self.settings.postgres_url, self.log, Build(projection, build), spreads.get(layout))[1]
         return found
+
+    def parked(self) -> list[tuple[str, int, str]]:
+        """What no view and no reaction could do anything with."""
+        with psycopg.connect(self.settings.postgres_url) as connection:
+            return connection.execute(PARKED).fetchall()
 
     def wait_for_log(self, words: str) -> None:
         """Until a stream worker has said this."""
@@ -190,9 +259,14 @@ class FullShape:
             told += [f"--- {part.log.name}", *lines[-LOG_LINES:]]
         return "\n".join(told)
 
-    def _lags(self, connection: psycopg.Connection, head: int) -> dict[str, int]:
-        return {name: head - (position or 0) for name, position in connection.execute(LEAST).fetchall()}
+    @staticmethod
+    def _behind(connection: psycopg.Connection) -> dict[str, int]:
+        return dict(connection.execute(BEHIND).fetchall())
 
     def _execute(self, sql: str) -> None:
         with psycopg.connect(self.settings.postgres_url, autocommit=True) as connection:
             connection.execute(sql)
+
+
+def _is_unknown_topic(error: Exception) -> bool:
+    return isinstance(error, KafkaException) and error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART

@@ -30,4 +30,4 @@ def test_workers_that_came_while_there_were_no_topics_get_them_when_they_are_bac
     for part in (*shape.followers, *shape.relays):
         part.thaw()
     shape.api.login("margaret@apollo.example", "the-eagle-has-landed-1969")
-    shape.wait_until_level()
+    shape.wait_until_quiet()

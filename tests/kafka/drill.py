@@ -1,0 +1,102 @@
+"""A drill: traffic, and things that happen to the platform meanwhile; then a look at whether all is as the log says."""
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from threading import Event
+from typing import TypeAlias
+
+from runtime.core import build_core
+from tests.e2e.platform import ADMIN
+from tests.kafka import record
+from tests.kafka.full_shape import FullShape
+from tests.kafka.traffic import MAY_END, Asker, Commander, Sent
+
+Mishap: TypeAlias = Callable[[], None]
+
+COMMANDERS = 4
+COMMANDS_PER_SECOND = 320.0
+CHECKS_PER_SECOND = 25.0
+LEAST_CHECKS = 20
+END_SECONDS = 2.0
+"""How long the traffic goes on when everything has happened."""
+
+
+@dataclass
+class Drill:
+    """Two series of mishaps, each in order, at random moments, beside each other: so a relay dies while there is no
+    broker, and while there is one. `seed` decides the moments.
+    """
+
+    shape: FullShape
+    seed: int
+    sent: list[Sent] = field(default_factory=list)
+    seconds: float = 0.0
+    _ended: Event = field(default_factory=Event)
+
+    def run(self, *series: Sequence[Mishap], longest_seconds: float) -> None:
+        """Until all has happened. Raises what a mishap, a commander or an asker has failed with."""
+        core = build_core(self.shape.settings)
+        commanders: list[Commander] = []
+        caller = self.shape.api.login(*ADMIN)
+        self._askers = [Asker(caller, commanders, CHECKS_PER_SECOND, own=own) for own in (False, True)]
+        with ExitStack() as stack:
+            stack.callback(core.close)
+            for number in range(COMMANDERS):
+                commander = Commander(core, self.seed * COMMANDERS + number, COMMANDS_PER_SECOND / COMMANDERS)
+                commanders.append(stack.enter_context(commander))
+            for asker in self._askers:
+                stack.enter_context(asker)
+            self._began = time.monotonic()
+            self._let_happen(series, longest_seconds)
+            time.sleep(END_SECONDS)
+        self.seconds = time.monotonic() - self._began
+        self.sent = [each for commander in commanders for each in commander.sent]
+
+    def _let_happen(self, series: Sequence[Sequence[Mishap]], longest_seconds: float) -> None:
+        tasks = [
+            self.shape.hands.submit(self._series, mishaps, random.Random(self.seed * 10 + number), longest_seconds)  # noqa: S311
+            for number, mishaps in enumerate(series)
+        ]
+        for task in tasks:
+            task.result()
+
+    def _series(self, mishaps: Sequence[Mishap], chance: random.Random, longest_seconds: float) -> None:
+        for mishap in mishaps:
+            if self._ended.wait(chance.uniform(0.05, longest_seconds)):
+                return
+            began = time.monotonic()
+            try:
+                mishap()
+            except BaseException:
+                self._ended.set()
+                raise
+            name = getattr(mishap, "__name__", None) or mishap.func.__name__  # type: ignore[attr-defined]
+            print(f"{began - self._began:6.1f} {name} ({time.monotonic() - began:.1f} s)", flush=True)
+
+    def check(self, least_per_second: float) -> None:
+        """Everything that must be so, whatever happened. Prints the figures."""
+        quiet_seconds = self.shape.wait_until_quiet()
+        log, ends = self.shape.log, record.tally(self.sent)
+        answers = [answer for asker in self._askers for answer in asker.answers]
+        users = record.workflows(log)
+        verdict = record.judged(log, answers)
+        print(f"{dict(ends)} commands in {self.seconds:.0f} s: {ends['acknowledged'] / self.seconds:.0f} a second")
+        print(f"level {quiet_seconds:.1f} s after the last of it; {log.head()} events; {len(users)} newcomers")
+        granted, unanswered = sum(each.allowed for each in answers), sum(each.unanswered for each in self._askers)
+        print(
+            f"{len(answers)} checks, {granted} granted ({len(verdict.wrong_grants)} wrongly); {unanswered} unanswered"
+        )
+        print(f"{verdict.too_strict} were stricter than the log")
+        print(f"ended by themselves: {self.shape.ended}", flush=True)
+        assert ends.keys() <= MAY_END
+        assert ends["acknowledged"] > least_per_second * self.seconds
+        assert record.broken_promises(log, self.sent) == []
+        assert verdict.wrong_grants == []
+        assert [each for each in answers if each.position < each.at_least] == []
+        assert granted > max(LEAST_CHECKS, len(answers) / 10)
+        assert record.wrong_workflows(users) == {}
+        assert self.shape.parked() == []
+        assert self.shape.differences() == []
