@@ -162,6 +162,11 @@ class LogRecorder(PostgresApplicationRecorder):
         )
         return self._rows(sql, (list(streams), after, up_to_position))
 
+    def read_at(self, positions: Sequence[int]) -> list[RecordedEvent]:
+        """The rows at these positions, in order."""
+        sql = f"select {COLUMNS} from stored_events where notification_id = any(%s) order by notification_id"
+        return self._rows(sql, (list(positions),))
+
     def head(self) -> Committed:
         """The end of the log: 0 and 1970 for an empty one."""
         return Committed(*self._one("select position, recorded_at from log_head where only_row"))

@@ -19,6 +19,7 @@ from domain.audit import Entry, LogExport, LogRead, Refusal
 from domain.builds import BuildDrop, CutOver, Rebuild, Rollback
 from domain.identity import EmailClaim, EmailVerification, Keyring, LoginAttempts, Onboarding, Session, User
 from domain.projections import Retry, Skip
+from domain.verification import Finding, Repair
 from infra.event_store import Recorded
 from projections.projection import Owner, Projection
 from projections.read import Read
@@ -115,6 +116,15 @@ AUDITED: Mapping[type[Event], Meaning] = {
     CutOver.Decided: Meaning("projection.cut-over", API_ACTIVITY, UPDATE, _projection, ("build", "former")),
     Rollback.Decided: Meaning("projection.rolled-back", API_ACTIVITY, UPDATE, _projection, ("build", "former")),
     BuildDrop.Decided: Meaning("projection.build-dropped", API_ACTIVITY, 4, _projection, ("build",)),
+    Finding.DifferencesFound: Meaning(
+        "projection.differences-found",
+        API_ACTIVITY,
+        OTHER,
+        _projection,
+        ("build", "view_position", "differing_streams", "rows", "streams"),
+        FAILURE,
+    ),
+    Repair.StreamRepaired: Meaning("projection.stream-repaired", API_ACTIVITY, UPDATE, _projection, ("stream",)),
     Skip.EventSkipped: Meaning("projection.event-skipped", API_ACTIVITY, 4, _projection, ("position", "reason")),
 }
 
@@ -192,6 +202,8 @@ def _from_service(recorded: Recorded) -> Sequence[tuple[str, Mapping[str, Any]]]
 def _plain(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat()
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
     return str(value) if isinstance(value, UUID) else value
 
 

@@ -18,19 +18,29 @@ import psycopg
 from psycopg import Connection, Cursor
 
 from domain.projections import Retry, Skip
+from domain.verification import Repair
 from infra.event_store import Log, Recorded
 from projections.errors import BuildGone, Fenced, Hole, is_poison
-from projections.facts import Fact, Unreadable, read_stream
+from projections.facts import Fact, Unreadable, read_at, read_page
+from projections.owned import delete_rows, stray_values, values_of
 from projections.plan import Plan, execute, together
 from projections.projection import Projection
+from projections.skips import skipped
 
 CHANNEL = "muniment_progress"
 PAYLOAD_LIMIT = 7900
 """The longest payload of a notification, in bytes (PostgreSQL refuses 8,000)."""
 
 EVERYTHING = ("*",)
-RETRY_STREAMS = 200
-"""Streams whose parked events are tried again in one transaction."""
+MAX_POSITION = 2**63 - 1
+RETRY_STREAMS = 1000
+"""Streams whose parked events are tried again together."""
+
+RETRY_EVENTS = 1000
+"""Events that are tried again in one transaction, and of a stream that is mended, those that are read at once."""
+
+RATE_SECONDS = 30
+"""The rate of a feed is an average that forgets: what was passed so long ago counts 1/e."""
 
 TRACEBACK_LIMIT = 8000
 """The end of a traceback that is kept with a parked event, in characters."""
@@ -83,6 +93,15 @@ class _Batch:
     moved: bool = False
 
 
+def rate(position: str, row: str) -> str:
+    """SQL: the rate of a progress row (`p.`, or nothing) that moves to a position now."""
+    age = f"extract(epoch from clock_timestamp() - {row}updated_at)"
+    return (
+        f"{row}rate * exp(greatest(-{age} / {RATE_SECONDS}, -100))"
+        f" + greatest({position} - {row}position, 0) / {RATE_SECONDS}.0"
+    )
+
+
 _Settle: TypeAlias = Callable[[Cursor[Any], _Batch, Sequence[Fact]], None]
 
 _BUILD = "projection = %(projection)s and version = %(version)s and build = %(build)s"
@@ -95,7 +114,7 @@ _PARKED = f"select distinct stream from projection_parked where {_BUILD} and str
 _MOVE = (
     "update projection_progress set position = %(position)s, recorded_at = %(recorded_at)s,"
     " seen_position = %(position)s, seen_id = %(seen_id)s, seen_at = %(recorded_at)s,"
-    f" fence = %(fence)s, updated_at = clock_timestamp() where {_ROW}"
+    f" rate = {rate('%(position)s', '')}, fence = %(fence)s, updated_at = clock_timestamp() where {_ROW}"
 )
 _FENCE = f"update projection_progress set fence = %(fence)s where {_ROW} and fence <= %(fence)s returning position"
 _EXISTS = f"select true from projection_progress where {_ROW}"
@@ -108,11 +127,11 @@ _PARK = """
        set error = excluded.error, traceback = excluded.traceback, attempts = parked.attempts + 1
 """
 _PARKED_OF = (
-    "select stream, min(stream_version), array_agg(position) from projection_parked"
-    f" where {_BUILD} and stream = any(%(streams)s) group by stream"
+    f"select position from projection_parked where {_BUILD} and stream = any(%(streams)s)"
+    " order by position limit %(limit)s"
 )
+_FORGET = f"delete from projection_parked where {_BUILD} and stream = %(stream)s"
 _STILL_PARKED = f"select position from projection_parked where {_BUILD} and position = any(%(positions)s)"
-_STREAM_AT = f"select stream from projection_parked where {_BUILD} and position = %(position)s"
 _PARKED_STREAMS = f"select stream from projection_parked where {_BUILD} group by stream order by min(position)"
 _UNPARK = f"delete from projection_parked where {_BUILD} and position = any(%(positions)s)"
 _SKIP = f"delete from projection_parked where {_BUILD} and position = %(position)s"
@@ -142,6 +161,7 @@ class Engine:
         self._fence = fence
         self._committed = committed
         self._quiet = quiet
+        self._skipped: set[int] | None = None
         self._key = build.key | {"layout": lane.layout, "topic": lane.topic, "partition": lane.partition}
 
     def take_over(self) -> int:
@@ -277,13 +297,19 @@ class Engine:
         """The facts that do something here, without those whose stream is parked: these are parked behind it."""
         ready = []
         for fact in facts:
-            if not self._plan.concerns(fact):
+            if not self._is_due(cursor, fact):
                 continue
             if fact.stream in batch.parked:
                 self._park(cursor, batch, fact, None)
             else:
                 ready.append(fact)
         return ready
+
+    def _is_due(self, cursor: Cursor[Any], fact: Fact) -> bool:
+        """Whether it does something here, and no operator has taken it out."""
+        if self._skipped is None:
+            self._skipped = skipped(cursor, self._log, self.build.projection.name)
+        return self._plan.concerns(fact) and fact.position not in self._skipped
 
     def _note(self, batch: _Batch, facts: Sequence[Fact]) -> None:
         for fact in facts:
@@ -317,53 +343,90 @@ class Engine:
                 self._reapply(streams)
         if isinstance(event, Skip.EventSkipped) and event.projection == self.build.projection.name:
             self._skip(event.position)
+        if isinstance(event, Repair.StreamRepaired) and event.projection == self.build.projection.name:
+            self._repair(event.stream)
         return self._segment([fact], after)
 
     def _parked_streams(self) -> list[UUID]:
         return [stream for (stream,) in self._connection.execute(_PARKED_STREAMS, self._key).fetchall()]
 
     def _reapply(self, streams: Sequence[UUID]) -> None:
-        """Applies parked events; of each stream, the first that still fails stays, with those behind it."""
-        facts = self._parked_facts(streams)
-        with self._rolled_back_on_error(), self._connection.cursor() as cursor:
-            batch = self._begin(())
-            self._unpark(cursor, batch, facts)
-            cursor.execute("commit")
-        self._committed(self._applied(batch))
+        """Applies parked events, so many in a transaction.
+
+        Of each stream, the first that still fails stays, with those behind it.
+        """
+        while facts := self._parked_facts(streams):
+            with self._rolled_back_on_error(), self._connection.cursor() as cursor:
+                batch = self._begin(())
+                self._unpark(cursor, batch, facts)
+                cursor.execute("commit")
+            self._committed(self._applied(batch))
+            streams = [stream for stream in streams if stream not in batch.parked]
 
     def _skip(self, position: int) -> None:
         """Forgets one parked event and applies what waits behind it."""
-        parked = self._connection.execute(_STREAM_AT, self._key | {"position": position}).fetchone()
-        if parked is None:
-            return
-        facts = self._parked_facts(parked)
+        self._skipped = None
         with self._rolled_back_on_error(), self._connection.cursor() as cursor:
             batch = self._begin(())
             if cursor.execute(_SKIP, self._key | {"position": position}).rowcount:
                 batch.stale.update(dict.fromkeys(EVERYTHING))
-                self._unpark(cursor, batch, facts)
+            self._notify(cursor, batch)
             cursor.execute("commit")
         self._committed(self._applied(batch))
+        self._reapply([fact.stream for fact in read_at(self._log, [position])])
 
     def _unpark(self, cursor: Cursor[Any], batch: _Batch, facts: Sequence[Fact]) -> None:
         positions = [fact.position for fact in facts]
         rows = cursor.execute(_STILL_PARKED, self._key | {"positions": positions}).fetchall()
         parked = {position for (position,) in rows}
-        self._find_poison(cursor, batch, [fact for fact in facts if fact.position in parked])
-        cursor.execute(_UNPARK, self._key | {"positions": [fact.position for fact in batch.done]})
+        facts = [fact for fact in facts if fact.position in parked]
+        self._find_poison(cursor, batch, facts)
+        settled = [*batch.done, *(fact for fact in facts if not self._is_due(cursor, fact))]
+        cursor.execute(_UNPARK, self._key | {"positions": [fact.position for fact in settled]})
         self._notify(cursor, batch)
 
     def _parked_facts(self, streams: Sequence[UUID]) -> list[Fact]:
-        """What these streams have parked, in the log's order. Not to be called inside the view's transaction.
+        """The next that these streams have parked, in the log's order. Not to be called inside the view's transaction.
 
         Reading the log takes its time, and a transaction that is idle meanwhile is taken for that of a frozen feed.
         """
-        rows = self._connection.execute(_PARKED_OF, self._key | {"streams": list(streams)}).fetchall()
-        wanted = {position for _, _, positions in rows for position in positions}
-        facts = [
-            fact for stream, first, positions in rows for fact in read_stream(self._log, stream, first, max(positions))
-        ]
-        return sorted((fact for fact in facts if fact.position in wanted), key=lambda fact: fact.position)
+        values = self._key | {"streams": list(streams), "limit": RETRY_EVENTS}
+        positions = [position for (position,) in self._connection.execute(_PARKED_OF, values).fetchall()]
+        return read_at(self._log, positions) if positions else []
+
+    def _repair(self, stream: UUID) -> None:
+        """Writes one stream's rows anew, in one transaction: from its first event to where the build stands."""
+        projection, number = self.build.projection, self.build.number
+        if projection.only_rebuilt or not projection.owners:
+            return
+        strays = stray_values(self._connection, projection, number, stream) if self._is_empty(stream) else {}
+        with self._rolled_back_on_error(), self._connection.cursor() as cursor:
+            batch = self._begin(())
+            cursor.execute(_FORGET, self._key | {"stream": stream})
+            delete_rows(cursor, projection, number, strays)
+            for facts in self._applied_of(stream, batch):
+                delete_rows(cursor, projection, number, values_of(projection, facts))
+            for facts in self._applied_of(stream, batch):
+                self._find_poison(cursor, batch, facts)
+            batch.stale.update(dict.fromkeys(EVERYTHING))
+            self._notify(cursor, batch)
+            cursor.execute("commit")
+        self._committed(self._applied(batch))
+
+    def _is_empty(self, stream: UUID) -> bool:
+        return not read_page(self._log, stream, 0, MAX_POSITION, 1)
+
+    def _applied_of(self, stream: UUID, batch: _Batch) -> Iterator[list[Fact]]:
+        """The events of a stream that the build has come past, in pages."""
+        version, full = 0, True
+        while full:
+            page = read_page(self._log, stream, version, batch.position, RETRY_EVENTS)
+            full = len(page) == RETRY_EVENTS
+            version = page[-1].version if page else version
+            yield [fact for fact in page if self._is_past(fact, batch)]
+
+    def _is_past(self, fact: Fact, batch: _Batch) -> bool:
+        return fact.position <= batch.position
 
 
 def _batched(streams: Sequence[UUID]) -> list[Sequence[UUID]]:
@@ -372,7 +435,9 @@ def _batched(streams: Sequence[UUID]) -> list[Sequence[UUID]]:
 
 
 def _is_control(fact: Fact) -> bool:
-    return not isinstance(fact, Unreadable) and isinstance(fact.event, Retry.Requested | Skip.EventSkipped)
+    return not isinstance(fact, Unreadable) and isinstance(
+        fact.event, Retry.Requested | Skip.EventSkipped | Repair.StreamRepaired
+    )
 
 
 def _payload(build: Build, position: int, stale: tuple[str, ...], extra: Mapping[str, Any]) -> str:

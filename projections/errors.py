@@ -4,13 +4,15 @@ import psycopg
 
 from domain.errors import Unavailable
 
-_POISON_CLASSES = frozenset({"09", "0A", "21", "22", "23", "27", "2F", "38", "39", "42", "44", "54", "P0"})
-"""SQLSTATE classes that say something about the statement and its values (PostgreSQL 18, appendix A)."""
+_POISON_CLASSES = frozenset({"09", "21", "22", "23", "27", "2F", "38", "39", "42", "44", "54", "P0"})
+"""SQLSTATE classes that say something about the statement and its values (PostgreSQL 18, appendix A).
+
+Class 0A (feature not supported) isn't among them: it says something about the statement only, so every event would
+fail; and it is what a prepared statement says whose table was changed under its feet (0A000), which passes.
+"""
 
 _NOT_THE_EVENT = frozenset({"42501", "42P01", "42P05", "3F000"})
 """Of those: missing rights, a missing table, a prepared statement's name. Every event would fail, so none is parked."""
-
-_STALE_PLAN = "cached plan must not change result type"
 
 
 class Fenced(Exception):
@@ -47,4 +49,4 @@ def _is_poisonous_sql(error: psycopg.Error) -> bool:
     if state is None:
         # psycopg itself refused a value; what it can't reach is an OperationalError or an InterfaceError.
         return isinstance(error, psycopg.DataError | psycopg.ProgrammingError | psycopg.NotSupportedError)
-    return state[:2] in _POISON_CLASSES and state not in _NOT_THE_EVENT and _STALE_PLAN not in str(error)
+    return state[:2] in _POISON_CLASSES and state not in _NOT_THE_EVENT

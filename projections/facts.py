@@ -52,6 +52,11 @@ def read_streams(log: Log, streams: Sequence[UUID], up_to_position: int) -> list
     return [_fact(log, row) for row in _recorder(log).read_streams(streams, up_to_position)]
 
 
+def read_at(log: Log, positions: Sequence[int]) -> list[Fact]:
+    """The facts at these positions, in order. Raises NewerSoftware for an unknown topic."""
+    return [_fact(log, row) for row in _recorder(log).read_at(positions)]
+
+
 def read_page(log: Log, stream: UUID, after_version: int, up_to_position: int, limit: int) -> list[Fact]:
     """At most `limit` facts of one stream above a version, up to a position. Raises as `read_streams`."""
     rows = _recorder(log).read_stream(stream, after_version, up_to_position, limit=limit)

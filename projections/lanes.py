@@ -18,7 +18,7 @@ from psycopg import Connection, Cursor
 from infra.event_store import Log, Recorded
 from infra.partitions import partition_of
 from infra.past import SEEN
-from projections.engine import CHANNEL, EVERYTHING, PAYLOAD_LIMIT, Applied, Build, Engine, Lane
+from projections.engine import CHANNEL, EVERYTHING, PAYLOAD_LIMIT, Applied, Build, Engine, Lane, rate
 from projections.engine import _Batch as Batch
 from projections.engine import _is_control as is_control
 from projections.engine import _Settle as Settle
@@ -104,6 +104,7 @@ _PARKED = """
 _MOVE = f"""
     update projection_progress p
        set position = m.position, recorded_at = coalesce(m.recorded_at, p.recorded_at), updated_at = clock_timestamp(),
+           rate = {rate("m.position", "p.")},
            {SEEN.format(position="m.position")}
       from unnest(%(topics)s::text[], %(partitions)s::int[], %(positions)s::bigint[], %(times)s::timestamptz[])
            as m (topic, partition, position, recorded_at)
@@ -292,6 +293,11 @@ class LanesEngine(Engine):
         if batch.stale:
             self._committing(self._applied(batch))
 
+    def _is_past(self, fact: Fact, batch: Batch) -> bool:
+        assert isinstance(batch, _LanesBatch)  # noqa: S101 - tells the type checker
+        lane = self.spread.lane(fact)
+        return lane is not None and fact.position <= batch.positions.get(lane, 0)
+
     def _announce(self) -> None:
         if self._quiet:
             return
@@ -303,7 +309,8 @@ class LanesEngine(Engine):
     def _payload(self, stale: Sequence[str], extra: Mapping[str, Any]) -> str:
         payload = self.build.key | {"position": 0, "invalidate": stale} | dict(extra)
         text = orjson.dumps(payload)
-        if len(text) > PAYLOAD_LIMIT - 100:  # jsonb writes a blank after each comma and colon
+        # jsonb writes a blank after each comma and colon; and the position will have more than one digit.
+        if len(text) + text.count(b",") + text.count(b":") > PAYLOAD_LIMIT:
             text = orjson.dumps(payload | {"invalidate": EVERYTHING})
         return text.decode()
 

@@ -19,6 +19,7 @@ from domain.audit import Entry, LogExport, LogRead, Refusal
 from domain.builds import BuildDrop, CutOver, Rebuild, Rollback
 from domain.identity import EmailClaim, EmailVerification, Keyring, LoginAttempts, Onboarding, Session, User
 from domain.projections import Retry, Skip
+from domain.verification import Finding, Repair
 from infra.inline import Inline
 from infra.migrate import Source
 from infra.settings import Settings
@@ -26,6 +27,7 @@ from projections.access import ACCESS
 from projections.audit import AUDIT
 from projections.identity import SESSIONS, USERS
 from projections.projection import Projection
+from projections.skips import SKIPS
 from projections.wishes import WISHES
 from stream_apps.access import default_role
 from stream_apps.identity import EMAIL_VERIFICATION, ONBOARDING
@@ -57,8 +59,8 @@ MODULES = (
         "projections",
         depends_on=("log",),
         migrations=MIGRATIONS / "projections",
-        inline=(WISHES,),
-        aggregates=(Rebuild, CutOver, Rollback, BuildDrop, Retry, Skip),
+        inline=(WISHES, SKIPS),
+        aggregates=(Rebuild, CutOver, Rollback, BuildDrop, Retry, Skip, Finding, Repair),
         routes=projections_api.ROUTES,
     ),
     Module("analytics", depends_on=("log",), aggregates=(AnalyticsReader,)),

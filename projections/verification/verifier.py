@@ -12,9 +12,10 @@ from infra.conninfo import bounded
 from infra.event_store import Log
 from projections.compare import RowPair
 from projections.engine import Build
-from projections.facts import Fact, Unreadable, read_page, read_streams
+from projections.facts import Fact, read_page, read_streams
+from projections.owned import value_of
 from projections.plan import Plan
-from projections.projection import Owner, Projection
+from projections.projection import Projection
 from projections.verification.disclosure import Disclosure
 from projections.verification.findings import NO_STREAM, Differing, Findings
 from projections.verification.scratch import NUMBER, STATEMENT_SECONDS, Scratch, scratch
@@ -81,19 +82,9 @@ class Verifier:
         if others:
             for fact in (fact for page in facts for fact in page):
                 for table, owner in others.items():
-                    if (value := self._value(fact, owner)) is not None:
-                        found[table][value] = fact.stream
+                    if (value := value_of(fact, owner)) is not None:
+                        found[table][str(value)] = fact.stream
         return found
-
-    def _value(self, fact: Fact, owner: Owner) -> str | None:
-        """What the event says about which rows are its stream's, if it says anything."""
-        if owner.stream_of is None:
-            return str(fact.position)
-        if isinstance(fact, Unreadable) or not self._plan.concerns(fact):
-            return None
-        value = fact.fields().get(owner.parameter)
-        # Events of another kind may have a field of that name, too.
-        return None if value is None or owner.stream_of(value) != fact.stream else str(value)
 
     def _copy(self, seen: Snapshot, table: str, owners: Mapping[str, UUID]) -> int:
         if not owners:

@@ -13,7 +13,7 @@ from projections.builds import drop_build
 from projections.compare import differences, fold_views, scratch_build
 from projections.engine import Engine
 from projections.errors import BuildGone, Fenced, Hole, is_poison
-from projections.facts import read, read_stream
+from projections.facts import read, read_at
 from tests.projections.conftest import row
 from tests.projections.harbour import Keeper, Ship
 
@@ -224,9 +224,9 @@ class TestOperators:
 
         def slow(*arguments):
             time.sleep(0.2)
-            return read_stream(*arguments)
+            return read_at(*arguments)
 
-        monkeypatch.setattr("projections.engine.read_stream", slow)
+        monkeypatch.setattr("projections.engine.read_at", slow)
         record(decision())
         assert catch_up() == 4
         assert parked() == []
@@ -298,6 +298,7 @@ class TestTheMoment:
             psycopg.errors.InsufficientPrivilege,
             psycopg.errors.AdminShutdown,
             psycopg.errors.QueryCanceled,
+            psycopg.errors.FeatureNotSupported,
             psycopg.errors.ReadOnlySqlTransaction,
             psycopg.OperationalError,
             psycopg.InterfaceError,

@@ -1,17 +1,16 @@
 -- What is known about whether the rows of the views are what the log says, and how fast the views are fed.
 
--- Events that an operator has taken out of a view, for good: written with the decision's own commit, so that whoever
--- builds the view anew knows it before it meets the event. A reaction's are named 'reaction:...'.
+-- Where the decisions stand that take an event out of a view, for good: written with the decision's own commit, so that
+-- whoever builds the view anew knows of it before they meet the event. A reaction's are named 'reaction:...'.
 create table projection_skips (
     projection text   not null,
-    position   bigint not null,
-    primary key (projection, position)
+    decision   bigint not null,
+    primary key (projection, decision)
 );
 
-insert into projection_skips (projection, position)
-select convert_from(state, 'utf8')::jsonb ->> 'projection', (convert_from(state, 'utf8')::jsonb ->> 'position')::bigint
-  from stored_events where topic = 'projections.EventSkipped'
-    on conflict do nothing;
+insert into projection_skips (projection, decision)
+select convert_from(state, 'utf8')::jsonb ->> 'projection', notification_id
+  from stored_events where topic = 'projections.EventSkipped';
 
 -- The newest look at each build, and where the standing one goes on. Like a lease this is exempt from the law that the
 -- log is the only source of truth: it is an observation that proves nothing, and the next look makes it anew.
