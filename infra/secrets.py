@@ -82,6 +82,27 @@ def load(settings: Settings, *, may_create: bool) -> Secrets:
     return Secrets(**{name: value for name, value in given.items() if value is not None})
 
 
+@dataclass(frozen=True, slots=True)
+class Given:
+    """One secret that is at hand."""
+
+    value: bytes
+
+    def __repr__(self) -> str:
+        return f"Given({self.id})"
+
+    @property
+    def id(self) -> str:
+        """Its fingerprint."""
+        return fingerprint(self.value)
+
+
+def each_given(settings: Settings) -> dict[str, Given]:
+    """Those of the three that are at hand, by name. Raises SettingsError for a malformed one."""
+    found = {name: _given(settings, name, settings.data / "secrets") for name in NAMES}
+    return {name: Given(value) for name, value in found.items() if value is not None}
+
+
 def _given(settings: Settings, name: str, folder: Path) -> bytes | None:
     text: str = getattr(settings, name)
     if text:

@@ -16,6 +16,7 @@ from domain.access import Role, UserAssignments
 from domain.aggregate import Aggregate
 from domain.analytics import AnalyticsReader
 from domain.audit import Entry, LogExport, LogRead, Refusal
+from domain.backup import Backup, Restoration
 from domain.builds import BuildDrop, CutOver, Rebuild, Rollback
 from domain.identity import EmailClaim, EmailVerification, Keyring, LoginAttempts, Onboarding, Session, User
 from domain.projections import Retry, Skip
@@ -126,6 +127,13 @@ AUDITED: Mapping[type[Event], Meaning] = {
     ),
     Repair.StreamRepaired: Meaning("projection.stream-repaired", API_ACTIVITY, UPDATE, _projection, ("stream",)),
     Skip.EventSkipped: Meaning("projection.event-skipped", API_ACTIVITY, 4, _projection, ("position", "reason")),
+    Backup.Started: Meaning("log.backup-started", API_ACTIVITY, READ, lambda _: "log", ("destination", "after")),
+    Backup.Finished: Meaning(
+        "log.backed-up", API_ACTIVITY, READ, lambda _: "log", ("position", "events", "size_bytes", "sha256")
+    ),
+    Restoration.Restored: Meaning(
+        "log.restored", API_ACTIVITY, CREATE, lambda _: "log", ("position", "head_event", "release", "taken_at")
+    ),
 }
 
 ROUTINE: frozenset[type[Event]] = frozenset(

@@ -16,6 +16,7 @@ from domain.access import Role, UserAssignments
 from domain.aggregate import Aggregate
 from domain.analytics import AnalyticsReader
 from domain.audit import Entry, LogExport, LogRead, Refusal
+from domain.backup import Backup, Restoration
 from domain.builds import BuildDrop, CutOver, Rebuild, Rollback
 from domain.identity import EmailClaim, EmailVerification, Keyring, LoginAttempts, Onboarding, Session, User
 from domain.projections import Retry, Skip
@@ -54,7 +55,7 @@ class Module:
 
 
 MODULES = (
-    Module("log", migrations=MIGRATIONS / "log", routes=events_api.ROUTES),
+    Module("log", migrations=MIGRATIONS / "log", aggregates=(Backup, Restoration), routes=events_api.ROUTES),
     Module(
         "projections",
         depends_on=("log",),

@@ -26,6 +26,8 @@ COMMANDS = {
         "What the platform does because of events: how far it is, and what it parked.",
     ),
     "audit": Lazy("runtime.cli.audit:audit", "The audit log. Reading it is in it."),
+    "backup": Lazy("runtime.cli.backup:backup", "Copy the log into one file, while the platform serves."),
+    "restore": Lazy("runtime.cli.backup:restore", "Make a platform out of a backup of its log."),
     "analytics": Lazy("runtime.cli.analytics:analytics", "Views of the log for SQL tools, and who may read them."),
     "demo": Lazy("runtime.cli.demo:demo", "Fill a small company into the running platform."),
     "completion": Lazy("runtime.cli.completion:completion", "Print the script that completes commands in your shell."),
