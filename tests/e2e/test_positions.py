@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.platform import Api, Platform, at_least, position
+from tests.e2e.platform import Api, Platform, at_least, eventually, position
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,7 @@ def test_without_the_follower_a_reader_is_told_that_the_view_is_behind(platform,
     finally:
         platform.follower.start()
     there = platform.babbage.same(platform.admin)
+    eventually(lambda: there.get(f"/api/v1/users/{written}", **at_least(registered)).is_success)
     assert there.done("GET", f"/api/v1/users/{written}", **at_least(registered)).json()["name"] == "Henrietta Leavitt"
 
 

@@ -62,6 +62,7 @@ class Visible:
 
     def wait(self, projection: str, position: int) -> None:
         if self._reached(projection) >= position:
+            self.heard += [json.loads(said.payload) for said in self._connection.notifies(timeout=0)]
             return
         for notification in self._connection.notifies(timeout=PATIENCE_SECONDS):
             payload = json.loads(notification.payload)
