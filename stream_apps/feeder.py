@@ -229,8 +229,8 @@ class Feeder:
         if not (strangers := not_in_the_log(self._watch, newest)):
             return lanes
         strangers |= not_in_the_log(self._watch, [each for messages in lanes.values() for each in messages])
-        DROPPED.labels("past").inc(len(strangers))
         kept = {lane: [each for each in messages if each.link not in strangers] for lane, messages in lanes.items()}
+        DROPPED.labels("past").inc(sum(map(len, lanes.values())) - sum(map(len, kept.values())))
         return {lane: messages for lane, messages in kept.items() if messages}
 
     def _tick(self) -> None:

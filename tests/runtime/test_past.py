@@ -27,19 +27,11 @@ from runtime import modules
 from runtime.core import open_core
 from runtime.past import FOUND, discard_other_past
 from runtime.start import first_facts
+from tests.cutting import cut_back, keep
 from tests.e2e.platform import eventually
 from tests.runtime.cli_site import key
 
 SYSTEM = Context.system("test", "past")
-KEEP = """
-    create table kept_events as select * from stored_events;
-    create table kept_head as select * from log_head;
-"""
-RESTORE = """
-    delete from stored_events;
-    insert into stored_events select * from kept_events;
-    update log_head h set position = k.position, recorded_at = k.recorded_at from kept_head k;
-"""
 
 
 @pytest.fixture
@@ -115,13 +107,13 @@ def cut(settings, core, connection):
     ada = register(core, "ada@engine.example")
     with following(settings, core):
         level(core, connection)
-        connection.execute(KEEP)
+        keep(connection)
         bob = register(core, "bob@builder.example")
         make_admin(core, bob)
         core.dispatcher.dispatch(suspend_user, SuspendUser(ada, ""), SYSTEM)
         level(core, connection)
         assert bob in granted(connection)
-    connection.execute(RESTORE)
+    cut_back(connection)
     return ada, bob
 
 
@@ -183,10 +175,10 @@ def test_the_same_version_of_the_same_stream_at_the_same_position_is_told_apart_
     ada = register(core, "ada@engine.example")
     with following(settings, core):
         level(core, connection)
-        connection.execute(KEEP)
+        keep(connection)
         core.dispatcher.dispatch(suspend_user, SuspendUser(ada, "then"), SYSTEM)
         level(core, connection)
-    connection.execute(RESTORE)
+    cut_back(connection)
     core.dispatcher.dispatch(suspend_user, SuspendUser(ada, "now"), SYSTEM)
     assert connection.execute("select min(position) from projection_progress").fetchone() == (core.log.head(),)
     with following(settings, core):
