@@ -14,9 +14,10 @@ from infra.event_store import Recorded
 from runtime.cli.export import export_command
 from runtime.cli.options import as_json, complete_event_types
 from runtime.cli.output import cut, fields_in_line, print_fields, text, utc
-from runtime.cli.ranges import NoSuchStream, known_types
+from runtime.cli.ranges import known_types
 from runtime.cli.tail import follow, read_on
 from runtime.cli.wired import Wired
+from runtime.ranges import NoSuchStream
 
 LAST = 10
 

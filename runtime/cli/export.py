@@ -14,11 +14,13 @@ from infra.exporting.export import FORMATS, Done, export, opener
 from infra.exporting.rows import Selection
 from infra.exporting.unfinished import ExportRefused, partial_of
 from infra.transcoding import event_types
+from runtime.cli.operator import context_of
 from runtime.cli.options import acting, as_json
 from runtime.cli.output import print_json, say
 from runtime.cli.progress import Progress, progress
-from runtime.cli.ranges import Asked, Place, personal, ranged, record
+from runtime.cli.ranges import personal, ranged
 from runtime.cli.wired import Wired
+from runtime.ranges import Asked, Place, record
 
 ACTION = "muniment events export"
 
@@ -84,7 +86,7 @@ def _exported(wired: Wired, asked: Asked, name: str, out: Path, actor: str, rest
             def began(begun: Selection) -> None:
                 if begun.upto > log.head():
                     raise ExportRefused(f"{out}: the log is shorter than it was when this was begun; --restart")
-                record(log, ACTION, begun, actor)
+                record(log, ACTION, begun, context_of(actor))
                 shown.begin(header_after=selection.after, begun=begun)
 
             return export(
