@@ -90,12 +90,16 @@ def verbatim(topic: str, personal: bool) -> Shape[Any]:
     return shape(topic, "Verbatim", dict.fromkeys(names, Raw))
 
 
+@cache
+def plain(topic: str, personal: bool) -> Shape[Any]:
+    """Reads the fields that may be shown, as plain values of JSON. Raises NewerSoftware."""
+    names = shown_fields(event_type(topic), personal)  # type: ignore[arg-type]  # a class is hashable
+    return shape(topic, "Plain", dict.fromkeys(names, Any))
+
+
 def body(topic: str, state: bytes, personal: bool) -> dict[str, Any]:
     """What an event says, as plain values of JSON. Raises Unreadable, NewerSoftware."""
-    found: Any = verbatim(topic, personal)
-    return _plain(found, found.read(state))
-
-
-def _plain(found: Shape[Any], read: Any) -> dict[str, Any]:
+    found: Any = plain(topic, personal)
+    read = found.read(state)
     names = found.struct.__struct_fields__[:-1]
-    return {name: orjson.loads(value) for name in names if (value := getattr(read, name)) is not UNSET}
+    return {name: value for name in names if (value := getattr(read, name)) is not UNSET}

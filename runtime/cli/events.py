@@ -15,6 +15,7 @@ from runtime.cli.export import export_command
 from runtime.cli.options import as_json, complete_event_types
 from runtime.cli.output import cut, fields_in_line, print_fields, text, utc
 from runtime.cli.ranges import known_types
+from runtime.cli.replay import replay_command
 from runtime.cli.tail import follow, read_on
 from runtime.cli.wired import Wired
 from runtime.ranges import NoSuchStream
@@ -33,6 +34,7 @@ def events() -> None:
 
 
 events.add_command(export_command)
+events.add_command(replay_command)
 
 
 @events.command("tail")

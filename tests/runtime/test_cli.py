@@ -25,7 +25,7 @@ CHANGING = {
     "projections": {"retry", "skip"},
     "reactions": {"retry", "skip"},
     "audit": {"list"},  # reading the audit log is recorded
-    "events": {"export"},  # and so is taking a part of the log away
+    "events": {"export", "replay"},  # and so is taking a part of the log away
     "analytics": {"grant", "revoke"},
 }
 PARTS = {"up", "api", "follow", "relay", "stream", "completion"}
