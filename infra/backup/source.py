@@ -56,10 +56,15 @@ class Backup:
         """
         with ThreadPoolExecutor(1, "unpack") as executor:
             waiting: deque[Future[Block]] = deque()
-            for number, frame in enumerate(self._frames(), start=1):
-                waiting.append(executor.submit(self._opened, number, frame))
-                if len(waiting) > AHEAD_BLOCKS:
-                    yield waiting.popleft().result()
+            try:
+                for number, frame in enumerate(self._frames(), start=1):
+                    waiting.append(executor.submit(self._opened, number, frame))
+                    if len(waiting) > AHEAD_BLOCKS:
+                        yield waiting.popleft().result()
+            except Damaged:
+                for block in waiting:
+                    block.result()  # what is wrong with one of these comes first
+                raise
             while waiting:
                 yield waiting.popleft().result()
 
