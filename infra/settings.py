@@ -97,6 +97,9 @@ class Settings:
     follow_batch_events: int = _setting(1000, "events that a view applies in one transaction", least=1)
     follow_tail_events: int = _setting(2000, "newest events that all views share in memory", least=1)
     follow_lease_seconds: float = _setting(3.0, "how long a follower's lease lasts unless renewed", least=1)
+    verify_streams_per_minute: int = _setting(
+        60, "streams of each view that are folded again and compared, in the background; 0 = none", least=0, most=6000
+    )
 
     # the bus
     kafka: str = _setting("", "Kafka brokers, host:port,...; empty: no bus, the follower feeds every view")

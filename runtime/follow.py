@@ -17,6 +17,7 @@ from runtime import modules
 from runtime.core import open_core
 from runtime.past import discard_other_past
 from runtime.reactions import for_follower, take_back
+from runtime.verifying import standing
 
 HOUR_SECONDS = 3600.0
 logger = logging.getLogger(__name__)
@@ -40,7 +41,8 @@ def follow(settings: Settings) -> None:
         follower = Follower(setup)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: follower.stop())
-        follower.run()
+        with standing(core, follower.leading):
+            follower.run()
 
 
 @contextmanager

@@ -22,6 +22,8 @@ from projections.access import Decisions
 from projections.identity import UserRow
 from projections.projection import Projection
 from projections.read import Reader
+from projections.verification import Spreads
+from stream_apps.spreads import spread_of
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,11 @@ class Ports:
     def claims(self) -> Secrets:
         """Ids under the claim key."""
         return self.secrets
+
+    @property
+    def spreads(self) -> Spreads:
+        """How the layouts of the bus spread the log over lanes."""
+        return spread_of
 
     @property
     def refresh_lifetime(self) -> timedelta:

@@ -62,6 +62,20 @@ def wait_until_level(
     return behind
 
 
+def wait_for_view(
+    connection: Connection[Any], projection: Projection, position: int, patience_seconds: float
+) -> bool:
+    """Waits until a view has come to a position; whether it has in time."""
+    connection.execute(f"listen {PROGRESS_CHANNEL}".encode())
+    deadline = time.monotonic() + patience_seconds
+    while not_level(connection, [projection], position):
+        if (left := deadline - time.monotonic()) <= 0:
+            return False
+        for _ in connection.notifies(timeout=left, stop_after=1):
+            pass
+    return True
+
+
 def named(name: str) -> Projection:
     """Raises ProjectionNotFound."""
     found = {projection.name: projection for projection in modules.projections()}

@@ -2,7 +2,7 @@
 
 import click
 
-from runtime.cli.projections import catalogue, parked
+from runtime.cli.projections import catalogue, parked, verification
 
 
 @click.group()
@@ -18,7 +18,15 @@ def projections() -> None:
     """
 
 
-COMMANDS = (catalogue.list_, parked.parked, parked.retry, parked.skip, catalogue.feed)
+COMMANDS = (
+    catalogue.list_,
+    parked.parked,
+    parked.retry,
+    parked.skip,
+    catalogue.feed,
+    verification.verify_,
+    verification.repair,
+)
 
 for command in COMMANDS:
     projections.add_command(command)
