@@ -14,10 +14,11 @@ import psycopg
 from psycopg import Connection
 
 from domain.builds import BuildBehind
+from projections.builds import REBUILD, REBUILD_LANE
 from projections.compare import feed, held
 from projections.engine import Build, Engine
 from projections.errors import BuildGone
-from projections.feeds import FAUST, FOLLOWER, REBUILD, REBUILD_LANE, change_feed, give, lanes_of
+from projections.feeds import FAUST, FOLLOWER, change_feed, give, lanes_of
 from projections.lanes import Spread
 from projections.rebuild import Works, hand_over, holder, leased
 from projections.rebuilds import note_level

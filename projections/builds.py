@@ -15,13 +15,19 @@ CHANNEL = "muniment_builds"
 LOCK = 7_053_002
 """The advisory lock under which builds are created and dropped."""
 
+REBUILD = "rebuild"
+"""Builds of this feed are brought forward in bulk by whoever holds their lease (`projections/rebuild.py`)."""
+
+REBUILD_LANE = Lane(layout=-1)
+"""Theirs is a lane of its own: who is late finds it gone, whatever fence it has."""
+
 _OF_VERSION = """
     select build, active, checksum from projection_builds
      where projection = %(projection)s and version = %(version)s order by build
 """
 _OTHERS = """
     select build from projection_builds
-     where projection = %(projection)s and version = %(version)s and not active and feed <> 'scratch'
+     where projection = %(projection)s and version = %(version)s and not active and feed not in ('scratch', 'discarded')
      order by build desc
 """
 _INSERT = """
@@ -31,6 +37,10 @@ _INSERT = """
 _START = """
     insert into projection_progress (projection, version, build, layout, topic, partition)
     values (%(projection)s, %(version)s, %(build)s, %(layout)s, %(topic)s, %(partition)s)
+"""
+_FIRST_REBUILD = """
+    insert into projection_rebuilds (projection, version, build, attended, asked_by)
+    values (%(projection)s, %(version)s, %(build)s, false, 'system:release')
 """
 _DELETE = """
     delete from projection_builds
@@ -55,10 +65,14 @@ class ChangedProjection(Exception):
     """A projection's tables were changed without a new version; the rows that exist don't fit them."""
 
 
-def ensure_builds(connection: Connection[Any], projections: Iterable[Projection]) -> None:
+def ensure_builds(
+    connection: Connection[Any], projections: Iterable[Projection], *, bulk_events: int | None = None
+) -> None:
     """Creates the first build of every version that has none yet, and makes it the active one.
 
-    Two starters at once are safe. Raises ChangedProjection.
+    Where the log holds more than `bulk_events`, it is built like a rebuild; else the follower feeds it from the start.
+    Processes that read this version are `starting` until it is level. Two starters at once are safe. Raises
+    ChangedProjection.
     """
     with connection.transaction():
         _lock(connection)
@@ -72,7 +86,7 @@ def ensure_builds(connection: Connection[Any], projections: Iterable[Projection]
                         f" declare them as version {projection.version + 1}"
                     )
             if not existing:
-                _create(connection, Build(projection, 1), active=True, feed="follower")
+                _create_first(connection, Build(projection, 1), bulk_events)
 
 
 def create_build(connection: Connection[Any], projection: Projection, *, feed: str, lane: Lane = WHOLE) -> Build:
@@ -132,6 +146,15 @@ def not_level(connection: Connection[Any], projections: Sequence[Projection], he
 def checksum_of(projection: Projection) -> str:
     """A digest of the declared tables, however they are laid out on the page."""
     return sha256(" ".join(projection.tables.split()).encode()).hexdigest()
+
+
+def _create_first(connection: Connection[Any], build: Build, bulk_events: int | None) -> None:
+    row = connection.execute("select position from log_head").fetchone()
+    if bulk_events is None or row is None or row[0] <= bulk_events:
+        _create(connection, build, active=True, feed="follower")
+        return
+    _create(connection, build, active=True, feed=REBUILD, lane=REBUILD_LANE)
+    connection.execute(_FIRST_REBUILD, build.key)
 
 
 def _create(connection: Connection[Any], build: Build, *, active: bool, feed: str, lane: Lane = WHOLE) -> None:

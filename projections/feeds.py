@@ -13,7 +13,7 @@ from psycopg import Connection
 
 from infra.event_store import Log
 from projections.builds import CHANNEL as BUILDS_CHANNEL
-from projections.builds import LOCK
+from projections.builds import LOCK, REBUILD, REBUILD_LANE
 from projections.engine import WHOLE, Applied, Build, Lane
 from projections.errors import BuildGone, Fenced, Hole
 from projections.facts import read
@@ -22,12 +22,6 @@ from projections.projection import Projection
 
 FAUST = "faust"
 FOLLOWER = "follower"
-REBUILD = "rebuild"
-"""Builds of this feed are brought forward in bulk by whoever holds their lease (`projections/rebuild.py`)."""
-
-REBUILD_LANE = Lane(layout=-1)
-"""Theirs is a lane of its own: who is late finds it gone, whatever fence it has."""
-
 READ_EVENTS = 1000
 """Events that are read from the log at once."""
 

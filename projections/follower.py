@@ -141,6 +141,8 @@ class _Term:
             logger.warning("the follower's lease is lost")
             return False
         self._read_to(head)
+        if any(lane.has_ended for lane in self._lanes.values()):
+            self._refresh_lanes()
         return True
 
     def _watch(self) -> None:
@@ -186,7 +188,7 @@ class _Term:
 
     def _refresh_lanes(self) -> None:
         wanted = {tuple(build.key.values()): build for build in self._builds()}
-        for key in self._lanes.keys() - wanted.keys():
+        for key in [key for key, lane in self._lanes.items() if key not in wanted or lane.has_ended]:
             self._lanes.pop(key).stop()
         for key in wanted.keys() - self._lanes.keys():
             self._lanes[key] = BuildLane(self._setup, wanted[key], self._tail, self._lease.fence, self._give_up)

@@ -22,9 +22,10 @@ from domain.builds import RebuildRunning
 from infra import leases
 from infra.event_store import Log
 from infra.leases import Lease
+from projections.builds import REBUILD_LANE
 from projections.bulk import BulkState, forward
 from projections.engine import Build, Engine
-from projections.feeds import FAUST, FOLLOWER, REBUILD_LANE, change_feed
+from projections.feeds import FAUST, FOLLOWER, change_feed
 from projections.lane import FollowerLimits, connect
 from projections.lanes import Spread
 from projections.projection import Projection

@@ -7,17 +7,16 @@ from psycopg import Connection
 from psycopg.rows import class_row
 
 from domain.builds import BuildBeside, NoOtherBuild
-from projections.builds import active_build, create_build, other_builds
+from projections.builds import REBUILD, REBUILD_LANE, active_build, create_build, other_builds
 from projections.engine import Build
-from projections.feeds import REBUILD, REBUILD_LANE
 from projections.projection import Projection
 
 LEASE_SECONDS = 10.0
 """How long after its last sign of life a rebuild counts as running."""
 
 _START = """
-    insert into projection_rebuilds (projection, version, build, attended, cuts_over, rate, asked_by)
-    values (%(projection)s, %(version)s, %(build)s, %(attended)s, %(cuts_over)s, %(rate)s, %(asked_by)s)
+    insert into projection_rebuilds (projection, version, build, attended, rate, asked_by)
+    values (%(projection)s, %(version)s, %(build)s, %(attended)s, %(rate)s, %(asked_by)s)
 """
 _BUILD = "projection = %(projection)s and version = %(version)s and build = %(build)s"
 _IN_HAND = f"select exists (select from projection_rebuilds where {_BUILD} and state = 'building')"
@@ -30,7 +29,8 @@ _STATUS = """
            case when l.name is null then '' else r.runner end as runner,
            p.position, h.position as head, r.error, r.differences, r.compared_position,
            case when r.state = 'building' and l.name is not null then r.events_per_second else 0 end
-               as events_per_second
+               as events_per_second,
+           l.name is not null as leased
       from projection_rebuilds r
       join projection_builds b using (projection, version, build)
      cross join log_head h
@@ -42,7 +42,7 @@ _STATUS = """
            and l.expires_at > clock_timestamp()
 """
 _NEWEST = f"{_STATUS} where r.projection = %(projection)s and r.version = %(version)s order by r.build desc limit 1"
-_UNFINISHED = f"{_STATUS} where b.feed = 'rebuild' order by 1, 2, 3"
+_UNFINISHED = f"{_STATUS} where b.feed = '{REBUILD}' order by 1, 2, 3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,8 @@ class RebuildStatus:
     """One rebuild.
 
     `state`: waiting (begun, and nobody is at it), building, following (level, fed like the build that is read), live
-    (it is the one that is read). `differences` is what the newest comparison found, at `compared_position`.
+    (it is the one that is read). `leased`: a process has it in hand. `differences` is what the newest comparison found,
+    at `compared_position`.
     """
 
     name: str
@@ -69,6 +70,7 @@ class RebuildStatus:
     differences: int | None
     compared_position: int | None
     events_per_second: float
+    leased: bool
 
     @property
     def eta_seconds(self) -> float | None:
@@ -104,13 +106,12 @@ def start(
     asked_by: str,
     rate: int | None = None,
     attended: bool = False,
-    cuts_over: bool = False,
 ) -> Build:
     """Makes the tables of a further build, which nobody reads yet, to be rebuilt. Raises BuildBeside."""
     with connection.transaction():
         refuse_beside(connection, projection)
         build = create_build(connection, projection, feed=REBUILD, lane=REBUILD_LANE)
-        note_start(connection, build, asked_by=asked_by, rate=rate, attended=attended, cuts_over=cuts_over)
+        note_start(connection, build, asked_by=asked_by, rate=rate, attended=attended)
     return build
 
 
@@ -121,10 +122,9 @@ def note_start(
     asked_by: str,
     rate: int | None = None,
     attended: bool = False,
-    cuts_over: bool = False,
 ) -> None:
     """Notes that a build is to be rebuilt."""
-    row = {"asked_by": asked_by, "rate": rate, "attended": attended, "cuts_over": cuts_over}
+    row = {"asked_by": asked_by, "rate": rate, "attended": attended}
     connection.execute(_START, build.key | row)
 
 

@@ -16,21 +16,21 @@ from psycopg import Connection
 from domain.builds import BuildBehind, BuildIsRead, NoOtherBuild, RebuildRunning
 from domain.errors import DomainError, Unavailable
 from infra.versions import move_epoch
-from projections.abreast import abreast
+from projections.abreast import abreast, refuse_behind
 from projections.builds import CHANNEL as BUILDS_CHANNEL
 from projections.builds import LOCK as BUILDS_LOCK
 from projections.builds import active_build, other_builds
 from projections.engine import CHANNEL as PROGRESS_CHANNEL
 from projections.engine import EVERYTHING, Build
-from projections.errors import BuildGone
+from projections.errors import BuildGone, Starting
 from projections.projection import Projection
 from projections.rebuild import Works
-from projections.rebuilds import start
+from projections.rebuilds import other_build, start
 from projections.wishes import Wish, forget, pending
 
 logger = logging.getLogger("muniment.builds")
 
-LOCK = 7_053_004
+LOCK = 7_053_010
 """The advisory lock (of a session) under which decisions take effect, one after another."""
 
 LOCK_SECONDS = 30.0
@@ -199,3 +199,23 @@ _EFFECTS: Mapping[str, Callable[[Works, Connection[Any], Projection, Wish], None
     "rollback": _switch,
     "drop": _drop,
 }
+
+
+def switchable(works: Works, projection: Projection, *, back: bool) -> tuple[Build, Build]:
+    """The build that is read, and the one to read in its place: a newer one, or, `back`, the former one.
+
+    To be asked before anything is decided. Raises Starting, NoOtherBuild, BuildBehind.
+    """
+    with works.connect() as connection:
+        live = active_build(connection, projection)
+        if live is None:
+            raise Starting(f"{projection.label} has no build yet")
+        other = other_build(connection, projection)
+    if back and other.number > live.number:
+        raise NoOtherBuild(f"{projection.name}: build {live.number} has no former one; build {other.number} is newer")
+    if not back and other.number < live.number:
+        raise NoOtherBuild(
+            f"{projection.name}: build {live.number} is read already; build {other.number} is the former one"
+        )
+    refuse_behind(works, live, other)
+    return live, other

@@ -4,7 +4,7 @@ import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 
 import psycopg
 
@@ -17,6 +17,7 @@ from runtime import modules
 from runtime.core import open_core
 from runtime.past import discard_other_past
 from runtime.reactions import for_follower, take_back
+from runtime.rebuilds import kept
 from runtime.verifying import standing
 
 HOUR_SECONDS = 3600.0
@@ -29,16 +30,18 @@ def follow(settings: Settings) -> None:
         open_core(settings) as core,
         closing(Invalidator(settings.postgres_url, settings.redis_url)) as invalidator,
         hourly(core.receipts.prune),
+        ExitStack() as stack,
     ):
         setup = Setup(
             core.log,
             settings.postgres_url,
-            modules.projections(),
+            modules.declared(),
             hooks(settings, invalidator, lambda: None if settings.kafka else take_back(core)),
             limits(settings),
             for_follower(core),
         )
         follower = Follower(setup)
+        stack.enter_context(kept(settings, core.log, follower.leading.is_set))
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: follower.stop())
         with standing(core, follower.leading):

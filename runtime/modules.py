@@ -41,7 +41,8 @@ MIGRATIONS = Path(infra.__file__).parent / "migrations"
 class Module:
     """One module: what it needs, what it decides about (`aggregates`), what it shows, what it answers.
 
-    `reactions` is what it does because of events, as the settings say.
+    `former` are declarations of earlier versions whose builds are fed on for as long as processes of the release before
+    may read them. `reactions` is what it does because of events, as the settings say.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Module:
     migrations: Path | None = None
     aggregates: tuple[type[Aggregate], ...] = ()
     projections: tuple[Projection, ...] = ()
+    former: tuple[Projection, ...] = ()
     inline: tuple[Inline, ...] = ()
     routes: Sequence[Route] = ()
     reactions: Callable[[Settings], tuple[Reaction, ...]] = lambda _: ()
@@ -105,6 +107,11 @@ def sources() -> list[Source]:
 def projections() -> tuple[Projection, ...]:
     """All read models."""
     return tuple(projection for module in MODULES for projection in module.projections)
+
+
+def declared() -> tuple[Projection, ...]:
+    """All read models, and their earlier versions that are still fed."""
+    return projections() + tuple(projection for module in MODULES for projection in module.former)
 
 
 def inline_tables() -> tuple[Inline, ...]:

@@ -22,7 +22,9 @@ from projections.access import Decisions
 from projections.identity import UserRow
 from projections.projection import Projection
 from projections.read import Reader
+from projections.rebuild import Works
 from projections.verification import Spreads
+from runtime.rebuilds import works
 from stream_apps.spreads import spread_of
 
 
@@ -44,6 +46,11 @@ class Ports:
     projections: dict[str, Projection]
     decisions: Decisions
     users: CacheAside[UserRow]
+
+    @property
+    def works(self) -> Works:
+        """Where builds are worked on."""
+        return works(self.settings, self.log)
 
     @property
     def claims(self) -> Secrets:

@@ -27,6 +27,9 @@ from runtime.past import discard_other_past
 
 Say = Callable[[str], None]
 
+BULK_EVENTS = 20_000
+"""In a longer log a release's new view is built in a process of its own, not by the follower that feeds the others."""
+
 ADMIN_EMAIL = "admin@localhost"
 ADMIN_NAME = "Administrator"
 
@@ -45,7 +48,7 @@ def ensure_views(settings: Settings) -> None:
     Raises ChangedProjection, SettingsError.
     """
     with psycopg.connect(settings.postgres_url, autocommit=True) as connection:
-        ensure_builds(connection, modules.projections())
+        ensure_builds(connection, modules.projections(), bulk_events=BULK_EVENTS)
         ensure_started(connection, [(Place(each.name), each.from_start) for each in modules.reactions(settings)])
     discard_other_past(settings)
 
@@ -53,7 +56,7 @@ def ensure_views(settings: Settings) -> None:
 def feed_all_from_log(settings: Settings) -> None:
     """Without a bus the follower feeds every view, whoever did before. Raises NoBus, LookupError."""
     with closing(Log(settings.postgres_url)) as log:
-        feed_without_bus(settings.postgres_url, log, modules.projections())
+        feed_without_bus(settings.postgres_url, log, modules.declared())
 
 
 def first_facts(settings: Settings, say: Say) -> None:

@@ -74,11 +74,11 @@ def _work(settings: Settings, beat: Callable[[], None]) -> None:
         telling(core.pool.connection, (DROPPED, DUPLICATES, HOLES, HEALED)),
     ):
         spread = _laid_out(core, beat)
-        feed_by_default(settings.postgres_url, core.log, modules.projections(), FAUST)
+        feed_by_default(settings.postgres_url, core.log, modules.declared(), FAUST)
         setup = FeederSetup(
             core.log,
             settings.postgres_url,
-            modules.projections(),
+            modules.declared(),
             messages(core),
             spread_of,
             hooks(settings, invalidator),

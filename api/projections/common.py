@@ -8,6 +8,7 @@ from psycopg_pool import ConnectionPool
 from domain.errors import NotFound
 from projections.projection import Projection
 from projections.read import Reader
+from projections.rebuild import Works
 
 
 class ProjectionNotFound(NotFound):
@@ -25,6 +26,8 @@ class ProjectionPorts(Protocol):
     def projections(self) -> dict[str, Projection]: ...
     @property
     def views(self) -> Reader: ...
+    @property
+    def works(self) -> Works: ...
 
 
 def named(ports: ProjectionPorts, name: str) -> Projection:

@@ -13,14 +13,13 @@ from domain.context import Actor, Context
 from domain.errors import Invalid
 from infra.dispatch import Dispatcher
 from infra.event_store import Log
-from projections.builds import active_build, builds_fed_by, other_builds
+from projections.builds import REBUILD_LANE, active_build, builds_fed_by, other_builds
 from projections.catalogue import catalogue
 from projections.compare import fold_views
 from projections.diff import diff
 from projections.engine import Build, Engine
 from projections.errors import BuildGone, Fenced
 from projections.facts import read
-from projections.feeds import REBUILD_LANE
 from projections.rebuild import Stopped, Works, leased, rebuild
 from projections.rebuilds import other_build, status
 from projections.switch import StillRead, declared, drop_unread, settle

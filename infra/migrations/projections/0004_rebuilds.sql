@@ -1,15 +1,13 @@
 -- Builds that are, or were, made anew from the log, and what operators decided about builds.
 
 -- How a build was made: by whom, how fast, how far it was told to have come. `attended`: whoever asked runs it
--- themselves; else the leading follower starts a process for it, again and again until it is done. `cuts_over`: it is
--- read as soon as it is level.
+-- themselves; else the leading follower starts a process for it, again and again until it is done.
 create table projection_rebuilds (
     projection        text             not null,
     version           integer          not null,
     build             integer          not null,
     state             text             not null default 'building' check (state in ('building', 'following')),
     attended          boolean          not null,
-    cuts_over         boolean          not null default false,
     rate              integer          check (rate > 0),
     asked_by          text             not null,
     asked_at          timestamptz      not null default clock_timestamp(),
