@@ -8,6 +8,7 @@ from domain.errors import DomainError
 from projections.feeds import FeedBusy
 from runtime import modules
 from runtime.core import Core
+from stream_apps.aside import Aside
 from stream_apps.driver import Reacting
 from stream_apps.lanes import hand_over
 from stream_apps.reacting import ReactingSetup, ReactionFeeds, former_spread
@@ -24,19 +25,24 @@ def for_follower(core: Core) -> list[Reacting]:
     ]
 
 
-def for_stream(core: Core) -> ReactionFeeds:
+def for_stream(core: Core) -> list[Aside]:
     """What a stream worker's feeder takes along (`FeederSetup.companions`). Raises SettingsError."""
     settings = core.settings
-    return ReactionFeeds(
-        ReactingSetup(
-            core.log,
-            settings.postgres_url,
-            core.dispatcher,
-            modules.reactions(settings),
-            spread_of,
-            settings.reaction_hop_limit,
+    return [
+        Aside(
+            ReactionFeeds(
+                ReactingSetup(
+                    core.log,
+                    settings.postgres_url,
+                    core.dispatcher,
+                    (reaction,),
+                    spread_of,
+                    settings.reaction_hop_limit,
+                )
+            )
         )
-    )
+        for reaction in modules.reactions(settings)
+    ]
 
 
 def take_back(core: Core) -> None:

@@ -18,6 +18,7 @@ import psycopg
 from infra.bus_status import WORKER_NAME, call
 from infra.conninfo import bounded
 from infra.invalidation import Invalidator
+from infra.kafka import KafkaRefused, check_kafka, client_config
 from infra.settings import Settings, SettingsError
 from projections.feeds import FAUST
 from projections.lanes import Spread
@@ -49,8 +50,17 @@ def stream(settings: Settings) -> None:
     if not settings.kafka:
         raise SettingsError("MUNIMENT_KAFKA: stream workers need Kafka's addresses, host:port,...")
     guarded(
-        lambda beat: _work(settings, beat), silence_seconds=settings.stream_stuck_seconds, start_seconds=START_SECONDS
+        lambda beat: _let_in(settings, beat), silence_seconds=settings.stream_stuck_seconds, start_seconds=START_SECONDS
     )
+
+
+def _let_in(settings: Settings, beat: Callable[[], None]) -> None:
+    """Begins to work, unless Kafka refuses us: that is one line, and no crash."""
+    try:
+        check_kafka(client_config(settings))
+    except KafkaRefused as refused:
+        raise SystemExit(f"Error: {refused}") from None
+    _work(settings, beat)
 
 
 def _work(settings: Settings, beat: Callable[[], None]) -> None:
@@ -83,7 +93,7 @@ def _work(settings: Settings, beat: Callable[[], None]) -> None:
             spread_of,
             hooks(settings, invalidator),
             FeederLimits(settings.stream_bulk_events, settings.stream_silence_seconds, engine=limits(settings)),
-            companions=[for_stream(core)],
+            companions=for_stream(core),
         )
         feeder = Feeder(setup, spread.topics.values())
         bus.run(

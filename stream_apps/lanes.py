@@ -5,7 +5,7 @@ position from the log, and in one transaction the old progress rows give way to 
 drove the old ones finds them gone with the next commit, which is refused: nothing is lost and nothing done twice.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from psycopg import Connection
@@ -23,8 +23,8 @@ from projections.lanes import CONTROL, Spread, Stretch, module_of
 from stream_apps.driver import Driver
 from stream_apps.reactions import HOP_LIMIT, Reaction
 
-READ_EVENTS = 1000
-"""Events that are read from the log at once."""
+READ_EVENTS = 200
+"""Events that are read from the log at once: each may lead to a command, and after each batch it can be stopped."""
 
 ATTEMPTS = 20
 """How often a reaction is levelled anew because somebody went on driving it."""
@@ -58,8 +58,10 @@ class LanesDriver:
         lanes: Sequence[Lane],
         *,
         hop_limit: int = HOP_LIMIT,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.spread = spread
+        self._stopping = stopping
         self._log = log
         self._drivers = {
             lane: Driver(connection, log, dispatcher, reaction, lane=lane, hop_limit=hop_limit) for lane in lanes
@@ -75,11 +77,17 @@ class LanesDriver:
             self.positions[lane] = self._drivers[lane].apply(stretch.facts, after, stretch.upto)
 
     def heal(self, lanes: Sequence[Lane], upto: int) -> int:
-        """Brings lanes to a position from the log; how many events of theirs it found there."""
+        """Brings lanes to a position from the log; how many events of theirs it found there.
+
+        Where it is told to stop, they stay behind.
+        """
         behind = [lane for lane in lanes if self.positions[lane] < upto]
         position = min((self.positions[lane] for lane in behind), default=upto)
         found = 0
-        while position < upto and (facts := read(self._log, position, min(READ_EVENTS, upto - position))):
+        while position < upto and not self._stopping():
+            facts = read(self._log, position, min(READ_EVENTS, upto - position))
+            if not facts:
+                break
             position = facts[-1].position
             for lane, mine in self._sorted(facts, behind).items():
                 if self.positions[lane] < position:

@@ -55,6 +55,8 @@ class ReactionFeeds:
         self._spread: Spread | None = None
         self._owned: frozenset[Place] = frozenset()
         self._feeds = {reaction.name: _Feed(setup, reaction) for reaction in setup.reactions}
+        self.stopping: Callable[[], bool] = lambda: False
+        """Asked between batches of what is read from the log; who is told to stop comes back to it later."""
 
     def own(self, spread: Spread | None, places: Collection[Place]) -> None:
         """These partitions, in this layout, are this worker's from now on; None: there is no bus yet."""
@@ -88,7 +90,7 @@ class ReactionFeeds:
     def _driver(self, feed: "_Feed") -> LanesDriver | None:
         if self._spread is None or not self._owned or self._clock() < feed.rests_until:
             return None
-        return feed.open(self._spread, self._owned)
+        return feed.open(self._spread, self._owned, self.stopping)
 
     @contextmanager
     def _resting(self, feed: "_Feed") -> Iterator[None]:
@@ -117,7 +119,7 @@ class _Feed:
         self._connection: Connection[Any] | None = None
         self._driver: LanesDriver | None = None
 
-    def open(self, spread: Spread, owned: Collection[Place]) -> LanesDriver | None:
+    def open(self, spread: Spread, owned: Collection[Place], stopping: Callable[[], bool]) -> LanesDriver | None:
         """The driver of this worker's lanes, level with the log as it was when it was opened."""
         lanes = [lane for lane in lanes_of(self.reaction, spread) if Place(lane.topic, lane.partition) in owned]
         if self._driver is None and lanes:
@@ -125,8 +127,9 @@ class _Feed:
             self._connection = self._connection or connect(setup.conninfo, setup.limits)
             self._hand_over(self._connection, spread)
             driver = LanesDriver(
-                self._connection, setup.log, setup.dispatcher, self.reaction, spread, lanes, hop_limit=setup.hop_limit
-            )
+                self._connection, setup.log, setup.dispatcher, self.reaction, spread, lanes,
+                hop_limit=setup.hop_limit, stopping=stopping,
+            )  # fmt: skip
             driver.heal(lanes, setup.log.head())
             self.backoff.reset()
             self._driver = driver

@@ -10,6 +10,7 @@ from runtime import modules
 from runtime.core import open_core
 from runtime.reactions import for_follower, for_stream, take_back
 from stream_apps.spreads import spread_of
+from tests.e2e.platform import eventually
 from tests.runtime.cli_site import Site
 
 TOPICS = [f"muniment.{module}" for module in ("access", "audit", "identity", "projections")]
@@ -37,13 +38,15 @@ def test_reactions_go_to_the_stream_workers_and_come_back(core):
             (TOPICS,),
         )
     assert {each.reaction.name for each in for_follower(core)} == {"default-role", "email-verification", "onboarding"}
-    worker = for_stream(core)
+    workers = for_stream(core)
     with psycopg.connect(core.settings.postgres_url) as connection:
         spread = spread_of(connection)
-    worker.own(spread, [Place(topic, number) for topic in TOPICS for number in range(2)])
-    worker.tick(core.log.head())
-    assert set(map(tuple, layouts(core).values())) == {(1,)}
-    worker.close()
+    for worker in workers:
+        worker.own(spread, [Place(topic, number) for topic in TOPICS for number in range(2)])
+        worker.tick(core.log.head())
+    eventually(lambda: set(map(tuple, layouts(core).values())) == {(1,)})
+    for worker in workers:
+        worker.close()
     take_back(core)
     take_back(core)
     assert set(map(tuple, layouts(core).values())) == {(0,)}
