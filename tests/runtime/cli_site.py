@@ -70,9 +70,10 @@ class Site:
 
     def process(self, *arguments: str, **options: Any) -> "subprocess.Popen[str]":
         """The command as a process of its own."""
-        given: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
+        given: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL,
+                                 "text": True}  # fmt: skip
         command = [sys.executable, "-c", HEARS_CTRL_C, *arguments]
-        return subprocess.Popen(command, cwd=ROOT, env=self.environment(), text=True, **(given | options))
+        return subprocess.Popen(command, cwd=ROOT, env=self.environment(), **(given | options))
 
 
 # whoever runs the tests in the background has made their children deaf to it
