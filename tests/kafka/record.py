@@ -135,9 +135,9 @@ def workflows(log: Log) -> dict[UUID, _Newcomer]:
     return users
 
 
-def wrong_workflows(users: dict[UUID, _Newcomer]) -> dict[UUID, _Newcomer]:
+def wrong_workflows(users: dict[UUID, _Newcomer]) -> list[tuple[UUID, _Newcomer]]:
     """Where something that must follow once didn't, or did twice."""
-    return {user: followed for user, followed in users.items() if not followed.is_right}
+    return [(user, followed) for user, followed in users.items() if not followed.is_right]
 
 
 def tally(sent: Iterable[Sent]) -> Counter[str]:
