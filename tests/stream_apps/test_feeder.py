@@ -17,6 +17,7 @@ from infra.dispatch import Dispatcher
 from infra.event_store import Log
 from infra.layouts import Place
 from infra.messages import Messages
+from infra.settings import Settings
 from infra.transcoding import NewerSoftware
 from projections.builds import ensure_builds
 from projections.compare import fold_views
@@ -26,6 +27,7 @@ from projections.feeds import FAUST, FOLLOWER, change_feed
 from projections.lanes import Spread
 from projections.read import Reader
 from runtime import modules
+from runtime.relay import wanted
 from stream_apps.feeder import DROPPED, Feeder, FeederSetup, NewTopics, Raw
 from tests.projections.harbour import HARBOUR, Keeper
 from tests.stream_apps.streaming import (
@@ -404,6 +406,6 @@ def test_nothing_that_may_need_the_views_own_locks_happens_before_its_commit(
 
 
 def test_every_view_of_the_platform_can_be_fed_from_the_bus() -> None:
-    topics = {module: f"muniment.{module}" for module in ("access", "audit", "identity", "projections")}
+    topics = {topic.rpartition(".")[2]: topic for topic in wanted(Settings()).topics(1)}
     for view in modules.projections():
         assert Spread(1, 2, topics).lanes(view)
