@@ -17,18 +17,15 @@ from dataclasses import dataclass, replace
 from queue import Empty, Queue
 from threading import Event, Thread
 
-from domain.projections import Retry, Skip
 from infra.event_store import Log
 from infra.transcoding import event_types
 from projections.engine import Engine
 from projections.facts import Fact, read_range
+from projections.lanes import CONTROL, module_of
 from projections.projection import Projection
 
 BATCHES_AHEAD = 1
 """Batches that are read and wait, besides the one that is applied and the one that is being read."""
-
-CONTROLS = (Retry.Requested.TOPIC, Skip.EventSkipped.TOPIC)
-"""What every build obeys."""
 
 NAP_SECONDS = 0.2
 """The longest pause of a throttled run between two looks whether it is to stop."""
@@ -101,8 +98,9 @@ def forward(
 
 
 def topics_of(projection: Projection) -> set[str]:
-    """The topics that a projection's builds want."""
-    return {str(event.TOPIC) for event in projection.on} | set(CONTROLS)  # type: ignore[attr-defined]
+    """The topics that a projection's builds want: its own, and the operators' decisions, which every build obeys."""
+    own = {str(event.TOPIC) for event in projection.on}  # type: ignore[attr-defined]
+    return own | {topic for topic in event_types() if module_of(topic) == CONTROL}
 
 
 @contextmanager

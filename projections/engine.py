@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -20,6 +21,7 @@ from psycopg import Connection, Cursor
 from domain.projections import Retry, Skip
 from domain.verification import Repair
 from infra.event_store import Log, Recorded
+from projections.batched import Calls, Prepared
 from projections.errors import BuildGone, Fenced, Hole, is_poison
 from projections.facts import Fact, Unreadable, read_at, read_page
 from projections.owned import delete_rows, stray_values, values_of
@@ -33,6 +35,9 @@ PAYLOAD_LIMIT = 7900
 
 EVERYTHING = ("*",)
 MAX_POSITION = 2**63 - 1
+BULK_EVENTS = 64
+"""From so many events on, a batch is prepared to go in by few calls for many events each."""
+
 RETRY_STREAMS = 1000
 """Streams whose parked events are tried again together."""
 
@@ -161,6 +166,7 @@ class Engine:
         self._fence = fence
         self._committed = committed
         self._quiet = quiet
+        self._calls = Calls(connection, build.projection.tables)
         self._skipped: set[int] | None = None
         self._key = build.key | {"layout": lane.layout, "topic": lane.topic, "partition": lane.partition}
 
@@ -199,12 +205,18 @@ class Engine:
         return batch.position
 
     def _settled(self, facts: Sequence[Fact], after: int) -> _Batch:
+        prepared = None
         try:
             with self._rolled_back_on_error():
-                return self._transaction(facts, after, self._all_at_once, self._connection.pipeline())
+                if len(facts) >= BULK_EVENTS:
+                    prepared = Prepared(self._plan, self._calls, facts)
+                settle = partial(self._all_at_once, prepared)
+                return self._transaction(facts, after, settle, self._connection.pipeline())
         except Exception as error:
             if not is_poison(error):
                 raise
+            if prepared:
+                prepared.failed(error)
         with self._rolled_back_on_error():
             return self._transaction(facts, after, self._find_poison, nullcontext())
 
@@ -265,10 +277,15 @@ class Engine:
                 self._connection.rollback()
             raise
 
-    def _all_at_once(self, cursor: Cursor[Any], batch: _Batch, facts: Sequence[Fact]) -> None:
+    def _all_at_once(
+        self, prepared: Prepared | None, cursor: Cursor[Any], batch: _Batch, facts: Sequence[Fact]
+    ) -> None:
         """What nearly always works: every event's statements, few and large."""
         ready = self._ready(cursor, batch, facts)
-        execute(cursor, together(self._plan, ready))
+        if prepared:
+            prepared.execute(cursor, ready)
+        else:
+            execute(cursor, together(self._plan, ready))
         self._note(batch, ready)
 
     def _find_poison(self, cursor: Cursor[Any], batch: _Batch, facts: Sequence[Fact]) -> None:

@@ -231,11 +231,6 @@ def parameters_of(sql: str) -> list[tuple[str, bool]]:
     return [(name, bool(json)) for name, json in _PARAMETER.findall(sql)]
 
 
-def with_json_apart(sql: str) -> str:
-    """The statement with parameters that go in as JSON under a name of their own (`name as json`)."""
-    return _PARAMETER.sub(lambda found: f"%({found[1]}{AS_JSON})s{found[2]}" if found[2] else found[0], sql)
-
-
 def split_statements(sql: str) -> list[str]:
     """Statements separated by semicolons, outside of quotes and dollar quotes."""
     pieces = re.split(r"('(?:[^']|'')*'|\"[^\"]*\"|(\$[A-Za-z_]*\$).*?\2|;)", sql, flags=re.DOTALL)

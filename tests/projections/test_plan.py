@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from projections.plan import adapt, dump_json, grouped
+from projections.plan import grouped
+from projections.rows import adapt, dump_json
 
 operations = st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from(["launch", "moor", "load"])), max_size=60)
 
