@@ -47,6 +47,7 @@ from runtime.gauges import Gauges, ReactionGauges
 from runtime.past import discard_other_past
 from runtime.ports import Ports, http_limits
 from runtime.readiness import Readiness
+from runtime.view_gauges import ViewGauges
 
 FEED_LEASE = "follower"
 LOOKUP_THREADS = 8
@@ -210,6 +211,7 @@ class Api:
             Gauges(self.listener, views, {"commands-and-queries": self.core.pool}, self.core.passwords)
         )
         prometheus_client.REGISTRY.register(ReactionGauges(self.core.pool, self.lookups))
+        prometheus_client.REGISTRY.register(ViewGauges(self.core.pool, self.lookups, self.projections))
         prometheus_client.REGISTRY.register(self.bus_gauges)
         return prometheus_client.REGISTRY
 

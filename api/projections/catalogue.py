@@ -1,14 +1,20 @@
 """How far the views are."""
 
 from dataclasses import asdict
+from datetime import datetime
 
 from api.projections.common import ProjectionPorts
 from api.routing import Asked, Endpoint, Route, View
-from projections.catalogue import catalogue
+from projections.catalogue import details
 
 
 class ProjectionView(View):
-    """One build of a projection. `lag_seconds` is the age of the oldest event that it hasn't applied."""
+    """One build of a projection. `lag_seconds` is the age of the oldest event that it hasn't applied.
+
+    `events_per_second` is how fast it has come forward lately; `size_bytes` is null where this release doesn't know the
+    build's tables. `differing_streams` weren't what the log says when they were last looked at; `verified_...` tells of
+    the newest verification.
+    """
 
     name: str
     version: int
@@ -20,6 +26,13 @@ class ProjectionView(View):
     lag_events: int
     lag_seconds: float
     parked: int
+    events_per_second: float
+    size_bytes: int | None
+    differing_streams: int
+    verified_at: datetime | None
+    verified_sample: str | None
+    verified_streams: int | None
+    verified_differing_streams: int | None
 
 
 class ProjectionsView(View):
@@ -29,13 +42,14 @@ class ProjectionsView(View):
 
 
 async def list_projections(asked: Asked) -> ProjectionsView:
-    """Name, version, position, lag, parked count and feed of every build."""
+    """Name, version, position, lag, rate, parked count, feed, size and newest verification of every build."""
     return await asked.in_thread(_catalogue, asked.ports)
 
 
 def _catalogue(ports: ProjectionPorts) -> ProjectionsView:
     with ports.pool.connection() as connection:
-        return ProjectionsView(items=[ProjectionView(**asdict(status)) for status in catalogue(connection)])
+        found = details(connection, ports.projections.values())
+    return ProjectionsView(items=[ProjectionView(**asdict(each)) for each in found])
 
 
 ROUTES: list[Route] = [

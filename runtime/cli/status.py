@@ -13,7 +13,9 @@ from infra.embedded import DataFolder
 from infra.migrate import Limits, check_compatible, current_release
 from infra.parts import Parts, PartStatus, parts_file, read_parts
 from infra.settings import Settings
-from projections.catalogue import Status, catalogue
+from projections.catalogue import Detail, details
+from runtime import modules
+from runtime.cli.projections.catalogue import size
 from runtime.cli.bus import print_bus
 from runtime.cli.options import as_json
 from runtime.cli.output import print_fields, print_json, print_table, text, utc
@@ -38,7 +40,7 @@ class Told:
     schema: dict[str, str]
     head: int
     newest: datetime | None
-    projections: list[Status] = field(default_factory=list)
+    projections: list[Detail] = field(default_factory=list)
     bus: BusStatus | None = None
 
 
@@ -83,7 +85,7 @@ def _stored(wired: Wired, *, supervised: bool) -> dict[str, Any]:
     """What PostgreSQL knows. Raises NotRunning, unless there is a supervisor, of whose parts something can be told."""
     try:
         with wired.connection() as connection:
-            views = catalogue(connection) if _has_log(connection) else []
+            views = _views(connection)
             bus = bus_status(connection) if views and _has_bus(connection) else None
             head = connection.execute("select position, recorded_at from log_head").fetchone() if views else None
     except NotRunning:
@@ -102,9 +104,10 @@ def _stored(wired: Wired, *, supervised: bool) -> dict[str, Any]:
     }
 
 
-def _has_log(connection: Any) -> bool:
-    row = connection.execute("select to_regclass('projection_builds') is not null").fetchone()
-    return bool(row and row[0])
+def _views(connection: Any) -> list[Detail]:
+    """None where the schema isn't there yet, or is an older one."""
+    row = connection.execute("select to_regclass('projection_verifications') is not null").fetchone()
+    return details(connection, modules.projections()) if row and row[0] else []
 
 
 def _has_bus(connection: Any) -> bool:
@@ -160,10 +163,18 @@ def _print(told: Told) -> None:
     click.echo()
     views = [
         (v.name, f"{v.version}.{v.build}{'' if v.active else ' (not read)'}", v.feed, v.position, v.lag_events,
-         v.lag_seconds, v.parked)
+         v.lag_seconds, v.events_per_second, v.parked, size(v.size_bytes), _verified(v))
         for v in told.projections
     ]  # fmt: skip
-    print_table(("VIEW", "BUILD", "FEED", "POSITION", "LAG", "SECONDS", "PARKED"), views)
+    print_table(("VIEW", "BUILD", "FEED", "POSITION", "LAG", "SECONDS", "RATE/S", "PARKED", "SIZE", "VERIFIED"), views)
     if told.bus:
         click.echo()
         print_bus(told.bus)
+
+
+def _verified(view: Detail) -> str:
+    """`all, sound`, `standing, 2 streams differ`, or nothing."""
+    if view.verified_at is None:
+        return ""
+    result = f"{view.differing_streams} streams differ" if view.differing_streams else "sound"
+    return f"{view.verified_sample}, {result}"

@@ -29,6 +29,7 @@ from projections.audit import AUDITED, ROUTINE, Meaning
 from runtime.bus_gauges import BusGauges
 from runtime.cli import COMMANDS
 from runtime.gauges import Gauges, ReactionGauges
+from runtime.view_gauges import ViewGauges
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
@@ -224,7 +225,9 @@ def metrics() -> str:
     others.register(HttpCollector([], dict.fromkeys(("calls_taken", "calls_room", "threads", "streams"), 0.0).copy))
     others.register(_gauges())
     others.register(BusGauges(cast("Any", None), cast("Any", None)))
-    others.register(ReactionGauges(cast("Any", None), cast("Any", SimpleNamespace(submit=lambda _: None))))
+    idle = cast("Any", SimpleNamespace(submit=lambda _: None))
+    others.register(ReactionGauges(cast("Any", None), idle))
+    others.register(ViewGauges(cast("Any", None), idle, ()))
     found = {
         family.name + ("_total" if family.type == "counter" else ""): (family.type, family.documentation)
         for registry in (REGISTRY, others)

@@ -22,7 +22,7 @@ CHANGING = {
     "users": {"create", "rename", "suspend", "reactivate", "password", "end-session"},
     "roles": {"create", "permissions", "includes", "remove", "assign", "revoke"},
     "keys": {"rotate", "revoke"},
-    "projections": {"retry", "skip"},
+    "projections": {"retry", "skip", "verify", "repair"},
     "reactions": {"retry", "skip"},
     "audit": {"list"},  # reading the audit log is recorded
     "events": {"export", "replay"},  # and so is taking a part of the log away

@@ -2,21 +2,30 @@
 
 import click
 
-from projections.catalogue import catalogue
+from projections.catalogue import details
+from runtime import modules
 from runtime.cli.options import as_json, projection_argument
 from runtime.cli.output import print_json, print_table, say
 from runtime.cli.views import named
 from runtime.cli.wired import Wired
 from runtime.feeds import NoBus, choose_feed
 
-TITLES = ("NAME", "VERSION", "BUILD", "ACTIVE", "FEED", "POSITION", "LAG", "SECONDS", "PARKED")
+TITLES = (
+    "NAME", "VERSION", "BUILD", "ACTIVE", "FEED", "POSITION", "LAG", "SECONDS", "RATE/S", "PARKED", "SIZE", "DIFFERING",
+    "VERIFIED (UTC)", "SAMPLE",
+)  # fmt: skip
+
+SIZE_STEP = 1000
 
 
 @click.command("list")
 @as_json
 @click.pass_obj
 def list_(wired: Wired, as_json: bool) -> None:
-    """List every build of every view: position, lag in events and seconds, parked events.
+    """List every build of every view: position, lag, rate, parked events, size, newest verification.
+
+    LAG is in events, SECONDS the age of the oldest of them, RATE/S what it has come forward lately. DIFFERING are
+    streams whose rows weren't what the log says when they were last looked at.
 
     \b
     Example:
@@ -24,15 +33,27 @@ def list_(wired: Wired, as_json: bool) -> None:
     """
     wired.check()
     with wired.connection() as connection:
-        found = catalogue(connection)
+        found = details(connection, modules.projections())
     if as_json:
         print_json({"items": found})
         return
     print_table(
         TITLES,
-        [(s.name, s.version, s.build, s.active, s.feed, s.position, s.lag_events, s.lag_seconds, s.parked)
+        [(s.name, s.version, s.build, s.active, s.feed, s.position, s.lag_events, s.lag_seconds, s.events_per_second,
+          s.parked, size(s.size_bytes), s.differing_streams, s.verified_at, s.verified_sample)
          for s in found],
     )  # fmt: skip
+
+
+def size(count: int | None) -> str:
+    """`1.4 MB`, in powers of 1000; nothing where it isn't known."""
+    if count is None:
+        return ""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < SIZE_STEP:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= SIZE_STEP  # type: ignore[assignment]
+    return f"{count:.1f} TB"
 
 
 @click.command("feed")
