@@ -9,7 +9,6 @@ Secrets are always left out, personal fields unless `personal` says otherwise; t
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from importlib import import_module
@@ -17,6 +16,7 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
+from msgspec import Struct
 
 from infra.conninfo import bounded
 from infra.event_store import Log
@@ -31,16 +31,15 @@ ACTION = "runtime.analysis"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One event. `body` is what it says, as plain values of JSON: ids and times are text there.
+class Event(Struct, frozen=True):
+    """One event. `body` is what it says, as plain values of JSON: ids and times are text there, and so is `stream`.
 
     `ip` and `user_agent` are None unless personal fields were asked for. An event that can't be read has an empty
     body, and `unreadable` says why.
     """
 
     position: int
-    stream: UUID
+    stream: str
     version: int
     type: str
     recorded_at: datetime
@@ -104,7 +103,7 @@ def event_of(row: tuple[Any, ...], *, personal: bool) -> Event:
     except Unreadable as error:
         unreadable = str(error)
     return Event(
-        position, UUID(stream), version, topic, _moment(recorded_at), who.actor, who.correlation_id, who.causation_id,
+        position, stream, version, topic, _moment(recorded_at), who.actor, who.correlation_id, who.causation_id,
         says, who.ip if personal else None, who.user_agent if personal else None, unreadable,
     )  # fmt: skip
 

@@ -110,11 +110,12 @@ class Parquet:
             self._close(topic)
             part = None
         if part is None:
+            columns = schema(topic, self._personal)
             folder = self._folder / f"type={topic}" / f"day={(_EPOCH + timedelta(days=day)):%Y-%m-%d}"
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / f"part-{position:020}.parquet"
             file = path.open("wb")
-            writer = parquet.ParquetWriter(file, schema(topic, self._personal), compression="zstd")
+            writer = parquet.ParquetWriter(file, columns, compression="zstd")
             part = self._parts[topic] = _Part(path, day, file, writer)
         return part
 
