@@ -9,11 +9,12 @@ import contextlib
 import logging
 import signal
 import ssl
+import sys
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import faust
 from faust.types import TP, EventT, StreamT
@@ -21,6 +22,7 @@ from faust.types.auth import CredentialsT
 
 from infra.messages import Place
 from infra.settings import Settings
+from stream_apps.batches import Batches
 from stream_apps.feeder import Feeder, Raw
 
 logger = logging.getLogger("muniment.stream")
@@ -29,8 +31,15 @@ GROUP = "muniment"
 """The consumer group, and what its name begins with where the topics' names have another prefix."""
 
 TICK_SECONDS = 1.0
+SWITCH_SECONDS = 0.001
+"""How long a thread may keep the others from the interpreter; Faust's two ask for it thousands of times a second."""
+
 METADATA_SECONDS = 5.0
 """How long a worker goes by what it knows of topics and partitions; Faust's own 5 minutes are long without any."""
+
+
+_Taken: TypeAlias = tuple[EventT[bytes], StreamT[bytes]]
+"""A message, and the stream that it is acknowledged to."""
 
 
 @dataclass(frozen=True)
@@ -54,17 +63,17 @@ class Deaf(Exception):
 
 def build_app(
     settings: Settings, topics: Collection[str], instance: str, feeder: Feeder, limits: BusLimits
-) -> tuple[faust.App, "Batches"]:
+) -> tuple[faust.App, Batches["_Taken"]]:
     """The app with its one agent, and where that puts what it gets."""
     app = configured(settings, instance, limits)
-    batches = Batches(limits)
+    batches: Batches[_Taken] = Batches(limits.batch_messages, limits.buffer_messages, partial(_is_far, app, limits))
     channel = app.topic(*sorted(topics), key_serializer="raw", value_serializer="raw")
 
     async def project_views(stream: Any) -> None:
         # Acknowledged by hand, after the commit: by itself an agent acknowledges what it failed at, too.
         acknowledged = stream.noack()
         async for event in acknowledged.events():
-            await batches.put(event, acknowledged)
+            await batches.put((event, acknowledged))
 
     app.agent(channel, name="project_views", concurrency=1)(project_views)
     app.on_partitions_assigned.connect(partial(_assigned, feeder), weak=False)
@@ -115,29 +124,6 @@ def configured(settings: Settings, instance: str, limits: BusLimits) -> faust.Ap
     )
 
 
-class Batches:
-    """What the agent got and nobody has taken yet, at most `buffer_messages`. Whoever takes, takes all that is there.
-
-    In place of Faust's `take`: that wakes up every `within`, even when idle, and acknowledges a whole batch even where
-    its handling failed.
-    """
-
-    def __init__(self, limits: BusLimits) -> None:
-        self._limits = limits
-        self._queue: asyncio.Queue[tuple[EventT[bytes], StreamT[bytes]]] = asyncio.Queue(limits.buffer_messages)
-
-    async def put(self, event: EventT[bytes], stream: StreamT[bytes]) -> None:
-        """Waits while there is no room: then Faust fetches no more."""
-        await self._queue.put((event, stream))
-
-    async def take(self) -> list[tuple[EventT[bytes], StreamT[bytes]]]:
-        """The next messages in order, as soon as there is one."""
-        batch = [await self._queue.get()]
-        while len(batch) < self._limits.batch_messages and not self._queue.empty():
-            batch.append(self._queue.get_nowait())
-        return batch
-
-
 def run(
     settings: Settings,
     topics: Collection[str],
@@ -152,6 +138,7 @@ def run(
     Raises NewerSoftware, NewTopics, Deaf, and what the feeder gives up for.
     """
     quiet_libraries()
+    sys.setswitchinterval(SWITCH_SECONDS)
     asyncio.run(_run(settings, topics, instance, feeder, beat, limits or BusLimits()))
 
 
@@ -205,6 +192,7 @@ async def _started(app: faust.App, limits: BusLimits) -> AsyncIterator["asyncio.
     try:
         yield starting
     finally:
+        _let_go(app)
         starting.cancel()
         with contextlib.suppress(asyncio.CancelledError, Exception):
             await starting
@@ -212,13 +200,34 @@ async def _started(app: faust.App, limits: BusLimits) -> AsyncIterator["asyncio.
             await asyncio.wait_for(app.stop(), limits.stop_seconds)
 
 
-async def _feed(batches: Batches, feeder: Feeder, thread: ThreadPoolExecutor) -> None:
+async def _feed(batches: Batches[_Taken], feeder: Feeder, thread: ThreadPoolExecutor) -> None:
     loop = asyncio.get_running_loop()
+    handled: list[_Taken] = []
     while True:
+        if batches.are_empty:
+            await _acknowledge(handled)
+            handled = []
         batch = await batches.take()
-        await loop.run_in_executor(thread, feeder.handle, [_raw(event) for event, _ in batch])
-        for event, stream in batch:
-            await stream.ack(event)
+        handling = loop.run_in_executor(thread, feeder.handle, [_raw(event) for event, _ in batch])
+        # While the database has the next.
+        await _acknowledge(handled)
+        await handling
+        handled = batch
+
+
+async def _acknowledge(handled: Sequence[_Taken]) -> None:
+    for event, stream in handled:
+        await stream.ack(event)
+
+
+def _is_far(app: faust.App, limits: BusLimits, taken: _Taken) -> bool:
+    """Whether a whole batch stands behind this message in its partition, by what the last fetch has told."""
+    message = taken[0].message
+    try:
+        newest = app.consumer.highwater(message.tp)
+    except Exception:  # noqa: BLE001 - taken away meanwhile: aiokafka and Faust each have errors of their own for that
+        return False
+    return bool(newest and newest - message.offset > limits.batch_messages)
 
 
 async def _tick(feeder: Feeder, thread: ThreadPoolExecutor) -> None:
@@ -243,15 +252,28 @@ async def _beat(app: faust.App, starting: "asyncio.Task[None]", beat: Callable[[
         await asyncio.sleep(TICK_SECONDS)
 
 
+def _let_go(app: faust.App) -> None:
+    """Who ends in good order says good-bye to the group, which then shares the partitions out at once.
+
+    aiokafka sends no word of a static member's end, so that one that comes back finds its partitions. To the broker
+    its word is as good as any other's.
+    """
+    if coordinator := _coordinator(app):
+        coordinator._group_instance_id = None  # noqa: SLF001 - there is no other way; the tests stop workers
+
+
+def _coordinator(app: faust.App) -> Any:
+    thread = getattr(app.consumer, "_thread", None)
+    return getattr(getattr(thread, "_consumer", None), "_coordinator", None)
+
+
 def _held_error(app: faust.App) -> BaseException | None:
     """What aiokafka's coordinator has stopped for.
 
     It tells whoever fetches, and waits until then. But Faust fetches only where it has partitions: a worker whose
     group was refused while the partitions were shared out would wait for ever.
     """
-    thread = getattr(app.consumer, "_thread", None)
-    coordinator = getattr(getattr(thread, "_consumer", None), "_coordinator", None)
-    return getattr(coordinator, "_pending_exception", None)
+    return getattr(_coordinator(app), "_pending_exception", None)
 
 
 def _raw(event: EventT[bytes]) -> Raw:

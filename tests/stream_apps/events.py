@@ -29,6 +29,7 @@ VALUES: dict[Any, st.SearchStrategy[Any]] = {
     UUID | None: st.none() | UUIDS,
     datetime | None: st.none() | TIMES,
     list[str]: st.lists(TEXTS, max_size=3),
+    list[UUID]: st.lists(UUIDS, max_size=3),
     dict[str, str]: st.dictionaries(TEXTS, TEXTS, max_size=3),
     dict[str, Any]: st.dictionaries(TEXTS, JSON, max_size=3),
 }
@@ -45,6 +46,7 @@ SAMPLES: dict[Any, Any] = {
     UUID | None: UUID(int=8),
     datetime | None: datetime(2026, 5, 17, 13, tzinfo=UTC),
     list[str]: ["several", "texts"],
+    list[UUID]: [UUID(int=9)],
     dict[str, str]: {"a name": "a text"},
     dict[str, Any]: {"a name": ["anything", 1]},
 }

@@ -405,6 +405,22 @@ def test_nothing_that_may_need_the_views_own_locks_happens_before_its_commit(
     assert before == [False]
 
 
+@pytest.mark.parametrize("count", [180, 198, 202, 206, 300])
+def test_what_makes_more_old_than_a_notification_holds_says_everything(
+    database: str, connection: psycopg.Connection[Any], log: Log, feeder: Feeder, count: int
+) -> None:
+    ships = fleet(log, count)
+    feeder.handle(carried(log, ONE))
+    connection.execute("listen muniment_progress")
+    for ship in ships:
+        ship.moor(5)
+    log.save_work(ships, metadata=METADATA)
+    feeder.handle(carried(log, ONE))
+    told = [json.loads(each.payload)["invalidate"] for each in connection.notifies(timeout=0)]
+    assert [str(ship.id) for ship in ships] in told or ["*"] in told
+    assert_level(database, log)
+
+
 def test_every_view_of_the_platform_can_be_fed_from_the_bus() -> None:
     topics = {topic.rpartition(".")[2]: topic for topic in wanted(Settings()).topics(1)}
     for view in modules.projections():
