@@ -107,7 +107,7 @@ class Compiled:
 
     def values(self, given: Params) -> list[Any]:
         """The values in the placeholders' order. Raises KeyError for one that isn't given."""
-        return [_adaptable(given[name] if name != OFFSET else given.get(OFFSET, 0)) for name in self.names]
+        return [adaptable(given[name] if name != OFFSET else given.get(OFFSET, 0)) for name in self.names]
 
 
 @lru_cache(maxsize=4096)
@@ -128,7 +128,8 @@ def compiled_sql(sql: str) -> Compiled:
     return Compiled(PLACEHOLDER.sub(placeholder, sql).encode(), names)
 
 
-def _adaptable(value: Any) -> Any:
+def adaptable(value: Any) -> Any:
+    """A field's value as psycopg takes it: dicts as JSON, tuples and sets as arrays."""
     if isinstance(value, tuple | set | frozenset):
         return list(value)
     return Jsonb(value) if isinstance(value, dict) else value

@@ -12,7 +12,7 @@ from eventsourcing.persistence import Mapper
 from eventsourcing.utils import get_topic
 from psycopg import Connection, sql
 
-from infra.inline import OFFSET, PLACEHOLDER, Inline, actor_of, own_fields
+from infra.inline import OFFSET, PLACEHOLDER, Inline, actor_of, adaptable, own_fields
 from infra.transcoding import RecordedEvent
 
 READ_EVENTS = 2_000
@@ -88,7 +88,7 @@ def refill_one_by_one(connection: Connection[Any], mapper: Mapper[UUID], tables:
 
 
 def _values(row: RecordedEvent, event: Any) -> Mapping[str, Any]:
-    return own_fields(event) | {
+    return {name: adaptable(value) for name, value in own_fields(event).items()} | {
         "stream": row.originator_id,
         "version": row.originator_version,
         "position": row.position,
@@ -130,7 +130,7 @@ def _parameter_types(connection: Connection[Any], text: str, names: Sequence[str
 def _field(name: str, kind: str) -> str:
     """A field of the event, out of its JSON."""
     if kind in {"json", "jsonb"}:
-        return f"(_s -> '{name}')::{kind}"
+        return f"nullif(_s -> '{name}', 'null')::{kind}"
     if kind.endswith("[]"):
         elements = f"array(select jsonb_array_elements_text(_s -> '{name}'))::{kind}"
         return f"(case jsonb_typeof(_s -> '{name}') when 'array' then {elements} end)"

@@ -1,0 +1,129 @@
+"""Inline tables that are filled anew are those that the commits had written."""
+
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from domain.aggregate import Aggregate, derived_id
+from domain.identity import Session, User
+from infra.event_store import Log
+from infra.inline import Inline
+from infra.refill import refill, refill_in_place, refill_one_by_one
+from projections.identity import SESSIONS
+
+
+class Cargo(Aggregate):
+    TOPIC = "refill.Cargo"
+
+    class Loaded(Aggregate.Event):
+        TOPIC = "refill.CargoLoaded"
+        name: str
+        tons: int
+        tags: list[str]
+        note: dict[str, Any] | None
+        owner: UUID | None
+
+
+CARGO = Inline(
+    name="cargo",
+    on={
+        Cargo.Loaded: (
+            (
+                "insert into cargo (id, version, event_id, position, recorded_at, actor, name, tons, tags, note, owner)"
+                " values (%(stream)s, %(version)s, %(event_id)s, %(position)s, %(recorded_at)s, %(actor)s, %(name)s,"
+                " %(tons)s, %(tags)s, %(note)s, %(owner)s)"
+            ),
+            "update cargo set name = name || ' 100%%' where id = %(stream)s and version = %(version)s",
+        )
+    },
+    tables=("cargo",),
+)
+TABLE = """
+    create table cargo (id uuid, version bigint, event_id text, position bigint, recorded_at timestamptz, actor text,
+                        name text, tons integer, tags text[], note jsonb, owner uuid)
+"""
+TABLES = ("sessions", "session_floors", "cargo")
+INLINE = (SESSIONS, CARGO)
+
+streams = st.sampled_from([derived_id("ship", name) for name in "abc"])
+words = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=8)
+cargoes = st.builds(
+    lambda stream, **fields: (Cargo.Loaded, stream, fields),
+    streams,
+    name=words,
+    tons=st.integers(-(2**31), 2**31 - 1),
+    tags=st.lists(words, max_size=3),
+    note=st.none() | st.dictionaries(words, st.integers(0, 9) | words, max_size=2),
+    owner=st.none() | st.uuids(),
+)
+users = st.builds(lambda stream: (User.Suspended, stream, {"reason": "it's 100%"}), streams)
+sessions = st.builds(
+    lambda user, ended: (Session.Opened, uuid4(), {"user_id": user, "token_hash": "x", "ended": ended}),
+    streams,
+    st.booleans(),
+)
+pasts = st.lists(cargoes | users | sessions, max_size=25)
+
+
+@pytest.fixture
+def log(database: str):
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(TABLE)
+    log = Log(database, inline=INLINE)
+    yield log
+    log.close()
+
+
+@pytest.fixture
+def connection(database: str, log: Log):
+    with psycopg.connect(database, autocommit=True) as connection:
+        yield connection
+
+
+def save(log: Log, kind: type[Any], stream: UUID, version: int, **fields: Any) -> None:
+    event = kind(
+        originator_id=stream, originator_version=version, timestamp=Aggregate.Event.create_timestamp(), **fields
+    )
+    log.save_events([event], metadata=b'{"actor":"operator:ada"}')
+
+
+def live(log: Log, past: list[tuple[type[Any], UUID, dict[str, Any]]]) -> None:
+    """The past as commits write it."""
+    versions: dict[UUID, int] = {}
+    for kind, stream, fields in past:
+        versions[stream] = versions.get(stream, 0) + 1
+        ended = fields.pop("ended", False)
+        first = {"originator_topic": Session.TOPIC} if kind is Session.Opened else {}
+        save(log, kind, stream, versions[stream], **fields, **first)
+        if ended:
+            save(log, Session.Ended, stream, 2, user_id=fields["user_id"], reason="logout")
+
+
+def contents(connection: psycopg.Connection[Any]) -> dict[str, list[Any]]:
+    return {name: sorted(connection.execute(f"select {name}::text from {name}").fetchall()) for name in TABLES}
+
+
+@given(past=pasts)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_both_ways_come_to_what_the_commits_had_written(log, connection, past) -> None:
+    connection.execute("truncate stored_events, sessions, session_floors, cargo")
+    live(log, past)
+    written = contents(connection)
+
+    for way in (refill_in_place, lambda c, tables: refill_one_by_one(c, log.mapper, tables)):
+        with connection.transaction():
+            connection.execute("truncate sessions, session_floors, cargo")
+            way(connection, INLINE)
+        assert contents(connection) == written
+
+
+def test_what_stood_there_before_is_gone(log, connection) -> None:
+    connection.execute("insert into sessions values (gen_random_uuid(), gen_random_uuid(), 7, null)")
+
+    refill(connection, log.mapper, INLINE)
+
+    assert contents(connection)["sessions"] == []
