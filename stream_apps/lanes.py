@@ -81,18 +81,17 @@ class LanesDriver:
 
         Where it is told to stop, they stay behind.
         """
-        behind = [lane for lane in lanes if self.positions[lane] < upto]
-        position = min((self.positions[lane] for lane in behind), default=upto)
         found = 0
-        while position < upto and not self._stopping():
+        while (behind := [lane for lane in lanes if self.positions[lane] < upto]) and not self._stopping():
+            # From the hindmost each time: one that was overtaken in a batch stands where the other one left it.
+            position = min(self.positions[lane] for lane in behind)
             facts = read(self._log, position, min(READ_EVENTS, upto - position))
             if not facts:
                 break
-            position = facts[-1].position
             for lane, mine in self._sorted(facts, behind).items():
-                if self.positions[lane] < position:
+                if self.positions[lane] < facts[-1].position:
                     found += len(mine)
-                    self.positions[lane] = self._drivers[lane].apply(mine, self.positions[lane], position)
+                    self.positions[lane] = self._drivers[lane].apply(mine, self.positions[lane], facts[-1].position)
         return found
 
     def _sorted(self, facts: Sequence[Fact], lanes: Sequence[Lane]) -> Mapping[Lane, list[Fact]]:

@@ -19,6 +19,7 @@ from projections.facts import read
 from projections.follower import Follower
 from projections.lane import Setup
 from projections.lanes import Spread, Stretch
+from stream_apps import lanes
 from stream_apps.driver import Reacting
 from stream_apps.feed import deliver
 from stream_apps.lanes import LanesDriver, hand_over, lanes_of
@@ -101,6 +102,17 @@ def test_lanes_that_stand_apart_are_levelled_from_the_log(log, driver, record, h
     later = in_lanes(WIDER)
     later.heal(list(later.positions), log.head())
     assert [rung(log, each) for each in guests] == [["keemun"]] * 12
+
+
+def test_who_is_overtaken_by_one_that_goes_no_further_takes_it_up_from_there(log, record, hand, in_lanes, monkeypatch):
+    monkeypatch.setattr(lanes, "READ_EVENTS", 8)
+    someone = guest(*["keemun"] * 20)
+    record(someone)
+    hand(SPREAD)
+    late, other = in_lanes(), in_lanes()
+    other.heal(list(other.positions), 3)
+    late.heal(list(late.positions), log.head())
+    assert rung(log, someone) == ["keemun"] * 20
 
 
 def test_messages_that_are_missing_doubled_and_repeated_lead_to_everything_once(log, record, hand, in_lanes):
