@@ -427,10 +427,12 @@ class CompleteOnboarding:
 
 def complete_onboarding(work: Work, command: CompleteOnboarding) -> None:
     """Onboards a user who has a role and a verified address; any other, and a second time, records nothing."""
-    user = work.find(User, command.user_id)
     verification = work.find(EmailVerification, EmailVerification.create_id(command.user_id))
+    if verification is None or not verification.verified:
+        return  # as of most: whoever is given a role while not verified costs one stream, not four
+    user = work.find(User, command.user_id)
     assignments = work.find(UserAssignments, UserAssignments.create_id(command.user_id))
-    if not (user and verification and assignments) or work.find(Onboarding, Onboarding.create_id(command.user_id)):
+    if not (user and assignments) or work.find(Onboarding, Onboarding.create_id(command.user_id)):
         return
     for read in (user, verification, assignments):
         work.guard(read)
