@@ -1,11 +1,13 @@
 """A log that was cut back to an earlier position while everything that it fed stayed ahead of it."""
 
 import asyncio
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from threading import Thread
 
+import prometheus_client
 import psycopg
 import pytest
+import redis
 
 from commands.access import AssignRole, assign_role
 from commands.identity import NewUser, RegisterUser, SuspendUser, checked, register_user, suspend_user
@@ -26,6 +28,7 @@ from projections.read import Reader
 from runtime import modules
 from runtime.core import open_core
 from runtime.past import FOUND, discard_other_past
+from runtime.serve import Api
 from runtime.start import first_facts
 from tests.cutting import cut_back, keep
 from tests.e2e.platform import eventually
@@ -276,3 +279,92 @@ def test_another_run_of_postgresql_moves_the_epoch_once(settings, core, connecti
     assert asyncio.run(start()) == first
     connection.execute("update cache_versions set postgres = 'the one before'")
     assert asyncio.run(start()) > first
+
+
+@asynccontextmanager
+async def serving(settings):
+    """An API process, without its socket."""
+    with fresh_metrics():
+        api = Api(settings)
+    async with api._lifespan(api.app):
+        yield api
+
+
+@contextmanager
+def fresh_metrics():
+    """Each process has its own."""
+    before = set(prometheus_client.REGISTRY._collector_to_names)
+    yield
+    for collector in set(prometheus_client.REGISTRY._collector_to_names) - before:
+        prometheus_client.REGISTRY.unregister(collector)
+
+
+async def may(api, user):
+    return (await api.ports.decisions.decide(user, "user:create")).allowed
+
+
+def test_no_check_ever_grants_what_was_lost_whatever_remembers_it(settings, core, connection):
+    async def before(bob):
+        async with serving(settings) as api:
+            assert await may(api, bob)
+            # another one finds it in Valkey
+            async with serving(settings) as other:
+                assert await may(other, bob)
+
+    async def after(bob):
+        async with serving(settings) as api:
+            answers = [await may(api, bob) for _ in range(20)]
+            follower = following(settings, core)
+            await asyncio.to_thread(follower.__enter__)
+            try:
+                while api.listener.position("access") < core.log.head():
+                    answers.append(await may(api, bob))
+                    await asyncio.sleep(0.005)
+                await asyncio.sleep(0.1)
+                answers += [await may(api, bob) for _ in range(20)]
+                health = await api.readiness.health()
+            finally:
+                await asyncio.to_thread(follower.__exit__, None, None, None)
+            return answers, health.state
+
+    with following(settings, core):
+        level(core, connection)
+        keep(connection)
+        bob = register(core, "bob@builder.example")
+        make_admin(core, bob)
+        level(core, connection)
+        asyncio.run(before(bob))
+    with redis.Redis.from_url(settings.redis_url) as client:
+        assert list(client.scan_iter("muniment:*:access:*")), "the shared cache does remember"
+    cut_back(connection)
+    answers, state = asyncio.run(after(bob))
+    assert set(answers) == {False}
+    assert state in {"ready", "degraded"}
+
+
+def test_a_process_that_serves_while_the_store_is_exchanged_begins_anew(settings, core, connection, database):
+    """Its connections break, as with every exchange of the server, and nothing that it remembers counts any more."""
+
+    async def story(bob):
+        async with serving(settings) as api:
+            assert await may(api, bob)
+            cut_back(connection)
+            connection.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity"
+                " where datname = current_database() and pid <> pg_backend_pid()"
+            )
+            connections = api.listener.connections
+            await asyncio.to_thread(eventually, lambda: api.listener.connections > connections)
+            await asyncio.to_thread(eventually, lambda: api.listener.fresh)
+            return [await may(api, bob) for _ in range(20)], api.listener.head, api.listener.position("access")
+
+    with following(settings, core):
+        level(core, connection)
+        keep(connection)
+        bob = register(core, "bob@builder.example")
+        make_admin(core, bob)
+        level(core, connection)
+    answers, head, position = asyncio.run(story(bob))
+    assert set(answers) == {False}
+    assert head == core.log.head()
+    assert position == 0

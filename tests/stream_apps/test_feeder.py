@@ -1,5 +1,6 @@
 """The feeder on real PostgreSQL, handed messages as a broker might: views equal a fresh fold, whatever came."""
 
+import asyncio
 import json
 import random
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from domain.context import Context
 from infra.dispatch import Dispatcher
 from infra.event_store import Log
 from infra.layouts import Place
+from infra.listener import Listener
 from infra.messages import Messages
 from infra.settings import Settings
 from infra.transcoding import NewerSoftware
@@ -164,6 +166,35 @@ def test_silent_partitions_keep_up_by_watermarks(connection: psycopg.Connection[
         log.save_work([ship], metadata=METADATA)
     feeder.handle(carried(log, ONE))
     assert set(positions(connection)) == {log.head()}
+
+
+def test_at_least_a_position_is_reached_where_most_partitions_have_been_silent_for_hours(
+    database: str, connection: psycopg.Connection[Any], log: Log, feeder: Feeder
+) -> None:
+    ships = fleet(log)
+    feeder.handle(carried(log, ONE))
+    for sql in (
+        "update stored_events set recorded_at = recorded_at - interval '7 h'",
+        "update projection_progress set recorded_at = recorded_at - interval '7 h', seen_at = seen_at - interval '7 h'",
+    ):
+        connection.execute(sql)
+
+    async def waited() -> int:
+        listener = Listener(database, {HARBOUR.name: HARBOUR.version})
+        await listener.start()
+        waiting = asyncio.create_task(listener.wait([HARBOUR.name], log.head() + 1, 10))
+        await asyncio.sleep(0)
+        ships[0].moor(3)
+        log.save_work(ships[:1], metadata=METADATA)
+        messages = carried(log, ONE, after=log.head() - 1)
+        assert len(messages) == 1 + len(places(ONE)), "one event, and a watermark for each partition"
+        await asyncio.to_thread(feeder.handle, messages)
+        await waiting
+        found = listener.position(HARBOUR.name)
+        await listener.stop()
+        return found
+
+    assert asyncio.run(waited()) == log.head()
 
 
 def test_the_last_lane_to_arrive_tells_how_far_the_view_is(
