@@ -150,7 +150,7 @@ def _take(connection: Connection[Any], schema: str, name: sql.Identifier) -> Non
 
 def _each(connection: Connection[Any], schema: str, role: sql.Identifier, statements: tuple[str, ...]) -> None:
     for statement in statements:
-        connection.execute(sql.SQL(statement).format(schema=sql.Identifier(schema), role=role))  # type: ignore[arg-type]
+        connection.execute(sql.SQL(statement).format(schema=sql.Identifier(schema), role=role))
 
 
 def _set(connection: Connection[Any], name: sql.Identifier, setting: str, value: str) -> None:

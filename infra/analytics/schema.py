@@ -95,7 +95,7 @@ def _known(connection: Connection[Any]) -> dict[str, Any]:
 
 
 def _comment(connection: Connection[Any], on: str, text: str) -> None:
-    connection.execute(sql.SQL("comment on {} is {}").format(sql.SQL(on), sql.Literal(text)))  # type: ignore[arg-type]
+    connection.execute(sql.SQL("comment on {} is {}").format(sql.SQL(on), sql.Literal(text)))
 
 
 def _place(view: View) -> str:
