@@ -49,6 +49,8 @@ def _be_child(work: Callable[[Callable[[], None]], None], mouth: int) -> None:
         status = 0
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else 1
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
     except BaseException as error:
         logger.critical("the stream worker ends: %r", error, exc_info=error)
     finally:

@@ -4,7 +4,7 @@ import signal
 
 import prometheus_client
 
-from infra.kafka import client_config
+from infra.kafka import check_kafka, client_config
 from infra.layouts import Wanted
 from infra.messages import Messages
 from infra.settings import Settings, SettingsError
@@ -19,9 +19,10 @@ SEAL = "bus-seal"
 
 
 def relay(settings: Settings) -> None:
-    """Runs until SIGTERM or SIGINT. Raises SettingsError, NewerSoftware, WrongPartitions."""
+    """Runs until SIGTERM or SIGINT. Raises SettingsError, KafkaRefused, NewerSoftware, WrongPartitions."""
     if not settings.kafka:
         raise SettingsError("MUNIMENT_KAFKA: the relay needs Kafka's addresses, host:port,...")
+    check_kafka(client_config(settings))
     with open_core(settings) as core:
         if settings.relay_metrics_port:
             prometheus_client.start_http_server(settings.relay_metrics_port, settings.host)

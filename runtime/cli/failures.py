@@ -44,7 +44,7 @@ def described(error: Exception) -> str | None:
 def _as_refusal(error: Exception) -> str | None:
     if _is(error, "domain.errors:DomainError", "infra.backup.problems:BackupError", "infra.embedded.errors:StartError",
            "infra.migrate.model:MigrationError",
-           "infra.settings:SettingsError", "infra.topics:WrongPartitions",
+           "infra.kafka:KafkaRefused", "infra.settings:SettingsError", "infra.topics:WrongPartitions",
            "projections.builds:ChangedProjection"):  # fmt: skip
         return str(error)
     return None
