@@ -91,7 +91,7 @@ class Drill:
             f"{len(answers)} checks, {granted} granted ({len(verdict.wrong_grants)} wrongly); {unanswered} unanswered"
         )
         print(f"{verdict.too_strict} were stricter than the log")
-        print(f"ended by themselves: {self.shape.ended}", flush=True)
+        print("ended by themselves:", *self.shape.ended, sep="\n    ", flush=True)
         wrong = {
             "ends": ends.keys() - MAY_END,
             "promises": record.broken_promises(log, self.sent),

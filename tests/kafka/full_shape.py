@@ -31,6 +31,7 @@ from tests.kafka.traffic import DEFAULT_ROLE, define_roles
 LEVEL_SECONDS = 60.0
 QUIET_SECONDS = 120.0
 LOG_LINES = 25
+LINE = 160
 HANDS = 4
 LEVELS = ("INFO", "WARNING", "ERROR", "CRITICAL", "Error")
 KEEP_SECONDS = 0.5
@@ -121,7 +122,7 @@ class FullShape:
                         ended.pop(part, None)
                         continue
                     if part not in ended:
-                        self.ended.append(f"{part.log.name}: {part.process.returncode}")
+                        self.ended.append(f"{part.log.stem} {part.process.returncode}: {_last_line(part.log)}")
                         patience[part] = min(MOST_PATIENCE_SECONDS, 2 * patience.get(part, KEEP_SECONDS / 2))
                     if now - ended.setdefault(part, now) >= patience[part]:
                         del ended[part]
@@ -266,6 +267,11 @@ class FullShape:
     def _execute(self, sql: str) -> None:
         with psycopg.connect(self.settings.postgres_url, autocommit=True) as connection:
             connection.execute(sql)
+
+
+def _last_line(log: Path) -> str:
+    """What a part said last."""
+    return (log.read_text().splitlines() or [""])[-1][:LINE]
 
 
 def _is_unknown_topic(error: Exception) -> bool:
