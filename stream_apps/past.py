@@ -38,6 +38,12 @@ _PLACE = """
            seen_position = null, seen_id = null, seen_at = null, started = least(started, %(position)s)
      where reaction = %(reaction)s and layout = %(layout)s and topic = %(topic)s and partition = %(partition)s
 """
+_LEAVE = f"""
+    update reaction_progress p
+       set position = least(position, (select position from log_head)),
+           seen_position = null, seen_id = null, seen_at = null
+     where {STRANGE}
+"""
 _UNPARK = """
     delete from reaction_parked r
      where reaction = %(reaction)s and (position > %(least)s
@@ -57,6 +63,8 @@ def put_back(connection: Connection[Any], reactions: Iterable[Reaction]) -> list
         if row and row[0]:
             _put_back(connection, reaction)
             names.append(reaction.name)
+    # Those that this release no longer has react to nothing; should they come back, then from here on.
+    connection.execute(_LEAVE.encode())
     return names
 
 

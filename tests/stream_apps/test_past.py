@@ -35,7 +35,7 @@ from tests.stream_apps.streaming import (
     sail,
     spread,
 )
-from tests.stream_apps.tearoom import SERVE, Guest, Till, till_of
+from tests.stream_apps.tearoom import PAIRS, SERVE, Guest, Till, till_of
 
 ONE = spread()
 
@@ -169,6 +169,16 @@ def test_each_partition_is_put_back_by_itself(connection, log, record, guest):
     assert make_good(connection) == ["serve"]
     reacted()
     assert {tuple(rung(log, each)) for each in guests} == {("assam", "ceylon")}
+
+
+def test_a_reaction_that_this_release_no_longer_has_is_recognised_once(connection, log, record, driver, guest):
+    keep(connection)
+    order(record, guest, "none", "none")
+    drive(driver(SERVE), log)
+    cut_back(connection)
+    assert make_good(connection, PAIRS) == []
+    assert not is_strange(connection)
+    assert places_of(connection, "serve") == {Place("serve"): log.head()}
 
 
 # --- views that are fed from the bus
