@@ -282,14 +282,20 @@ FORBIDDEN = [
 ]
 
 
+def is_refused(connection: Connection[Any], sql: str) -> bool:
+    try:
+        connection.execute(sql.encode())
+    except REFUSALS:
+        return True
+    return False
+
+
 def test_a_reader_can_do_nothing_but_read_the_views(reader, log):
     log.save_work([User("ada@example.org", "Ada", "a-hash")], metadata=METADATA)
     with psycopg.connect(reader(), autocommit=True) as connection:
         connection.execute("set default_transaction_read_only = off")
-        for sql in FORBIDDEN:
-            with pytest.raises(REFUSALS):
-                connection.execute(sql.encode())
-                pytest.fail(sql)
+        allowed = [sql for sql in FORBIDDEN if not is_refused(connection, sql)]
+    assert allowed == []
 
 
 def test_a_reader_cannot_become_somebody_else(reader, owner):

@@ -1,0 +1,59 @@
+"""What an analyst has written: the handlers that the tests of replays name."""
+
+from collections import Counter
+from typing import Any
+
+from domain.identity import User
+from projections.projection import Projection
+from runtime.analysis import Event
+
+seen: Counter[str] = Counter()
+
+
+def count(event: Event) -> None:
+    seen[event.type] += 1
+
+
+def show(event: Event) -> None:
+    print(event)
+
+
+def trip(event: Event) -> None:
+    if event.type == "access.RoleDefined" and event.body["name"] == "auditor":
+        raise ValueError("an auditor!")
+
+
+class Users:
+    """By type, with methods; an instance is made for each replay."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self.on = {"identity.UserReg*": "registered", User.Suspended: self.suspended}
+
+    def registered(self, event: Event) -> None:
+        self.ids.append(event.stream)
+
+    def suspended(self, event: Event) -> None:
+        self.ids.remove(event.stream)
+
+    def finish(self) -> dict[str, Any]:
+        return {"users": len(self.ids)}
+
+
+class Typo:
+    on = {"identity.UserRegisterd": print}
+
+
+class Broken:
+    def __init__(self) -> None:
+        raise RuntimeError("no loom")
+
+
+NAMES = Projection(
+    name="names",
+    version=1,
+    tables="names (id uuid primary key, name text not null)",
+    on={User.Registered: "insert into {names} values (%(stream)s, %(name)s)"},
+)
+
+NUMBER = 7
