@@ -9,7 +9,7 @@ and redone together.
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 from uuid import UUID
@@ -18,31 +18,23 @@ import orjson
 import psycopg
 from psycopg import Connection, Cursor
 
-from domain.projections import Retry, Skip
-from domain.verification import Repair
+from infra.disclosure import without_secrets
 from infra.event_store import Log, Recorded
 from projections.batched import Calls, Prepared
 from projections.errors import BuildGone, Fenced, Hole, is_poison
-from projections.facts import Fact, Unreadable, read_at, read_page
-from projections.owned import delete_rows, stray_values, values_of
+from projections.facts import Fact
+from projections.obey import EVERYTHING, Applied, Batch, Build, Obeying, is_control
 from projections.plan import Plan, execute, together
-from projections.projection import Projection
 from projections.skips import skipped
+
+__all__ = ["CHANNEL", "EVERYTHING", "PAYLOAD_LIMIT", "WHOLE", "Applied", "Build", "Engine", "Lane"]
 
 CHANNEL = "muniment_progress"
 PAYLOAD_LIMIT = 7900
 """The longest payload of a notification, in bytes (PostgreSQL refuses 8,000)."""
 
-EVERYTHING = ("*",)
-MAX_POSITION = 2**63 - 1
 BULK_EVENTS = 64
 """From so many events on, a batch is prepared to go in by few calls for many events each."""
-
-RETRY_STREAMS = 1000
-"""Streams whose parked events are tried again together."""
-
-RETRY_EVENTS = 1000
-"""Events that are tried again in one transaction, and of a stream that is mended, those that are read at once."""
 
 RATE_SECONDS = 30
 """The rate of a feed is an average that forgets: what was passed so long ago counts 1/e."""
@@ -64,40 +56,6 @@ WHOLE = Lane()
 """The follower's: everything, in one order."""
 
 
-@dataclass(frozen=True, slots=True)
-class Build:
-    """One set of tables of a projection's version."""
-
-    projection: Projection
-    number: int
-
-    @property
-    def key(self) -> dict[str, Any]:
-        """The build's columns in the tables of the engine."""
-        return {"projection": self.projection.name, "version": self.projection.version, "build": self.number}
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """One committed transaction of a build: through which position, and which cache keys it made old."""
-
-    build: Build
-    position: int
-    invalidate: tuple[str, ...]
-    facts: tuple[Fact, ...]
-
-
-@dataclass
-class _Batch:
-    """What has become of one batch so far, inside its transaction."""
-
-    position: int
-    parked: set[UUID]
-    done: list[Fact] = field(default_factory=list)
-    stale: dict[str, None] = field(default_factory=dict)
-    moved: bool = False
-
-
 def rate(position: str, row: str) -> str:
     """SQL: the rate of a progress row (`p.`, or nothing) that moves to a position now."""
     age = f"extract(epoch from clock_timestamp() - {row}updated_at)"
@@ -107,7 +65,7 @@ def rate(position: str, row: str) -> str:
     )
 
 
-_Settle: TypeAlias = Callable[[Cursor[Any], _Batch, Sequence[Fact]], None]
+Settle: TypeAlias = Callable[[Cursor[Any], Batch, Sequence[Fact]], None]
 
 _BUILD = "projection = %(projection)s and version = %(version)s and build = %(build)s"
 _ROW = _BUILD + " and layout = %(layout)s and topic = %(topic)s and partition = %(partition)s"
@@ -131,18 +89,9 @@ _PARK = """
     on conflict (projection, version, build, position) do update
        set error = excluded.error, traceback = excluded.traceback, attempts = parked.attempts + 1
 """
-_PARKED_OF = (
-    f"select position from projection_parked where {_BUILD} and stream = any(%(streams)s)"
-    " order by position limit %(limit)s"
-)
-_FORGET = f"delete from projection_parked where {_BUILD} and stream = %(stream)s"
-_STILL_PARKED = f"select position from projection_parked where {_BUILD} and position = any(%(positions)s)"
-_PARKED_STREAMS = f"select stream from projection_parked where {_BUILD} group by stream order by min(position)"
-_UNPARK = f"delete from projection_parked where {_BUILD} and position = any(%(positions)s)"
-_SKIP = f"delete from projection_parked where {_BUILD} and position = %(position)s"
 
 
-class Engine:
+class Engine(Obeying):
     """Applies batches to one build, on one connection (in autocommit), under one fence.
 
     `committed` is called after each commit. A `quiet` engine notifies nobody: its build isn't read yet.
@@ -190,7 +139,7 @@ class Engine:
         """
         position, start = after, 0
         for index, fact in enumerate(batch):
-            if _is_control(fact):
+            if is_control(fact):
                 position = self._segment(batch[start:index], position)
                 position = self._obey(fact, position)
                 start = index + 1
@@ -204,7 +153,7 @@ class Engine:
             self._committed(self._applied(batch))
         return batch.position
 
-    def _settled(self, facts: Sequence[Fact], after: int) -> _Batch:
+    def _settled(self, facts: Sequence[Fact], after: int) -> Batch:
         prepared = None
         try:
             with self._rolled_back_on_error():
@@ -221,8 +170,8 @@ class Engine:
             return self._transaction(facts, after, self._find_poison, nullcontext())
 
     def _transaction(
-        self, facts: Sequence[Fact], after: int, settle: _Settle, exchange: AbstractContextManager[object]
-    ) -> _Batch:
+        self, facts: Sequence[Fact], after: int, settle: Settle, exchange: AbstractContextManager[object]
+    ) -> Batch:
         """Everything in one transaction: in two round trips, if the exchange is a pipeline."""
         batch = self._begin({fact.stream for fact in facts}, after)
         with exchange, self._connection.cursor() as cursor:
@@ -233,7 +182,7 @@ class Engine:
             cursor.execute("commit")
         return batch
 
-    def _begin(self, streams: Iterable[UUID], after: int = 0) -> _Batch:
+    def _begin(self, streams: Iterable[UUID], after: int = 0) -> Batch:
         # The parked streams are asked for in a statement after the lock, so that it sees what the lock waited for.
         with self._connection.pipeline():
             self._connection.execute("begin")
@@ -246,16 +195,16 @@ class Engine:
             raise Fenced
         if row[0] < after:
             raise Hole(row[0])
-        return _Batch(row[0], {stream for (stream,) in parked.fetchall()})
+        return Batch(row[0], {stream for (stream,) in parked.fetchall()})
 
-    def _move(self, cursor: Cursor[Any], batch: _Batch, last: Fact) -> None:
+    def _move(self, cursor: Cursor[Any], batch: Batch, last: Fact) -> None:
         batch.position, batch.moved = last.position, True
         seen = {"seen_id": f"{last.stream}:{last.version}", "recorded_at": last.recorded_at}
         row = {"position": last.position, "fence": self._fence} | seen
         cursor.execute(_MOVE, self._key | row)
         self._notify(cursor, batch)
 
-    def _notify(self, cursor: Cursor[Any], batch: _Batch) -> None:
+    def _notify(self, cursor: Cursor[Any], batch: Batch) -> None:
         if self._quiet:
             return
         notice = self._plan.projection.notice
@@ -264,7 +213,7 @@ class Engine:
         payload = _payload(self.build, batch.position, tuple(batch.stale), extra)
         cursor.execute("select pg_notify(%s, %s)", (CHANNEL, payload))
 
-    def _applied(self, batch: _Batch) -> Applied:
+    def _applied(self, batch: Batch) -> Applied:
         return Applied(self.build, batch.position, tuple(batch.stale), tuple(batch.done))
 
     @contextmanager
@@ -277,9 +226,7 @@ class Engine:
                 self._connection.rollback()
             raise
 
-    def _all_at_once(
-        self, prepared: Prepared | None, cursor: Cursor[Any], batch: _Batch, facts: Sequence[Fact]
-    ) -> None:
+    def _all_at_once(self, prepared: Prepared | None, cursor: Cursor[Any], batch: Batch, facts: Sequence[Fact]) -> None:
         """What nearly always works: every event's statements, few and large."""
         ready = self._ready(cursor, batch, facts)
         if prepared:
@@ -288,7 +235,7 @@ class Engine:
             execute(cursor, together(self._plan, ready))
         self._note(batch, ready)
 
-    def _find_poison(self, cursor: Cursor[Any], batch: _Batch, facts: Sequence[Fact]) -> None:
+    def _find_poison(self, cursor: Cursor[Any], batch: Batch, facts: Sequence[Fact]) -> None:
         """Halves what fails until the events that fail stand alone, and parks those."""
         ready = self._ready(cursor, batch, facts)
         if not ready:
@@ -310,7 +257,7 @@ class Engine:
             batch.done.extend(ready)
             batch.stale.update(dict.fromkeys(stale))
 
-    def _ready(self, cursor: Cursor[Any], batch: _Batch, facts: Sequence[Fact]) -> list[Fact]:
+    def _ready(self, cursor: Cursor[Any], batch: Batch, facts: Sequence[Fact]) -> list[Fact]:
         """The facts that do something here, without those whose stream is parked: these are parked behind it."""
         ready = []
         for fact in facts:
@@ -328,12 +275,12 @@ class Engine:
             self._skipped = skipped(cursor, self._log, self.build.projection.name)
         return self._plan.concerns(fact) and fact.position not in self._skipped
 
-    def _note(self, batch: _Batch, facts: Sequence[Fact]) -> None:
+    def _note(self, batch: Batch, facts: Sequence[Fact]) -> None:
         for fact in facts:
             batch.stale.update(dict.fromkeys(self._plan.invalidations(fact)))
         batch.done.extend(facts)
 
-    def _park(self, cursor: Cursor[Any], batch: _Batch, fact: Fact, error: Exception | None) -> None:
+    def _park(self, cursor: Cursor[Any], batch: Batch, fact: Fact, error: Exception | None) -> None:
         batch.parked.add(fact.stream)
         trace = "".join(traceback.format_exception(error))[-TRACEBACK_LIMIT:] if error else None
         row = {
@@ -341,8 +288,8 @@ class Engine:
             "stream": fact.stream,
             "stream_version": fact.version,
             "topic": fact.topic,
-            "error": _text(f"{type(error).__name__}: {error}") if error else None,
-            "traceback": _text(trace) if trace else None,
+            "error": _text(f"{type(error).__name__}: {error}", fact) if error else None,
+            "traceback": _text(trace, fact) if trace else None,
         }
         cursor.execute(_PARK, self.build.key | row)
         # Whoever has cached what this event was to change must look again, and find that it is parked.
@@ -351,110 +298,6 @@ class Engine:
         except Exception:  # noqa: BLE001 - this may be the very function that is at fault
             stale = EVERYTHING
         batch.stale.update(dict.fromkeys(stale))
-
-    def _obey(self, fact: Fact, after: int) -> int:
-        """Carries out an operator's decision about parked events. Doing it again after a crash does no harm."""
-        event = fact.event if isinstance(fact, Recorded) else None
-        if isinstance(event, Retry.Requested) and event.projection == self.build.projection.name:
-            for streams in _batched([event.stream] if event.stream else self._parked_streams()):
-                self._reapply(streams)
-        if isinstance(event, Skip.EventSkipped) and event.projection == self.build.projection.name:
-            self._skip(event.position)
-        if isinstance(event, Repair.StreamRepaired) and event.projection == self.build.projection.name:
-            self._repair(event.stream)
-        return self._segment([fact], after)
-
-    def _parked_streams(self) -> list[UUID]:
-        return [stream for (stream,) in self._connection.execute(_PARKED_STREAMS, self._key).fetchall()]
-
-    def _reapply(self, streams: Sequence[UUID]) -> None:
-        """Applies parked events, so many in a transaction.
-
-        Of each stream, the first that still fails stays, with those behind it.
-        """
-        while facts := self._parked_facts(streams):
-            with self._rolled_back_on_error(), self._connection.cursor() as cursor:
-                batch = self._begin(())
-                self._unpark(cursor, batch, facts)
-                cursor.execute("commit")
-            self._committed(self._applied(batch))
-            streams = [stream for stream in streams if stream not in batch.parked]
-
-    def _skip(self, position: int) -> None:
-        """Forgets one parked event and applies what waits behind it."""
-        self._skipped = None
-        with self._rolled_back_on_error(), self._connection.cursor() as cursor:
-            batch = self._begin(())
-            if cursor.execute(_SKIP, self._key | {"position": position}).rowcount:
-                batch.stale.update(dict.fromkeys(EVERYTHING))
-            self._notify(cursor, batch)
-            cursor.execute("commit")
-        self._committed(self._applied(batch))
-        self._reapply([fact.stream for fact in read_at(self._log, [position])])
-
-    def _unpark(self, cursor: Cursor[Any], batch: _Batch, facts: Sequence[Fact]) -> None:
-        positions = [fact.position for fact in facts]
-        rows = cursor.execute(_STILL_PARKED, self._key | {"positions": positions}).fetchall()
-        parked = {position for (position,) in rows}
-        facts = [fact for fact in facts if fact.position in parked]
-        self._find_poison(cursor, batch, facts)
-        settled = [*batch.done, *(fact for fact in facts if not self._is_due(cursor, fact))]
-        cursor.execute(_UNPARK, self._key | {"positions": [fact.position for fact in settled]})
-        self._notify(cursor, batch)
-
-    def _parked_facts(self, streams: Sequence[UUID]) -> list[Fact]:
-        """The next that these streams have parked, in the log's order. Not to be called inside the view's transaction.
-
-        Reading the log takes its time, and a transaction that is idle meanwhile is taken for that of a frozen feed.
-        """
-        values = self._key | {"streams": list(streams), "limit": RETRY_EVENTS}
-        positions = [position for (position,) in self._connection.execute(_PARKED_OF, values).fetchall()]
-        return read_at(self._log, positions) if positions else []
-
-    def _repair(self, stream: UUID) -> None:
-        """Writes one stream's rows anew, in one transaction: from its first event to where the build stands."""
-        projection, number = self.build.projection, self.build.number
-        if projection.only_rebuilt or not projection.owners:
-            return
-        strays = stray_values(self._connection, projection, number, stream) if self._is_empty(stream) else {}
-        with self._rolled_back_on_error(), self._connection.cursor() as cursor:
-            batch = self._begin(())
-            cursor.execute(_FORGET, self._key | {"stream": stream})
-            delete_rows(cursor, projection, number, strays)
-            for facts in self._applied_of(stream, batch):
-                delete_rows(cursor, projection, number, values_of(projection, facts))
-            for facts in self._applied_of(stream, batch):
-                self._find_poison(cursor, batch, facts)
-            batch.stale.update(dict.fromkeys(EVERYTHING))
-            self._notify(cursor, batch)
-            cursor.execute("commit")
-        self._committed(self._applied(batch))
-
-    def _is_empty(self, stream: UUID) -> bool:
-        return not read_page(self._log, stream, 0, MAX_POSITION, 1)
-
-    def _applied_of(self, stream: UUID, batch: _Batch) -> Iterator[list[Fact]]:
-        """The events of a stream that the build has come past, in pages."""
-        version, full = 0, True
-        while full:
-            page = read_page(self._log, stream, version, batch.position, RETRY_EVENTS)
-            full = len(page) == RETRY_EVENTS
-            version = page[-1].version if page else version
-            yield [fact for fact in page if self._is_past(fact, batch)]
-
-    def _is_past(self, fact: Fact, batch: _Batch) -> bool:
-        return fact.position <= batch.position
-
-
-def _batched(streams: Sequence[UUID]) -> list[Sequence[UUID]]:
-    """Streams in groups that are retried in one transaction."""
-    return [streams[start : start + RETRY_STREAMS] for start in range(0, len(streams), RETRY_STREAMS)]
-
-
-def _is_control(fact: Fact) -> bool:
-    return not isinstance(fact, Unreadable) and isinstance(
-        fact.event, Retry.Requested | Skip.EventSkipped | Repair.StreamRepaired
-    )
 
 
 def _payload(build: Build, position: int, stale: tuple[str, ...], extra: Mapping[str, Any]) -> str:
@@ -465,6 +308,7 @@ def _payload(build: Build, position: int, stale: tuple[str, ...], extra: Mapping
     return text.decode()
 
 
-def _text(text: str) -> str:
-    """Without the one character that PostgreSQL can't store."""
-    return text.replace("\0", "\\0")
+def _text(text: str, fact: Fact) -> str:
+    """Without the one character that PostgreSQL can't store, and without what the event keeps secret."""
+    told = without_secrets(text, fact) if isinstance(fact, Recorded) else text
+    return told.replace("\0", "\\0")

@@ -18,12 +18,10 @@ from psycopg import Connection, Cursor
 from infra.event_store import Log, Recorded
 from infra.partitions import partition_of
 from infra.past import SEEN
-from projections.engine import CHANNEL, EVERYTHING, PAYLOAD_LIMIT, Applied, Build, Engine, Lane, rate
-from projections.engine import _Batch as Batch
-from projections.engine import _is_control as is_control
-from projections.engine import _Settle as Settle
+from projections.engine import CHANNEL, EVERYTHING, PAYLOAD_LIMIT, Applied, Build, Engine, Lane, Settle, rate
 from projections.errors import BuildGone, Fenced, Hole
 from projections.facts import Fact
+from projections.obey import Batch, is_control
 from projections.projection import Projection
 
 CONTROL = "projections"

@@ -226,7 +226,7 @@ class TestOperators:
             time.sleep(0.2)
             return read_at(*arguments)
 
-        monkeypatch.setattr("projections.engine.read_at", slow)
+        monkeypatch.setattr("projections.obey.read_at", slow)
         record(decision())
         assert catch_up() == 4
         assert parked() == []

@@ -117,7 +117,7 @@ class TestARepair:
     def test_of_another_projection_or_a_longer_stream_than_a_page_is_right_too(
         self, record, catch_up, connection, monkeypatch, equals_a_fresh_fold
     ):
-        monkeypatch.setattr("projections.engine.RETRY_EVENTS", 7)
+        monkeypatch.setattr("projections.obey.RETRY_EVENTS", 7)
         tramp = ship("Tramp", *range(1, 40))
         record(tramp)
         catch_up()
@@ -189,7 +189,7 @@ class TestARetry:
     def test_of_very_many_events_is_many_transactions(
         self, record, catch_up, connection, monkeypatch, committed, equals_a_fresh_fold
     ):
-        monkeypatch.setattr("projections.engine.RETRY_EVENTS", 10)
+        monkeypatch.setattr("projections.obey.RETRY_EVENTS", 10)
         seen = ship("Vasa", 1)
         seen.sight_kraken(0)
         for berth in range(2, 60):
