@@ -73,13 +73,11 @@ def make(core: Core, file: str, actor: str, *, force: bool, since: str | None = 
         context = Context(Actor("operator", actor), str(uuid4()))
         name = file if file == STANDARD else Path(file).name
         started = core.dispatcher.dispatch(start_backup, StartBackup(name, after), context)
-        with psycopg.connect(
-            bounded(core.settings.postgres_url), autocommit=True, application_name="muniment backup"
-        ) as connection:
+        conninfo = bounded(core.settings.postgres_url)
+        with psycopg.connect(conninfo, autocommit=True, application_name="muniment backup") as connection:
             header = header_of(connection, core.secrets.ids, after=after, after_event=after_event)
-            with progress("backup", "events", header.position, start=header.after) as shown:
-                seal_key = core.secrets.derive(SEAL)
-                trailer = write(connection, sink, header, seal_key, shown.advance_to)
+        with progress("backup", "events", header.position, start=header.after) as shown:
+            trailer = write(conninfo, sink, header, core.secrets.derive(SEAL), shown.advance_to)
     made = Made(header, trailer.blocks, sink.bytes, trailer.raw_bytes, sink.sha256)
     finish = FinishBackup(started.result, header.position, header.events, sink.bytes, sink.sha256)
     core.dispatcher.dispatch(finish_backup, finish, context)

@@ -148,7 +148,7 @@ def _load(settings: Settings, backups: Sequence[Backup], secrets: Secrets, actor
             return load(
                 connection,
                 backups,
-                _fact(log, newest, actor),
+                fact(log, newest, actor),
                 lambda within: refill(within, log.mapper, modules.inline_tables()),
                 seal_key=secrets.derive(SEAL),
                 bus=wanted(settings),
@@ -163,7 +163,8 @@ def _forget_views(connection: Connection[Any]) -> None:
             drop_build(connection, build)
 
 
-def _fact(log: Log, newest: Header, actor: str) -> Fact:
+def fact(log: Log, newest: Header, actor: str) -> Fact:
+    """What the restored log will say about where it came from."""
     restoration = Restoration(newest.position, newest.head_event, newest.release, newest.created_at.isoformat())
     (event,) = restoration.collect_events()
     context = Context(Actor("operator", actor), str(uuid4()))

@@ -26,7 +26,7 @@ HEAD = Struct(">4sQQII")
 DIGEST_BYTES = 32
 
 BLOCK_BYTES = 2 * 1024 * 1024
-"""A block ends with the event that makes it as long as this, before compression."""
+"""No block is longer before compression, unless a single event is."""
 BLOCK_LIMIT_BYTES = 64 * 1024 * 1024
 """No block is longer: an event has at most 32 MiB (`Limits.save_bytes`). A reader takes no more into memory."""
 NOTE_LIMIT_BYTES = 8 * 1024 * 1024

@@ -1,10 +1,13 @@
-"""Writing a backup: events out of PostgreSQL in its own binary form, packed in another thread, in order."""
+"""Writing a backup: events out of PostgreSQL in its own binary form, block by block, several at once, in order."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from queue import SimpleQueue
 from typing import Any
 
+import psycopg
 from psycopg import Connection
 
 from infra.backup import form
@@ -13,97 +16,124 @@ from infra.backup.packing import pack
 from infra.backup.problems import BackupError
 from infra.backup.target import Sink
 
-RANGE_EVENTS = 50_000
-"""Events of one statement. Each is a snapshot of its own: a long one would keep PostgreSQL from tidying up."""
+READERS = 2
+"""Blocks that are read and packed at the same time, each on a connection of its own."""
 AHEAD_BLOCKS = 3
-"""Blocks that are read while others are packed."""
+"""Blocks that are read while one waits to be written."""
+BLOCK_EVENTS = 2_500
+"""Events of a block, unless they are long."""
+PLAN_EVENTS = 100_000
+"""Events whose lengths are asked for at once."""
 
 COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 COPY_END = b"\xff\xff"
-_COPY = (
-    f"copy (select {', '.join(form.COLUMNS)} from stored_events"
-    " where notification_id > {after} and notification_id <= {upto} order by notification_id)"
-    " to stdout (format binary)"
-)
+
+_LENGTH = "octet_length(topic) + octet_length(state) + octet_length(metadata) + 68"
+_LENGTHS = f"""
+    select (notification_id - %(after)s - 1) / %(step)s, sum({_LENGTH}) from stored_events
+     where notification_id > %(after)s and notification_id <= %(upto)s group by 1 order by 1
+"""
+# One row as COPY has it: the number of its fields, and each field's length and value. PostgreSQL puts a whole block
+# together by itself: a message for every event would keep this process busier than everything else.
+_ROWS = r"""
+    select count(*), string_agg(
+           '\x000700000008'::bytea || int8send(notification_id) || '\x00000008' || timestamptz_send(recorded_at)
+           || '\x00000010' || uuid_send(originator_id) || '\x00000008' || int8send(originator_version)
+           || int4send(octet_length(topic)) || textsend(topic) || int4send(octet_length(state)) || state
+           || int4send(octet_length(metadata)) || metadata, ''::bytea)
+      from (select * from stored_events where notification_id between %s and %s order by notification_id) block
+"""
 
 Progress = Callable[[int], None]
 """Is told the position that was reached."""
+Stretch = tuple[int, int]
+"""First position, last position."""
 
 
-def write(
-    connection: Connection[Any], out: Sink, header: Header, seal_key: bytes, progress: Progress = lambda _: None
-) -> Trailer:
+def write(conninfo: str, out: Sink, header: Header, seal_key: bytes, progress: Progress = lambda _: None) -> Trailer:
     """Writes the events that the header promises. Memory doesn't depend on how many they are.
 
     The log is only ever added to, without gaps and in the order of commits: so what is at or below the header's
-    position is the same whenever it is read, and commands are answered meanwhile. Raises BackupError, OSError,
-    psycopg.Error.
+    position is the same whenever and by whomever it is read, and commands are answered meanwhile. Raises BackupError,
+    OSError, psycopg.Error.
     """
     out.write(form.FIRST_LINE, *form.note(form.HEADER, header).to_bytes())
     blocks = raw_bytes = 0
-    for block in _packed(_blocks(connection, header.after, header.position)):
-        out.write(*block.to_bytes())
-        blocks, raw_bytes = blocks + 1, raw_bytes + block.raw_bytes
-        progress(block.last)
+    with closing(_blocks(conninfo, header.after, header.position)) as frames:
+        for block in frames:
+            out.write(*block.to_bytes())
+            blocks, raw_bytes = blocks + 1, raw_bytes + block.raw_bytes
+            progress(block.last)
     trailer = Trailer(blocks, header.events, raw_bytes, out.sha256, form.seal(seal_key, out.sha256))
     out.write(*form.note(form.TRAILER, trailer).to_bytes())
     return trailer
 
 
-Raw = tuple[int, int, bytes]
-"""First position, last position, rows."""
-
-
-def _packed(blocks: Iterator[Raw]) -> Iterator[Frame]:
-    """The blocks as frames, in their order; packing and reading go on side by side."""
-    with ThreadPoolExecutor(1, "pack") as executor:
+def _blocks(conninfo: str, after: int, upto: int) -> Generator[Frame, None, None]:
+    """The blocks in their order. Raises BackupError where the log has a gap."""
+    with ExitStack() as stack:
+        connections: SimpleQueue[Connection[Any]] = SimpleQueue()
+        for _ in range(READERS):
+            connections.put(stack.enter_context(_connection(conninfo)))
+        planning = stack.enter_context(_connection(conninfo))
+        executor = stack.enter_context(ThreadPoolExecutor(READERS, "read"))
         waiting: deque[Future[Frame]] = deque()
-        for block in blocks:
-            waiting.append(executor.submit(_pack, block))
+        for stretch in _stretches(planning, after, upto):
+            waiting.append(executor.submit(_block, connections, stretch))
             if len(waiting) > AHEAD_BLOCKS:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-def _pack(block: Raw) -> Frame:
-    first, last, rows = block
-    return form.frame(form.BLOCK, pack(rows), first=first, last=last, raw_bytes=len(rows))
+def _block(connections: "SimpleQueue[Connection[Any]]", stretch: Stretch) -> Frame:
+    """In one of the threads that read."""
+    connection = connections.get()
+    try:
+        count, rows = connection.cursor(binary=True).execute(_ROWS, stretch).fetchone() or (0, b"")
+    finally:
+        connections.put(connection)
+    first, last = stretch
+    if count != last - first + 1:
+        raise BackupError(f"the log has a gap: {last - first + 1 - count} of the events {first} to {last} are missing")
+    raw = bytes(rows or b"")
+    return form.frame(form.BLOCK, pack(raw), first=first, last=last, raw_bytes=len(raw))
 
 
-def _blocks(connection: Connection[Any], after: int, upto: int) -> Iterator[Raw]:
-    """The rows of all events above one position through another, about `BLOCK_BYTES` at a time.
-
-    Raises BackupError where the log has a gap.
-    """
-    _read_in_order(connection)
-    first, position = after + 1, after
-    rows: list[bytes | bytearray | memoryview] = []
-    size = 0
-    for start in range(after, upto, RANGE_EVENTS):
-        end = min(start + RANGE_EVENTS, upto)
-        with connection.cursor().copy(_COPY.format(after=start, upto=end).encode()) as copy:
-            messages = iter(copy)
-            rows.append(bytes(next(messages)).removeprefix(COPY_HEADER))
-            size += len(rows[-1])
-            # One turn of this loop for every event, so it is short. The last message is the end alone.
-            for row in messages:
-                rows.append(row)
-                size += (length := len(row))
-                if size >= form.BLOCK_BYTES and length > len(COPY_END):
-                    position += len(rows)
-                    yield first, position, b"".join(rows)
-                    first, size, rows = position + 1, 0, []
-        if rows.pop() != COPY_END:
-            raise BackupError("PostgreSQL has ended a copy of the log before its end")
-        if position + len(rows) != end:
-            missing = end - position - len(rows)
-            raise BackupError(f"the log has a gap: {missing} of the events {start + 1} to {end} are missing")
-    if rows:
-        yield first, position + len(rows), b"".join(rows)
+def _stretches(connection: Connection[Any], after: int, upto: int) -> Iterator[Stretch]:
+    """What goes into one block each: so many events, and fewer where these are long."""
+    for start in range(after, upto, PLAN_EVENTS):
+        end = min(start + PLAN_EVENTS, upto)
+        lengths = _lengths(connection, start, end, BLOCK_EVENTS)
+        for number, first in enumerate(range(start + 1, end + 1, BLOCK_EVENTS)):
+            last = min(first + BLOCK_EVENTS - 1, end)
+            if lengths.get(number, 0) <= form.BLOCK_BYTES:
+                yield first, last
+            else:
+                yield from _cut(first, last, _lengths(connection, first - 1, last, 1))
 
 
-def _read_in_order(connection: Connection[Any]) -> None:
-    """By the index on the position, whatever the statistics say: a sort of everything would need the disk."""
+def _lengths(connection: Connection[Any], after: int, upto: int, step: int) -> dict[int, int]:
+    """About how many bytes each `step` events from one position on have."""
+    values = {"after": after, "upto": upto, "step": step}
+    return {int(number): int(length) for number, length in connection.execute(_LENGTHS, values).fetchall()}
+
+
+def _cut(first: int, last: int, lengths: dict[int, int]) -> Iterator[Stretch]:
+    """Pieces that aren't longer than a block may be, unless a single event is."""
+    begin, size = first, 0
+    for position in range(first, last + 1):
+        length = lengths.get(position - first, 0)
+        if size and size + length > form.BLOCK_BYTES:
+            yield begin, position - 1
+            begin, size = position, 0
+        size += length
+    yield begin, last
+
+
+def _connection(conninfo: str) -> Connection[Any]:
+    """One that reads by the index on the position, whatever the statistics say: a sort of everything needs the disk."""
+    connection = psycopg.connect(conninfo, autocommit=True, application_name="muniment backup", client_encoding="utf8")
     for setting in ("enable_seqscan", "enable_bitmapscan", "jit"):
         connection.execute(f"set {setting} = off".encode())
+    return connection
