@@ -16,7 +16,7 @@ from tests.kafka.traffic import MAY_END, Asker, Commander, Sent
 
 Mishap: TypeAlias = Callable[[], None]
 
-COMMANDERS = 4
+COMMANDERS = 8
 COMMANDS_PER_SECOND = 320.0
 CHECKS_PER_SECOND = 25.0
 LEAST_CHECKS = 20

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.timeout(280)]
 KILLS = 50
 """Of each: the relay, a stream worker, the broker."""
 
-PARTS = 3
+PARTS = 5
 """The broker's kills are done in so many parts, each with a new platform."""
 
 LEAST_PER_SECOND = 200.0
