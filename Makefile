@@ -34,7 +34,7 @@ demo: install ## fill a small company into the running platform
 	@$(BIN)/muniment demo
 
 test: $(VENV)/installed-dev ## run the tests, on a real PostgreSQL and a real Valkey
-	$(BIN)/python -m pytest -m "not faults and not kafka"
+	$(BIN)/python -m pytest -m "not faults and not kafka" --numprocesses 2 --dist loadfile
 
 test-kafka: $(VENV)/installed-dev ## run the tests of the bus, on a real Apache Kafka
 	$(BIN)/python -m pytest -m "kafka and not faults"
