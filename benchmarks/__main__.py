@@ -21,6 +21,7 @@ SCRIPTS = {
     "follower": "from save to visible, at 500 events a second",
     "stream": "a stream worker beside a bare Faust agent, on a real Kafka: visible, catching up",
     "relay": "the relay beside bare reading and mapping; taking over; idleness",
+    "backup": "backup and restore of 1,000,000 events beside PostgreSQL's own COPY",
     "footprint": "start, memory, idleness of the whole platform",
 }
 FURTHER = {
