@@ -245,3 +245,44 @@ def test_a_thousand_streams_park_under_a_bug_and_heal_when_it_is_mended(
     assert equals_a_fresh_fold()
     with verifying(database, log, harbour, lambda *_: None) as verifier:
         assert next(found.differing for found, _ in walk(verifier, Sample(0.1, 4))) == {}
+
+
+def test_an_event_that_is_itself_wrong_is_read_otherwise_and_not_edited(
+    record, catch_up, connection, monkeypatch, equals_a_fresh_fold
+):
+    """The recipe of docs/verifying.md: another class version, an upcaster, a retry."""
+    seen = ship("Vasa", 1)
+    seen.sight_kraken(0)
+    seen.moor(2)
+    record(seen)
+    catch_up()
+    stored = "select state from stored_events where notification_id = 3"
+    before = connection.execute(stored).fetchone()
+
+    def upcast_v1_v2(state):
+        state["arms"] = state["arms"] or 8
+
+    monkeypatch.setattr(Ship.KrakenSighted, "class_version", 2, raising=False)
+    monkeypatch.setattr(Ship.KrakenSighted, "upcast_v1_v2", staticmethod(upcast_v1_v2), raising=False)
+    record(Retry("harbour", None))
+    catch_up()
+    assert connection.execute("select share from harbour_sightings_v1_b1").fetchone() == (12.5,)
+    assert connection.execute("select berth from harbour_ships_v1_b1").fetchone() == (2,)
+    assert connection.execute(stored).fetchone() == before
+    assert equals_a_fresh_fold()
+
+
+def test_no_error_tells_what_an_event_keeps_secret():
+    from datetime import UTC, datetime
+
+    from domain.identity import User
+    from infra.disclosure import without_secrets
+    from infra.event_store import Metadata, Recorded
+
+    user = User("ada@engine.example", "Ada", "$2b$12$abcdefghijklmnopqrstuv")
+    (registered,) = user.collect_events()
+    recorded = Recorded(
+        1, user.id, 1, "identity.UserRegistered", datetime(2026, 1, 1, tzinfo=UTC), Metadata("a", "b"), registered
+    )
+    told = without_secrets("can't apply $2b$12$abcdefghijklmnopqrstuv of Ada", recorded)
+    assert told == "can't apply (password: secret) of Ada"
