@@ -15,10 +15,10 @@ from infra.parts import Parts, PartStatus, parts_file, read_parts
 from infra.settings import Settings
 from projections.catalogue import Detail, details
 from runtime import modules
-from runtime.cli.projections.catalogue import size
 from runtime.cli.bus import print_bus
 from runtime.cli.options import as_json
 from runtime.cli.output import print_fields, print_json, print_table, text, utc
+from runtime.cli.projections.catalogue import size
 from runtime.cli.wired import NotRunning, Wired
 
 PROBE_SECONDS = 2.0
