@@ -19,6 +19,7 @@ CHECK_SECONDS = 3.0
 """How long a start waits for Kafka's first answer, to learn whether it lets us in at all."""
 ATTEMPT_SECONDS = 0.5
 POLL_SECONDS = 0.05
+CERTIFICATE = "if it is there, does it ask for a certificate that MUNIMENT_KAFKA_SSL_CERTIFICATE doesn't name?"
 
 _REFUSING = {
     KafkaError._AUTHENTICATION,  # noqa: SLF001 - librdkafka's own codes are spelled so
@@ -27,7 +28,6 @@ _REFUSING = {
     KafkaError.UNSUPPORTED_SASL_MECHANISM,
     KafkaError.CLUSTER_AUTHORIZATION_FAILED,
 }
-_ALERT = re.compile(r"SSL.*\balert\b", re.IGNORECASE)
 _NOISE = re.compile(r"^\S+?://\S+: | \(after [^)]*\)")
 
 _SECURITY = {
@@ -73,13 +73,14 @@ def check_kafka(config: Mapping[str, Any], patience_seconds: float = CHECK_SECON
             return True
         if refusals:
             raise KafkaRefused(f"Kafka at {config['bootstrap.servers']} refuses us: {_words(refusals[0])}")
+    if "ssl" in str(config.get("security.protocol", "")).lower():
+        # By TLS 1.3 a broker that misses a certificate of ours just hangs up, as one does that is about to stop.
+        logger.warning("Kafka at %s doesn't answer; %s", config["bootstrap.servers"], CERTIFICATE)
     return False
 
 
 def _note(error: KafkaError, refusals: list[KafkaError]) -> None:
-    logger.debug("Kafka: %s", error)
-    # TLS 1.3 tells of a certificate that isn't wanted only behind the handshake: then it is an error of reading.
-    if error.code() in _REFUSING or _ALERT.search(error.str()):
+    if error.code() in _REFUSING:
         refusals.append(error)
 
 

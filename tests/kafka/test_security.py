@@ -137,12 +137,12 @@ def test_relay_and_worker_feed_the_views_through_it(settings, tmp_path, mechanis
         part(settings, "stream", logs[1]),
         psycopg.connect(settings.postgres_url, autocommit=True) as connection,
     ):
-        eventually(lambda: connection.execute(carried).fetchone()[0] == log.head(), 60)
+        eventually(lambda: connection.execute(carried).fetchone()[0] == log.head(), 60, 0.1)
         eventually(lambda: "partitions are ours" in logs[1].read_text(), 60)
         before = log.head()
         Writer(log).write(5)
         assert log.head() > before
-        eventually(lambda: connection.execute(sql).fetchall() == [("faust", log.head())], 60)
+        eventually(lambda: connection.execute(sql).fetchall() == [("faust", log.head())], 60, 0.1)
     log.close()
     said = "".join(each.read_text() for each in logs)
     assert "Traceback" not in said
@@ -192,8 +192,7 @@ def no_such_mechanism(settings, theirs):
 
 
 MISTAKES = [
-    wrong_password, wrong_authority, no_authority, no_certificate, strange_certificate, wrong_key_password,
-    no_such_protocol, no_such_mechanism,
+    wrong_password, wrong_authority, no_authority, wrong_key_password, no_such_protocol, no_such_mechanism,
 ]  # fmt: skip
 
 
@@ -205,6 +204,14 @@ def test_whoever_isnt_let_in_is_told_in_one_line(secured, theirs, mistake):
     assert "\n" not in said
     assert PASSWORD not in said
     assert "is-it-this-one" not in said
+
+
+@pytest.mark.parametrize("mistake", [no_certificate, strange_certificate])
+def test_a_broker_that_hangs_up_for_want_of_a_certificate_is_asked_again(secured, theirs, mistake, caplog):
+    """It says no more than one that is about to stop; so the line can only ask."""
+    assert not check_kafka(client_config(mistake(secured, theirs)))
+    (line,) = caplog.messages
+    assert "MUNIMENT_KAFKA_SSL_CERTIFICATE" in line
 
 
 @pytest.mark.parametrize("mistake", [wrong_password, wrong_authority])
