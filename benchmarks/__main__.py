@@ -22,6 +22,7 @@ SCRIPTS = {
     "stream": "a stream worker beside a bare Faust agent, on a real Kafka: visible, catching up",
     "relay": "the relay beside bare reading and mapping; taking over; idleness",
     "backup": "backup and restore of 1,000,000 events beside PostgreSQL's own COPY",
+    "export": "exports to JSON Lines and Parquet beside the library's bare reading and mapping",
     "footprint": "start, memory, idleness of the whole platform",
 }
 FURTHER = {
