@@ -19,7 +19,7 @@ logger = logging.getLogger("muniment.reactions")
 WAITING = 20
 """Deliveries that wait for a reaction which is busy."""
 
-CLOSE_SECONDS = 5.0
+CLOSE_SECONDS = 2.0
 """How long an end waits for the command in hand."""
 
 _Work: TypeAlias = Callable[[], None]
