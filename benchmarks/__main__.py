@@ -20,7 +20,9 @@ SCRIPTS = {
     "logins": "logins beside bare bcrypt; checks during a storm of logins",
     "follower": "from save to visible, at 500 events a second",
     "stream": "a stream worker beside a bare Faust agent, on a real Kafka: visible, catching up",
-    "relay": "the relay beside bare reading and mapping; taking over; idleness",
+    "relay": "the relay beside bare reading and mapping",
+    "takeover": "taking over after a kill, on a real Kafka: relay, stream worker",
+    "idleness": "relay and stream worker when nothing happens, beside a bare Faust worker",
     "backup": "backup and restore of 1,000,000 events beside PostgreSQL's own COPY",
     "export": "exports to JSON Lines and Parquet beside the library's bare reading and mapping",
     "footprint": "start, memory, idleness of the whole platform",
@@ -30,7 +32,7 @@ FURTHER = {
     "frame": "what the HTTP frame itself costs",
 }
 LIMIT_SECONDS = 240.0
-LIMITS_SECONDS = {"stream": 480.0}
+LIMITS_SECONDS = {"stream": 480.0, "takeover": 480.0}
 STOP_SECONDS = 20.0
 
 

@@ -1,6 +1,6 @@
-"""The relay beside the library's bare reading and mapping of the same events; taking over; idleness.
+"""The relay beside the library's bare reading and mapping of the same events.
 
-    python -m benchmarks.relay [--events 50000] [--rounds 3] [--idle 20] [--kafka HOST:PORT]
+    python -m benchmarks.relay [--events 50000] [--rounds 3] [--kafka [HOST:PORT]]
 
 Per round the same log is read twice: by the library (its own query for notifications, each mapped to its event, nothing
 else), and by a relay that carries it to Kafka until all of it is acknowledged. Without `--kafka` the broker is that of
@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from threading import Thread
 from uuid import uuid4
 
-import psutil
 import psycopg
 from confluent_kafka import Producer
 
+from benchmarks.bus import kafka
 from benchmarks.common import ROOT, postgres, ratios, told
 from domain.audit import Entry
 from domain.identity import Session
@@ -35,9 +35,8 @@ METADATA = Metadata(actor="service:benchmark", correlation_id="bench", ip="192.0
 BATCH = 1000
 PARTITIONS = 4
 GOAL = ">= 0.5"
-TAKE_OVER_SECONDS = 5.0
-KILLS = 5
 PATIENCE_SECONDS = 120.0
+OWN = "own"
 
 assert modules.MODULES  # every module's events are known
 
@@ -52,11 +51,6 @@ def fill(log: Log, events: int) -> None:
             for n in range(start, min(events, start + BATCH))
         ]
         log.save_work(facts, metadata=METADATA)
-
-
-def pour(log: Log) -> int:
-    """One more event; its position."""
-    return log.save_work([Entry("tea.poured", "cup", "success", {}, None)], metadata=METADATA).position
 
 
 def bare(log: Log) -> float:
@@ -113,65 +107,12 @@ def carried(conninfo: str, brokers: str, *, real: bool) -> float:
     return head / seconds
 
 
-def take_overs(conninfo: str, brokers: str, prefix: str) -> list[float]:
-    """Seconds from SIGKILL of the relay that leads to a new event's acknowledgement, with a standby."""
-    log, seconds = Log(conninfo), []
-    relays = [process(conninfo, brokers, prefix) for _ in range(2)]
-    try:
-        for _ in range(KILLS):
-            wait_until_sent(conninfo, pour(log))
-            time.sleep(3.0)  # the standby must stand by
-            leader = next(relay for relay in relays if relay.pid == leader_pid(conninfo))
-            leader.kill()
-            started = time.monotonic()
-            leader.wait()
-            wait_until_sent(conninfo, pour(log))
-            seconds.append(time.monotonic() - started)
-            relays[relays.index(leader)] = process(conninfo, brokers, prefix)
-    finally:
-        for relay in relays:
-            relay.kill()
-            relay.wait()
-        log.close()
-    return seconds
-
-
-def leader_pid(conninfo: str) -> int:
-    """A relay signs its lease with its host, its process and a name of its own."""
-    with psycopg.connect(conninfo, autocommit=True) as connection:
-        row = connection.execute("select holder from leases where name = 'relay'").fetchone()
-    assert row
-    return int(row[0].split(":")[-2])
-
-
-def process(conninfo: str, brokers: str, prefix: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "benchmarks.relay", "--carry", conninfo, brokers, prefix], cwd=ROOT)
-
-
-def carry(conninfo: str, brokers: str, prefix: str) -> None:
-    """A relay, as a process."""
-    Relay(setup(conninfo, brokers, prefix)).run()
-
-
-def idleness(conninfo: str, brokers: str, prefix: str, seconds: float) -> float:
-    """Share of a core that a relay uses when nothing happens."""
-    relay = process(conninfo, brokers, prefix)
-    try:
-        time.sleep(8.0)
-        used = psutil.Process(relay.pid).cpu_times()
-        time.sleep(seconds)
-        now = psutil.Process(relay.pid).cpu_times()
-        return (now.user + now.system - used.user - used.system) / seconds
-    finally:
-        relay.terminate()
-        relay.wait()
-
-
 @contextmanager
 def broker(given: str) -> Iterator[str]:
     """The address of a broker: the given one, or librdkafka's in a process of its own."""
     if given:
-        yield given
+        with kafka("" if given == OWN else given) as address:
+            yield address
         return
     command = [sys.executable, "-m", "benchmarks.relay", "--broker"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True) as process:
@@ -188,40 +129,36 @@ def be_broker() -> None:
     sys.stdin.read()
 
 
-def main(events: int, rounds: int, idle: float, kafka: str) -> None:
-    with postgres() as conninfo, broker(kafka) as brokers:
+def main(events: int, rounds: int, address: str) -> None:
+    with postgres() as conninfo, broker(address) as brokers:
         log = Log(conninfo)
         fill(log, events)
         bare(log)  # warm: both read from PostgreSQL's memory
         theirs, ours = [], []
         for _ in range(rounds):
             theirs.append(bare(log))
-            ours.append(carried(conninfo, brokers, real=bool(kafka)))
+            ours.append(carried(conninfo, brokers, real=bool(address)))
         told("the library's bare reading and mapping, events/s", theirs, digits=0)
         told("the relay, events/s", ours, digits=0)
         told("the relay / the library's bare reading and mapping", ratios(ours, theirs), GOAL)
-        prefix = f"b{uuid4().hex}"
-        make_topics(setup(conninfo, brokers, prefix), brokers, real=bool(kafka))
-        with psycopg.connect(conninfo, autocommit=True) as connection:
-            connection.execute("delete from bus_layouts")
         log.close()
-        seconds = take_overs(conninfo, brokers, prefix)
-        told("from SIGKILL to the next event on the bus, s", [max(seconds)], f"< {TAKE_OVER_SECONDS:g}")
-        told(f"idle for {idle:g} s, % of a core", [100 * idleness(conninfo, brokers, prefix, idle)], "< 1")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, default=50_000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--idle", type=float, default=20.0, help="seconds of idleness to measure")
-    parser.add_argument("--kafka", default="", metavar="HOST:PORT", help="a real Kafka")
-    parser.add_argument("--carry", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--kafka",
+        nargs="?",
+        const=OWN,
+        default="",
+        metavar="HOST:PORT",
+        help="an Apache Kafka that runs already; without an address one of our own",
+    )
     parser.add_argument("--broker", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.carry:
-        carry(*given.carry)
-    elif given.broker:
+    if given.broker:
         be_broker()
     else:
-        main(given.events, given.rounds, given.idle, given.kafka)
+        main(given.events, given.rounds, given.kafka)

@@ -14,6 +14,7 @@ with `noack_take` and acknowledges them.
 import argparse
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -102,6 +103,10 @@ def bare_delays(brokers: str, rate: float, seconds: float) -> list[float]:
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as agent:
         time.sleep(6.0)
         producer = Producer({"bootstrap.servers": brokers, "enable.idempotence": True, "linger.ms": 1})
+        for partition in range(PARTITIONS):  # the first wait for what the producer must ask the broker
+            producer.produce(topic, b"", partition=partition)
+        producer.flush(10)
+        time.sleep(1.0)
         start = time.monotonic()
         for number in range(int(rate * seconds)):
             time.sleep(max(0.0, start + number / rate - time.monotonic()))
@@ -126,7 +131,7 @@ def take(brokers: str, topic: str, count: int) -> None:
         async def note(stream: Any) -> None:
             async for events in stream.noack_take(TAKE, within=WITHIN_SECONDS):
                 now = time.monotonic()
-                ages.extend((now - float(event.value)) * 1000 for event in events)
+                ages.extend((now - float(event.value)) * 1000 for event in events if event.value)
                 for event in events:
                     await stream.ack(event)
                 if len(ages) >= count:
@@ -150,7 +155,7 @@ def take(brokers: str, topic: str, count: int) -> None:
 
 def catching_up(brokers: str, events: int, rounds: int) -> None:
     """Prints how fast one worker catches up, and a bare agent beside it."""
-    ours, theirs = [], []
+    ours, theirs, our_used, their_used = [], [], [], []
     with shape(brokers) as given:
         filled = fill(given, events)
         relay = given.part("relay")
@@ -163,16 +168,27 @@ def catching_up(brokers: str, events: int, rounds: int) -> None:
             spread = spread_of(connection)
         assert spread
         for _ in range(rounds):
+            used = children_seconds()
             theirs.append(bare_agent(brokers, spread.topics.values(), messages=events))
+            their_used.append(children_seconds() - used)
             start_anew(given, log)
+            used = children_seconds()
             worker = given.script("benchmarks.stream", "--feed", str(filled), stream_bulk_events=0)
             output, _ = worker.process.communicate(timeout=600)
+            our_used.append(children_seconds() - used)
             ours.append(float(output.split()[0]))
             print(f"    {output.strip()}; the bare agent {theirs[-1]:,.0f}")
         log.close()
     told("a bare Faust agent, events/s", theirs, digits=0)
     told("one worker, view of access, applied events/s", ours, digits=0)
     told("the worker / the bare agent", ratios(ours, theirs), CATCH_UP_GOAL)
+    told("the same by processor time, start included", ratios(their_used, our_used))
+
+
+def children_seconds() -> float:
+    """Processor time of the processes that were started here and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def fill(given: Shape, events: int) -> int:

@@ -15,11 +15,10 @@ tracing; RFC 2104 (HMAC).
 """
 
 import hmac
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache, lru_cache
-from struct import pack
+from struct import Struct, pack
 from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
@@ -61,16 +60,14 @@ class Refused(Exception):
         super().__init__(f"{reason}: {detail}" if detail else reason)
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """A partition on the bus: the Kafka topic's full name, and the partition's number from 0."""
 
     topic: str
     partition: int
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(NamedTuple):
     """Where a message stands in the chain of its place in one layout.
 
     `position` is that of its own event, `previous` that of the event before it in this chain (at the chain's begin:
@@ -83,8 +80,7 @@ class Link:
     event_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """What the client sends."""
 
     key: bytes | None
@@ -92,23 +88,20 @@ class Message:
     headers: list[tuple[str, bytes]]
 
 
-@dataclass(frozen=True, slots=True)
-class Carried:
+class Carried(NamedTuple):
     """An event: equal to what the log gives, but for its secret fields, which are absent."""
 
     link: Link
     recorded: Recorded
 
 
-@dataclass(frozen=True, slots=True)
-class Pointed:
+class Pointed(NamedTuple):
     """There is an event that must be read from the log."""
 
     link: Link
 
 
-@dataclass(frozen=True, slots=True)
-class Watermark:
+class Watermark(NamedTuple):
     """Nothing more stands in this partition up to `link.position`, recorded at `recorded_at`."""
 
     link: Link
@@ -156,9 +149,8 @@ class Messages:
         """
         kind = event_type(row.topic)
         try:
-            state, metadata = orjson.loads(row.state), orjson.loads(row.metadata)
+            state, told = orjson.loads(row.state), _told(row.metadata)
             is_current = state.get("class_version", 1) == getattr(kind, "class_version", 1)
-            told = metadata.get("causation_id"), metadata.get("correlation_id"), metadata.get("traceparent")
         except (ValueError, AttributeError) as error:
             raise MapperDeserialisationError(f"the event at {row.position} can't be read: {error}") from error
         if not is_current:
@@ -283,10 +275,11 @@ class Messages:
         """Over all of these; the headers sorted by name."""
         names, contents = zip(*headers, strict=True) if headers else ((), ())
         key_part = b"" if key is None else b"=" + key
-        parts = (place.topic.encode(), b"%d" % place.partition, key_part, value or b"", *contents)
+        parts = (*_place(place), key_part, value or b"", *contents)
         # Number and lengths first, so that no two messages are sealed over the same bytes.
-        lengths = pack(f">{len(parts) + 1}I", len(parts), *map(len, parts))
-        return hmac.digest(self._key, b"".join((lengths, _names(names), *parts)), "sha256").hex().encode()
+        count, names_part = _names(names)
+        lengths = count(len(parts), *map(len, parts))
+        return hmac.digest(self._key, b"".join((lengths, names_part, *parts)), "sha256").hex().encode()
 
 
 class _Chained(NamedTuple):
@@ -353,6 +346,22 @@ def _from_time(text: bytes) -> datetime:
 
 
 @lru_cache(REMEMBERED)
-def _names(names: tuple[str, ...]) -> bytes:
-    """The names of headers, each with its length; messages of one type have the same."""
-    return b"".join(pack(">I", len(name)) + name for name in map(str.encode, names))
+def _names(names: tuple[str, ...]) -> tuple[Callable[..., bytes], bytes]:
+    """What packs the lengths of a message with these headers, and their names, each with its length.
+
+    Messages of one type have the same.
+    """
+    joined = b"".join(pack(">I", len(name)) + name for name in map(str.encode, names))
+    return Struct(f">{len(names) + 5}I").pack, joined
+
+
+@lru_cache(REMEMBERED)
+def _place(place: Place) -> tuple[bytes, bytes]:
+    return place.topic.encode(), b"%d" % place.partition
+
+
+@lru_cache(REMEMBERED)
+def _told(metadata: bytes) -> tuple[str | None, str | None, str | None]:
+    """What the headers say of it: causation, correlation, trace. Events of one commit share it."""
+    told = orjson.loads(metadata)
+    return told.get("causation_id"), told.get("correlation_id"), told.get("traceparent")

@@ -24,6 +24,8 @@ class Batches(Generic[T]):
     """
 
     def __init__(self, batch: int, buffer: int, is_far: Callable[[T], bool] = lambda _: False) -> None:
+        self.taken = 0
+        """How many were taken so far."""
         self._batch, self._buffer = min(batch, buffer), buffer
         self._is_far = is_far
         self._waiting: deque[T] = deque()
@@ -53,6 +55,7 @@ class Batches(Generic[T]):
                 await asyncio.wait_for(self._come(self._batch), GATHER_SECONDS)
         taken = [self._waiting.popleft() for _ in range(min(self._batch, len(self._waiting)))]
         self._has_room.set()
+        self.taken += len(taken)
         return taken
 
     async def _come(self, wanted: int) -> None:

@@ -31,6 +31,9 @@ GROUP = "muniment"
 """The consumer group, and what its name begins with where the topics' names have another prefix."""
 
 TICK_SECONDS = 1.0
+IDLE_TICK_SECONDS = 2.0
+"""Between two looks at what needs no message, while messages come, and while none do."""
+
 SWITCH_SECONDS = 0.001
 """How long a thread may keep the others from the interpreter; Faust's two ask for it thousands of times a second."""
 
@@ -168,7 +171,7 @@ async def _run(
                 for work in (
                     stopped.wait(),
                     _feed(batches, feeder, thread),
-                    _tick(feeder, thread),
+                    _tick(batches, feeder, thread),
                     _beat(app, starting, beat),
                 )
             ]
@@ -230,11 +233,14 @@ def _is_far(app: faust.App, limits: BusLimits, taken: _Taken) -> bool:
     return bool(newest and newest - message.offset > limits.batch_messages)
 
 
-async def _tick(feeder: Feeder, thread: ThreadPoolExecutor) -> None:
+async def _tick(batches: Batches[_Taken], feeder: Feeder, thread: ThreadPoolExecutor) -> None:
     loop = asyncio.get_running_loop()
     while True:
+        taken = batches.taken
         await loop.run_in_executor(thread, feeder.tick)
         await asyncio.sleep(TICK_SECONDS)
+        if batches.taken == taken:
+            await asyncio.sleep(IDLE_TICK_SECONDS - TICK_SECONDS)
 
 
 async def _beat(app: faust.App, starting: "asyncio.Task[None]", beat: Callable[[], None]) -> None:

@@ -121,8 +121,10 @@ class _Feed:
 
     def open(self, spread: Spread, owned: Collection[Place], stopping: Callable[[], bool]) -> LanesDriver | None:
         """The driver of this worker's lanes, level with the log as it was when it was opened."""
+        if self._driver is not None:  # `own` closes it where the lanes are others
+            return self._driver
         lanes = [lane for lane in lanes_of(self.reaction, spread) if Place(lane.topic, lane.partition) in owned]
-        if self._driver is None and lanes:
+        if lanes:
             setup = self._setup
             self._connection = self._connection or connect(setup.conninfo, setup.limits)
             self._hand_over(self._connection, spread)

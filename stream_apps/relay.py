@@ -10,6 +10,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from selectors import EVENT_READ, DefaultSelector
@@ -155,6 +156,7 @@ class _Term:
         self._marked = 0
         self._is_first_round = True
         self._unstored: dict[Place, Reached] = {}
+        self._reader = ThreadPoolExecutor(1, "relay-reader")
 
     def serve(self, leading: Event, backoff: Backoff) -> None:
         """Leads until told to stop or the lease is lost. Raises what `Relay.run` tries again or gives up for."""
@@ -174,6 +176,7 @@ class _Term:
         finally:
             leading.clear()
             self._close()
+            self._reader.shutdown(wait=False, cancel_futures=True)
 
     # --- before the first message
 
@@ -276,11 +279,16 @@ class _Term:
         limit = self._limits.batch_events
         time.sleep(max(0.0, self._read_at + self._limits.gather_seconds - time.monotonic()))
         self._read_at = time.monotonic()
-        while rows := self._read(self._position, limit):
+        rows = self._read(self._position, limit)
+        while rows:
+            is_last = len(rows) < limit or time.monotonic() >= self._renew_at or self._wake.stopping
+            # What follows is read while this goes out: the database and the bus needn't wait for each other.
+            following = None if is_last else self._reader.submit(self._read, rows[-1].position, limit)
             self._publish(rows)
             self._look_after()
-            if len(rows) < limit or time.monotonic() >= self._renew_at or self._wake.stopping:
+            if following is None:
                 return
+            rows = following.result()
 
     def _look_after(self) -> None:
         """What is due beside publishing: watermarks, news of deliveries, noting how far it has come."""
