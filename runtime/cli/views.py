@@ -62,9 +62,7 @@ def wait_until_level(
     return behind
 
 
-def wait_for_view(
-    connection: Connection[Any], projection: Projection, position: int, patience_seconds: float
-) -> bool:
+def wait_for_view(connection: Connection[Any], projection: Projection, position: int, patience_seconds: float) -> bool:
     """Waits until a view has come to a position; whether it has in time."""
     connection.execute(f"listen {PROGRESS_CHANNEL}".encode())
     deadline = time.monotonic() + patience_seconds
