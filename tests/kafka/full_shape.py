@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from threading import Event, Lock, Thread
-from typing import Self
+from typing import Self, TypeVar
 
 import psycopg
 import redis
@@ -27,6 +27,8 @@ from stream_apps.spreads import spread_of
 from tests.e2e.platform import ADMIN, Api, OurPart, Part, ServicePart, eventually, free_port
 from tests.kafka.node import Node, lasting_port
 from tests.kafka.traffic import DEFAULT_ROLE, define_roles
+
+T = TypeVar("T")
 
 LEVEL_SECONDS = 60.0
 QUIET_SECONDS = 120.0
@@ -49,6 +51,7 @@ BEHIND = """
 """One statement, so one moment: who is behind the log, by how much. Who is level reacts to nothing more."""
 
 ACTIVE = "select projection, build, layout from projection_builds where active"
+EXPIRE = "update leases set expires_at = clock_timestamp() where name = 'relay'"
 PARKED = """
     select projection, position, error from projection_parked
     union all select reaction, position, error from reaction_parked
@@ -172,7 +175,7 @@ class FullShape:
 
     def let_two_relays_lead(self) -> None:
         """The one that has the lease learns only when it renews it that it has lost it."""
-        self._execute("update leases set expires_at = clock_timestamp() where name = 'relay'")
+        self._asked(lambda connection: connection.execute(EXPIRE))
 
     def flush_valkey(self) -> None:
         with redis.Redis.from_url(self.settings.redis_url) as client:
@@ -203,8 +206,7 @@ class FullShape:
 
     def _tell_broker(self, what: Callable[[Layout], None]) -> None:
         """Again and again, as brokers come and go in a drill."""
-        with psycopg.connect(self.settings.postgres_url) as connection:
-            layout = current_layout(connection)
+        layout = self._asked(current_layout)
         assert layout
         until = time.monotonic() + LEVEL_SECONDS
         while True:
@@ -264,9 +266,17 @@ class FullShape:
     def _behind(connection: psycopg.Connection) -> dict[str, int]:
         return dict(connection.execute(BEHIND).fetchall())
 
-    def _execute(self, sql: str) -> None:
-        with psycopg.connect(self.settings.postgres_url, autocommit=True) as connection:
-            connection.execute(sql)
+    def _asked(self, what: Callable[[psycopg.Connection], T]) -> T:
+        """Again and again, as PostgreSQL comes and goes in a drill, too."""
+        until = time.monotonic() + LEVEL_SECONDS
+        while True:
+            try:
+                with psycopg.connect(self.settings.postgres_url, autocommit=True) as connection:
+                    return what(connection)
+            except psycopg.OperationalError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.1)
 
 
 def _last_line(log: Path) -> str:
