@@ -43,7 +43,8 @@ class Inline:
     `%(actor)s` and the event's own fields by name. `announces` maps an event's type to what the commit's notification
     tells every process, such as `session:<id>`.
 
-    `tables` are those that it writes: they are emptied where they are filled anew from the log (infra/refill.py).
+    `tables` are those that it writes, where they can be filled anew from the log (infra/refill.py). None are named
+    where rows end by something else than an event, such as work that was done: filled anew, it would come back.
 
     Commits are serial, so this work must be tiny. It waits at most 200 ms for a row; if it fails, the command whose
     event it belongs to is refused, and no other. Nobody may hold a lock on such a row while waiting for a commit.

@@ -50,8 +50,10 @@ _PAGE = """
 def refill(connection: Connection[Any], mapper: Mapper[UUID], tables: Sequence[Inline]) -> None:
     """Empties the inline tables and fills them from the whole log, inside the caller's transaction.
 
-    That must hold `log_head`, so that nothing is committed meanwhile. Raises psycopg.Error.
+    Those that name no tables are left as they are: the log doesn't tell what is still in them. The transaction must
+    hold `log_head`, so that nothing is committed meanwhile. Raises psycopg.Error.
     """
+    tables = [table for table in tables if table.tables]
     for name in (name for table in tables for name in table.tables):
         connection.execute(sql.SQL("delete from {}").format(sql.Identifier(name)))
     statements = _statements(tables)

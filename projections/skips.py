@@ -18,6 +18,7 @@ _DECISIONS = "select decision from projection_skips where projection = %(project
 SKIPS = Inline(
     name="skips",
     on={Skip.EventSkipped: "insert into projection_skips (projection, decision) values (%(projection)s, %(position)s)"},
+    tables=("projection_skips",),
 )
 
 

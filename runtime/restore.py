@@ -161,6 +161,7 @@ def _forget_views(connection: Connection[Any]) -> None:
     for projection in modules.projections():
         for build, _, _ in builds_of(connection, projection):
             drop_build(connection, build)
+    connection.execute("delete from projection_wishes")
 
 
 def fact(log: Log, newest: Header, actor: str) -> Fact:

@@ -7,7 +7,7 @@ from typing import Any
 from eventsourcing.persistence import StoredEvent
 from psycopg import Connection, errors
 
-from infra import leases
+from infra import leases, past
 from infra.backup import form
 from infra.backup.form import Header
 from infra.backup.indexes import Indexes
@@ -16,7 +16,6 @@ from infra.backup.source import Backup
 from infra.backup.take import COPY_END, COPY_HEADER
 from infra.layouts import Wanted, begin_layout
 from infra.transcoding import event_types
-from infra.versions import move_epoch
 
 LOCK_SECONDS = 5
 """How long to wait for others to let go of the log."""
@@ -97,9 +96,9 @@ def load(
         row = connection.execute(_APPEND, values).fetchone()
         assert row  # noqa: S101 - an insert returns its row
         refill(connection)
+        past.forget(connection, "the log was restored")
         _place_reactions(connection, newest)
         _begin_bus(connection, newest, bus)
-        move_epoch(connection, "the log was restored")
     connection.execute("analyze stored_events")
     return int(row[0])
 

@@ -121,6 +121,17 @@ def test_both_ways_come_to_what_the_commits_had_written(log, connection, past) -
         assert contents(connection) == written
 
 
+def test_what_the_log_doesnt_tell_is_left_alone(log, connection) -> None:
+    live(log, [(User.Suspended, derived_id("ship", "a"), {"reason": "late"})])
+    unfinished = Inline("unfinished", {User.Suspended: "insert into cargo (id) values (%(stream)s)"})
+
+    with connection.transaction():
+        refill(connection, log.mapper, (SESSIONS, unfinished))
+
+    assert contents(connection)["cargo"] == []
+    assert len(contents(connection)["session_floors"]) == 1
+
+
 def test_what_stood_there_before_is_gone(log, connection) -> None:
     connection.execute("insert into sessions values (gen_random_uuid(), gen_random_uuid(), 7, null)")
 

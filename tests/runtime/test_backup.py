@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from infra.settings import Settings
 from runtime.start import first_facts
@@ -21,7 +22,7 @@ ROWS = (
     "select notification_id, recorded_at, originator_id, originator_version, topic, state, metadata"
     " from stored_events where notification_id <= %s order by notification_id"
 )
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 40.0
 
 
 @pytest.fixture(scope="module")
@@ -236,12 +237,12 @@ def test_a_restore_that_is_killed_leaves_nothing(backup_file, fresh, cli_site) -
     assert process.stdin
     process.stdin.write(data[:-100])
     process.stdin.flush()
-    until(lambda: is_copying(fresh))
+    until(lambda: is_copying(fresh, cli_site))
     process.kill()
     process.wait(PATIENCE_SECONDS)
     for stream in (process.stdin, process.stdout, process.stderr):
         stream.close()
-    until(lambda: not is_copying(fresh))
+    until(lambda: not is_copying(fresh, cli_site))
     assert rows(fresh, 10**9) == []
 
     position = int(fresh.json("restore", backup_file)["position"])
@@ -249,13 +250,15 @@ def test_a_restore_that_is_killed_leaves_nothing(backup_file, fresh, cli_site) -
     assert rows(fresh, position) == rows(cli_site, position)
 
 
-def is_copying(site: Site) -> bool:
-    with psycopg.connect(site.settings.postgres_url) as connection:
+def is_copying(site: Site, watcher: Site) -> bool:
+    """Looked at from another database: nobody but the restore may be connected to its own."""
+    name = conninfo_to_dict(site.settings.postgres_url)["dbname"]
+    with psycopg.connect(watcher.settings.postgres_url) as connection:
         sql = (
-            "select count(*) from pg_stat_activity where datname = current_database()"
-            " and application_name like 'muniment restore%' and xact_start is not null"
+            "select count(*) from pg_stat_activity where datname = %s"
+            " and application_name like 'muniment restore%%' and query like 'copy %%'"
         )
-        return connection.execute(sql).fetchone() != (0,)
+        return connection.execute(sql, (name,)).fetchone() != (0,)
 
 
 @contextmanager
