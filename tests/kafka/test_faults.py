@@ -17,7 +17,7 @@ import pytest
 from tests.kafka.drill import Drill, Mishap
 from tests.kafka.full_shape import FullShape
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(400)]
 
 KILLS = 50
 """Of each: the relay, a stream worker, the broker."""
