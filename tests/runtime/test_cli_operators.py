@@ -335,7 +335,13 @@ def test_a_parked_event_is_seen_retried_and_skipped(cli_site: Site, email):
         assert (parked["topic"], parked["stream"]) == ("identity.UserRenamed", user)
         assert "stumble" in cli_site.done("projections", "parked", "identity", "--traceback").stdout
         assert "stumble" in cli_site.done("projections", "parked", "identity", "--stream", user).stdout
-        cli_site.done("projections", "retry", "identity", "--stream", user)
+        whole = cli_site.done("projections", "parked", "identity", "--position", parked["position"]).stdout
+        assert '"name": "Stumble"' in whole
+        assert "stumble" in whole
+        [cause] = cli_site.json("projections", "parked", "identity", "--by-error")["items"]
+        assert (cause["events"], cause["streams"], cause["first_position"]) == (1, 1, parked["position"])
+        told = cli_site.done("projections", "retry", "identity", "--stream", user)
+        assert "1 events were parked, 1 of 1 streams still are" in told.stderr
         cli_site.done("users", "list")
         [again] = cli_site.json("projections", "parked", "identity")["items"]
         assert again["attempts"] > parked["attempts"]
