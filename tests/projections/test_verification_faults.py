@@ -21,7 +21,10 @@ def fleet(record, connection, log, builds):
 
 
 def ended(connection, application):
-    sql = "select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = current_database() and application_name = %s"
+    sql = (
+        "select count(pg_terminate_backend(pid)) from pg_stat_activity"
+        " where datname = current_database() and application_name = %s"
+    )
     return connection.execute(sql, (application,)).fetchone()[0]
 
 
