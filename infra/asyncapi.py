@@ -120,7 +120,7 @@ def _fields(kind: type[Any]) -> dict[str, Any]:
 
 def _metadata() -> dict[str, Any]:
     hints = get_type_hints(Metadata)
-    properties = {name: msgspec.json.schema(hints[name]) for name in Metadata.__dataclass_fields__}
+    properties = {name: msgspec.json.schema(hints[name]) for name in Metadata.__struct_fields__}
     return {"type": "object", "properties": properties}
 
 

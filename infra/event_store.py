@@ -1,11 +1,11 @@
 """The log: aggregates are saved to it and everything else is read from it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
 from uuid import UUID
 
+import msgspec
 import orjson
 from eventsourcing.application import Application, ProcessingEvent
 from eventsourcing.persistence import (
@@ -27,12 +27,11 @@ from infra.recorder import Committed, Limits, LogDatastore, LogFactory, LogRecor
 from infra.transcoding import EventMapper, OrjsonTranscoder, RecordedEvent
 
 
-@dataclass(frozen=True, slots=True)
-class Metadata:
+class Metadata(msgspec.Struct, frozen=True):
     """Who, why and from where: on every event, as JSON. Fields as in `domain.context.Context`."""
 
-    actor: str
-    correlation_id: str
+    actor: str = ""
+    correlation_id: str = ""
     causation_id: str | None = None
     traceparent: str | None = None
     ip: str | None = None
@@ -58,18 +57,22 @@ class Metadata:
 
     def to_bytes(self) -> bytes:
         """JSON, without what is None, or 0."""
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        values = {name: getattr(self, name) for name in self.__struct_fields__}
         return orjson.dumps({name: value for name, value in values.items() if value not in {None, 0}})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """Reads what `to_bytes` wrote; fields that this release doesn't know are left out."""
-        known = {name: value for name, value in orjson.loads(data).items() if name in cls.__dataclass_fields__}
-        return cls(**{"actor": "", "correlation_id": "", **known})
+        """Reads what `to_bytes` wrote; fields that this release doesn't know are left out. Raises ValueError."""
+        try:
+            return _metadata_of(data)  # type: ignore[return-value]
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ValueError(str(error)) from error
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
+_metadata_of = msgspec.json.Decoder(Metadata).decode
+
+
+class Recorded(msgspec.Struct, frozen=True):
     """One recorded event, as projections, the API and audit read it."""
 
     position: int
@@ -238,24 +241,30 @@ class Log(Application[UUID]):
         assert isinstance(row, RecordedEvent)  # noqa: S101 - tells the type checker
         return self._recorded(row)
 
+    def recorded_columns(self, columns: Sequence[Any]) -> Recorded:
+        """The same for a row's bare columns, in the order of `infra.recorder.COLUMNS`."""
+        stream, version, topic, state, position, recorded_at, metadata = columns
+        event = self._mapper.event_of(stream, version, topic, state, recorded_at)
+        return Recorded(position, stream, version, topic, recorded_at, _metadata_at(position, metadata), event)
+
     def _recorded(self, row: RecordedEvent) -> Recorded:
-        event: Any = self.mapper.to_domain_event(row)
-        try:
-            metadata = Metadata.from_bytes(row.metadata)
-        except (ValueError, AttributeError) as error:
-            raise MapperDeserialisationError(f"the metadata at {row.position} can't be read: {error}") from error
-        return Recorded(
-            position=row.position,
-            stream=event.originator_id,
-            version=row.originator_version,
-            topic=row.topic,
-            recorded_at=row.recorded_at,
-            metadata=metadata,
-            event=event,
-        )
+        stream, version, topic = row.originator_id, row.originator_version, row.topic
+        return self.recorded_columns((stream, version, topic, row.state, row.position, row.recorded_at, row.metadata))
+
+    @property
+    def _mapper(self) -> EventMapper:
+        assert isinstance(self.mapper, EventMapper)  # noqa: S101 - tells the type checker
+        return self.mapper
 
     def close(self) -> None:
         """Ends all connections. Saves that still wait get an Unavailable."""
         if "recorder" in vars(self):
             self._recorder.close()
         super().close()
+
+
+def _metadata_at(position: int, data: bytes) -> Metadata:
+    try:
+        return Metadata.from_bytes(data)
+    except ValueError as error:
+        raise MapperDeserialisationError(f"the metadata at {position} can't be read: {error}") from error

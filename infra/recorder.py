@@ -113,6 +113,10 @@ class LogRecorder(PostgresApplicationRecorder):
         above = -1 if gt is None else gt
         return self._rows(sql, (originator_id, above, NO_VERSION if lte is None else lte, limit))
 
+    def read_bounded(self, after: int, limit: int, most_bytes: int) -> list[TupleRow]:
+        """At most `limit` rows above a position, in order, and no more once they come to `most_bytes`; as they are."""
+        return self._columns(_BOUNDED.format(where="notification_id > %s"), (after, limit, most_bytes))
+
     def read(self, after: int, limit: int, topics: Sequence[str] = ()) -> list[RecordedEvent]:
         """At most `limit` rows with a position above `after`, in order; of these topics, if any are given."""
         if topics:
@@ -123,16 +127,16 @@ class LogRecorder(PostgresApplicationRecorder):
 
     def read_range(
         self, after: int, upto: int, ignored: Sequence[str], *, limit: int, most_bytes: int
-    ) -> list[RecordedEvent]:
+    ) -> list[TupleRow]:
         """The rows between two positions, without those of the ignored topics, in order; the last, whatever it is.
 
-        At most `limit`, and no more once they come to `most_bytes`.
+        At most `limit`, and no more once they come to `most_bytes`. As they are: an object for each costs time.
         """
         sql = _BOUNDED.format(
             where="notification_id > %s and notification_id <= %s and (topic <> all(%s) or notification_id = %s)"
         )
         # Not prepared: where the topics are known to it, PostgreSQL looks them up by hash.
-        return self._rows(sql, (after, upto, list(ignored), upto, limit, most_bytes), prepare=False)
+        return self._columns(sql, (after, upto, list(ignored), upto, limit, most_bytes), prepare=False)
 
     def read_stream(
         self,
@@ -187,9 +191,11 @@ class LogRecorder(PostgresApplicationRecorder):
             raise Unavailable("The log has lost its head: the table log_head is empty.")
         return row
 
-    def _rows(self, sql: str, params: Sequence[Any], *, prepare: bool = True) -> list[RecordedEvent]:
-        rows = self._reading(lambda cursor: cursor.execute(sql.encode(), params, prepare=prepare).fetchall())
-        return [RecordedEvent(*row) for row in rows]
+    def _rows(self, sql: str, params: Sequence[Any]) -> list[RecordedEvent]:
+        return [RecordedEvent(*row) for row in self._columns(sql, params)]
+
+    def _columns(self, sql: str, params: Sequence[Any], *, prepare: bool = True) -> list[TupleRow]:
+        return self._reading(lambda cursor: cursor.execute(sql.encode(), params, prepare=prepare).fetchall())
 
     def _reading(self, read: Callable[[psycopg.Cursor[TupleRow]], T]) -> T:
         """Reads, again once if the connection had gone stale. Raises Unavailable."""

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
-from typing import Any, cast, get_type_hints
+from functools import cache, partial
+from typing import Any, cast, get_args, get_type_hints
 from uuid import UUID
 
 import msgspec
@@ -78,24 +78,34 @@ class EventMapper(Mapper[UUID]):
 
     def to_domain_event(self, stored_event: StoredEvent) -> DomainEventProtocol[UUID]:
         """The event of one row, upcast to its class's version. Raises NewerSoftware, MapperDeserialisationError."""
-        kind = event_type(stored_event.topic)
+        row = stored_event
+        recorded_at = row.recorded_at if isinstance(row, RecordedEvent) else None
+        return cast(
+            "DomainEventProtocol[UUID]",
+            self.event_of(row.originator_id, row.originator_version, row.topic, row.state, recorded_at),
+        )
+
+    def event_of(self, stream: UUID | str, version: int, topic: str, data: bytes, recorded_at: datetime | None) -> Any:
+        """The event of a row's columns. Raises as `to_domain_event`."""
+        kind = event_type(topic)
         try:
-            state = self.upcast(kind, self.transcoder.decode(stored_event.state))
+            state = orjson.loads(data)
+            if "class_version" in state or hasattr(kind, "class_version"):
+                state = self.upcast(kind, state)
             for name, coerce in coercions(kind):  # type: ignore[arg-type]  # a class is hashable
                 if name in state:
                     state[name] = coerce(state[name])
         except NewerSoftware:
             raise
         except Exception as error:  # an upcast may fail in any way, and must not hold up the events of other streams
-            where = f"{stored_event.originator_id}:{stored_event.originator_version} ({stored_event.topic})"
-            raise MapperDeserialisationError(f"event {where} can't be read: {error}") from error
-        state["originator_id"] = stored_event.originator_id
-        state["originator_version"] = stored_event.originator_version
-        if isinstance(stored_event, RecordedEvent):
-            state["timestamp"] = stored_event.recorded_at
+            raise MapperDeserialisationError(f"event {stream}:{version} ({topic}) can't be read: {error}") from error
+        state["originator_id"] = stream
+        state["originator_version"] = version
+        if recorded_at is not None:
+            state["timestamp"] = recorded_at
         event = object.__new__(kind)
         object.__setattr__(event, "__dict__", state)
-        return cast("DomainEventProtocol[UUID]", event)
+        return event
 
     @staticmethod
     def upcast(kind: type[Any], state: dict[str, Any]) -> dict[str, Any]:
@@ -118,11 +128,12 @@ def coercions(kind: type[Any]) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
 
 
 def _coercion(declared: Any) -> Callable[[Any], Any]:
-    if declared is UUID:
-        return UUID
     if declared is datetime:
         return datetime.fromisoformat
-    return lambda value: msgspec.convert(value, type=declared)
+    convert = partial(msgspec.convert, type=declared)
+    if type(None) in get_args(declared):
+        return lambda value: None if value is None else convert(value)
+    return convert
 
 
 _event_types: dict[str, type[Any]] = {}

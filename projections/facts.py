@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from uuid import UUID
 
 from eventsourcing.persistence import MapperDeserialisationError
@@ -11,6 +11,9 @@ from eventsourcing.persistence import MapperDeserialisationError
 from infra.event_store import Log, Recorded
 from infra.recorder import LogRecorder
 from infra.transcoding import RecordedEvent
+
+READ_BYTES = 16 * 1024 * 1024
+"""The events that are read at once come to no more than this, as they are stored, and the last one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +31,12 @@ class Unreadable:
 Fact: TypeAlias = Recorded | Unreadable
 
 
-def read(log: Log, after: int, limit: int) -> list[Fact]:
-    """At most `limit` facts above a position, in position order. Raises NewerSoftware for an unknown topic."""
-    return [_fact(log, row) for row in _recorder(log).read(after, limit)]
+def read(log: Log, after: int, limit: int, most_bytes: int = READ_BYTES) -> list[Fact]:
+    """At most `limit` facts above a position, in position order, and no more once they come to so many bytes.
+
+    Always at least one, if there is one. Raises NewerSoftware for an unknown topic.
+    """
+    return [_fact_of(log, row) for row in _recorder(log).read_bounded(after, limit, most_bytes)]
 
 
 def read_range(log: Log, after: int, upto: int, ignored: Sequence[str], *, limit: int, most_bytes: int) -> list[Fact]:
@@ -39,7 +45,7 @@ def read_range(log: Log, after: int, upto: int, ignored: Sequence[str], *, limit
     At most `limit`, and no more once they come to `most_bytes` as they are stored. Raises as `read`.
     """
     rows = _recorder(log).read_range(after, upto, ignored, limit=limit, most_bytes=most_bytes)
-    return [_fact(log, row) for row in rows]
+    return [_fact_of(log, row) for row in rows]
 
 
 def read_stream(log: Log, stream: UUID, from_version: int, up_to_position: int) -> list[Fact]:
@@ -66,6 +72,14 @@ def read_page(log: Log, stream: UUID, after_version: int, up_to_position: int, l
 def _recorder(log: Log) -> LogRecorder:
     assert isinstance(log.recorder, LogRecorder)  # noqa: S101 - tells the type checker
     return log.recorder
+
+
+def _fact_of(log: Log, columns: Sequence[Any]) -> Fact:
+    try:
+        return log.recorded_columns(columns)
+    except MapperDeserialisationError as error:
+        stream, version, topic, _, position, recorded_at, _ = columns
+        return Unreadable(position, stream, version, topic, recorded_at, error)
 
 
 def _fact(log: Log, row: RecordedEvent) -> Fact:

@@ -6,7 +6,7 @@ whichever feed was running, and whether or not it was.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from psycopg import Connection
@@ -14,17 +14,15 @@ from psycopg import Connection
 from infra.event_store import Log
 from projections.builds import CHANNEL as BUILDS_CHANNEL
 from projections.builds import LOCK, REBUILD, REBUILD_LANE
+from projections.bulk import BulkLimits, batches, topics_of
 from projections.engine import WHOLE, Applied, Build, Lane
 from projections.errors import BuildGone, Fenced, Hole
-from projections.facts import read
+from projections.facts import Fact
 from projections.lanes import LanesEngine, Spread, Stretch, take_lanes
 from projections.projection import Projection
 
 FAUST = "faust"
 FOLLOWER = "follower"
-READ_EVENTS = 1000
-"""Events that are read from the log at once."""
-
 ATTEMPTS = 20
 """How often a build is levelled anew because its feed came back in between."""
 
@@ -173,33 +171,73 @@ def catch_up(
     *,
     stopping: Callable[[], bool] = lambda: False,
 ) -> int:
-    """Brings these lanes to a position from the log itself, in bulk; how many events of theirs it read there.
+    """Brings these lanes to a position from the log itself, in bulk; how many events of theirs it applied.
 
     A lane that must wait for others outside of these (`LanesEngine.advance`) may stay behind.
     """
-    behind = [lane for lane in lanes if engine.positions[lane] < upto]
-    position = min((engine.positions[lane] for lane in behind), default=upto)
-    found = 0
-    while position < upto and not stopping():
-        facts = read(log, position, min(READ_EVENTS, upto - position))
-        if not facts:
-            break
-        last = facts[-1]
-        by_lane: dict[Lane, list[Any]] = {lane: [] for lane in behind}
+    (found,) = catch_up_together([(engine, lanes)], log, upto, stopping=stopping)
+    return found
+
+
+def catch_up_together(
+    behind: Sequence[tuple[LanesEngine, Sequence[Lane]]],
+    log: Log,
+    upto: int,
+    *,
+    stopping: Callable[[], bool] = lambda: False,
+    guard: Callable[[LanesEngine], AbstractContextManager[object]] = lambda _: nullcontext(),
+    limits: BulkLimits = BulkLimits(),
+) -> list[int]:
+    """Brings lanes of several builds to a position as `catch_up` does, and reads the log once for all of them.
+
+    How many events each one applied. `guard` stands around each build's work: where it keeps an error to itself, that
+    build stays where it is and the others go on.
+    """
+    runs = [_Run(engine, lanes, upto) for engine, lanes in behind]
+    going = [run for run in runs if run.position < upto]
+    wanted = {topic for run in going for topic in topics_of(run.engine.build.projection)}
+    position = min((run.position for run in going), default=upto)
+    with batches(log, position, upto, wanted, limits) as found:
+        for facts in found:
+            if stopping():
+                break
+            for run in list(going):
+                going.remove(run)
+                with guard(run.engine):
+                    run.advance(facts, position)
+                    going.append(run)
+            position = facts[-1].position
+    return [run.found for run in runs]
+
+
+class _Run:
+    """One build's lanes on their way."""
+
+    def __init__(self, engine: LanesEngine, lanes: Sequence[Lane], upto: int) -> None:
+        self.engine = engine
+        self.found = 0
+        self._behind = [lane for lane in lanes if engine.positions[lane] < upto]
+        self._wanted = topics_of(engine.build.projection)
+        self.position = min((engine.positions[lane] for lane in self._behind), default=upto)
+
+    def advance(self, facts: Sequence[Fact], since: int) -> None:
+        """Applies what is theirs of everything that stands between `since` and the last of these facts."""
+        last, positions = facts[-1], self.engine.positions
+        by_lane: dict[Lane, list[Fact]] = {lane: [] for lane in self._behind}
         for fact in facts:
-            lane = engine.spread.lane(fact)
-            if lane in by_lane and fact.position > engine.positions[lane]:
-                by_lane[lane].append(fact)
-        found += sum(map(len, by_lane.values()))
-        engine.advance(
+            if fact.topic in self._wanted:
+                lane = self.engine.spread.lane(fact)
+                if lane in by_lane and fact.position > positions[lane]:
+                    by_lane[lane].append(fact)
+        self.found += sum(map(len, by_lane.values()))
+        self.engine.advance(
             [
-                Stretch(lane, engine.positions[lane], by_lane[lane], last.position, last.recorded_at)
-                for lane in behind
-                if engine.positions[lane] >= position  # one that waits for others must not jump over what it waits with
+                Stretch(lane, positions[lane], by_lane[lane], last.position, last.recorded_at)
+                for lane in self._behind
+                if positions[lane] >= since  # one that waits for others must not jump over what it waits with
+                and positions[lane] < last.position
             ]
         )
-        position = last.position
-    return found
 
 
 def _now(connection: Connection[Any], build: Build) -> tuple[str, int]:

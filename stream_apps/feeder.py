@@ -25,7 +25,7 @@ from infra.transcoding import NewerSoftware
 from projections.builds import CHANNEL as BUILDS_CHANNEL
 from projections.engine import EVERYTHING, Applied, Build, Lane
 from projections.errors import BuildGone, Fenced, Hole
-from projections.feeds import FAUST, FeedBusy, catch_up, change_feed, fed
+from projections.feeds import FAUST, FeedBusy, catch_up, catch_up_together, change_feed, fed
 from projections.lane import Backoff, FollowerLimits, Hooks, connect
 from projections.lanes import LanesEngine, Spread, take_lanes
 from projections.projection import Projection
@@ -244,9 +244,9 @@ class Feeder:
         long_ago = 0
         while self._heads and self._heads[0][0] <= now - limits.silence_seconds:
             long_ago = self._heads.popleft()[1]
+        self._catch_up([feed for feed in self._feeds.values() if feed.is_far(self._head)], self._head, "bulk")
         for feed in list(self._feeds.values()):
             with self._standing_back(feed.build):
-                feed.catch_up_if_far(self._head)
                 if feed.break_silence(long_ago, self._head):
                     self._note_silence(long_ago)
                 feed.measure(self._head)
@@ -290,6 +290,7 @@ class Feeder:
         builds = fed(self._watch, FAUST, self._setup.projections) if self._spread else []
         keys = {_key(build) for build, _ in builds}
         self._resting = {key: until for key, until in self._resting.items() if key in keys}
+        known = dict(self._feeds)
         for key in self._feeds.keys() - keys:
             self._feeds.pop(key).close()
         for build, layout in builds:
@@ -297,6 +298,8 @@ class Feeder:
                 self._resting.pop(_key(build), None)
                 with self._standing_back(build):
                     self._take(build, layout, owned)
+        # Where they stand is known and the log is at hand: there is no need to wait for messages.
+        self._catch_up([feed for key, feed in self._feeds.items() if feed is not known.get(key)], None, "start")
         for companion in self._setup.companions:
             companion.own(self._spread, owned)
 
@@ -325,7 +328,20 @@ class Feeder:
             # One that was dropped in between has no lanes, and rests in the list until the next refresh.
             self._feeds[_key(build)] = feed = _Feed(self._setup, build, spread, lanes, self._stopping, self._pulse)
             self._setup.hooks.on_takeover()
-            feed.catch_up_at_start(self._setup.log.head())
+
+    def _catch_up(self, feeds: Sequence["_Feed"], head: int | None, why: str) -> None:
+        """From the log, which is read once for all of them."""
+        if not feeds or not self._setup.limits.bulk_events:
+            return
+        found = catch_up_together(
+            [(feed.engine, list(feed.engine.positions)) for feed in feeds],
+            self._setup.log,
+            self._setup.log.head() if head is None else head,
+            stopping=self._pulse,
+            guard=lambda engine: self._standing_back(engine.build),
+        )
+        for feed, count in zip(feeds, found, strict=True):
+            feed.count_healed(count, why)
 
     def _move(self, build: Build, layout: int, spread: Spread) -> None:
         """To a new layout. Raises FeedBusy."""
@@ -369,6 +385,7 @@ class _Feed:
         self._stopping = stopping
         self._pulse = pulse
         self._name = build.projection.name
+        self._told: tuple[int, tuple[int, ...]] = 0, ()
         self._connection = connect(setup.conninfo, setup.limits.engine)
         self._spread = spread
         held = take_lanes(self._connection, build, lanes)
@@ -392,16 +409,10 @@ class _Feed:
             HOLES.labels(self._name).inc(tally.holes)
             logger.warning("%s: %d holes healed with %d events", self._name, tally.holes, tally.healed)
 
-    def catch_up_at_start(self, head: int) -> None:
-        """Where it stands is known and the log is at hand: there is no need to wait for messages."""
-        if self._setup.limits.bulk_events:
-            self._catch_up(list(self.engine.positions), head, "start")
-
-    def catch_up_if_far(self, head: int) -> None:
-        """Takes the fast way when it is too far behind for message after message."""
+    def is_far(self, head: int) -> bool:
+        """Whether it is too far behind for message after message."""
         limit = self._setup.limits.bulk_events
-        if limit and head - min(self.engine.positions.values(), default=head) > limit:
-            self._catch_up(list(self.engine.positions), head, "bulk")
+        return bool(limit) and head - min(self.engine.positions.values(), default=head) > limit
 
     def break_silence(self, long_ago: int, head: int) -> bool:
         """Brings up the lanes that were told nothing of what the log has had for long; whether there were any."""
@@ -412,6 +423,10 @@ class _Feed:
 
     def measure(self, head: int) -> None:
         """Tells the metrics how far each lane is behind."""
+        told = head, tuple(self.engine.positions.values())
+        if told == self._told:
+            return
+        self._told = told
         for lane, position in self.engine.positions.items():
             LAG.labels(self._name, lane.topic, str(lane.partition)).set(max(0, head - position))
 
@@ -420,9 +435,13 @@ class _Feed:
 
     def _catch_up(self, lanes: Sequence[Lane], upto: int, why: str) -> int:
         found = catch_up(self.engine, self._setup.log, lanes, upto, stopping=self._pulse)
-        if found:
-            HEALED.labels(self._name, why).inc(found)
+        self.count_healed(found, why)
         return found
+
+    def count_healed(self, events: int, why: str) -> None:
+        """Tells the metrics how many events came from the log instead."""
+        if events:
+            HEALED.labels(self._name, why).inc(events)
 
     def _committing(self, applied: Applied) -> None:
         # Before the commit: whoever dies right after it has left no old grant in the shared cache. If this fails,

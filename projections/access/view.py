@@ -106,8 +106,8 @@ ACCESS = Projection(
     },
     invalidates={
         **{kind: lambda _: ["*"] for kind in _ROLE_EVENTS},
-        UserAssignments.RoleAssigned: lambda recorded: [str(recorded.fields()["user_id"])],
-        UserAssignments.RoleRevoked: lambda recorded: [str(recorded.fields()["user_id"])],
+        UserAssignments.RoleAssigned: lambda recorded: [str(vars(recorded.event)["user_id"])],
+        UserAssignments.RoleRevoked: lambda recorded: [str(vars(recorded.event)["user_id"])],
         User.Suspended: lambda recorded: [str(recorded.stream)],
         User.Reactivated: lambda recorded: [str(recorded.stream)],
     },

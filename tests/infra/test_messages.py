@@ -9,6 +9,7 @@ from cloudevents.core.bindings.kafka import KafkaMessage, from_kafka_event
 from eventsourcing.persistence import MapperDeserialisationError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from domain.access import UserAssignments
 from domain.aggregate import SECRET, Aggregate, First
@@ -49,12 +50,12 @@ def test_an_event_of_any_type_arrives_without_its_secrets_and_otherwise_equal(ki
         assert isinstance(carried, Carried)
         assert carried.link == Link(sent.position, previous, layout, sent.id)
         assert carried.recorded.fields() == disclosed(sent)
-        assert replace(carried.recorded, event=sent.event) == sent
+        assert structs.replace(carried.recorded, event=sent.event) == sent
         if SECRET not in marked(kind).values():
             assert carried.recorded.event == sent.event
         as_stored = opened(MESSAGES.row(HERE, stored(sent), previous=previous, layout=layout))
         assert vars(as_stored.recorded.event) == vars(carried.recorded.event)
-        assert replace(as_stored.recorded, event=sent.event) == sent
+        assert structs.replace(as_stored.recorded, event=sent.event) == sent
         assert as_stored.link == carried.link
 
     arrives()
@@ -161,7 +162,7 @@ def test_headers_that_an_intermediary_added_mean_nothing():
 
 
 def test_a_type_that_only_a_newer_release_knows_stops_the_reader():
-    event = replace(recorded(8, User.Renamed, uuid4(), 2, {"name": "Ada"}), topic="identity.UserKnighted")
+    event = structs.replace(recorded(8, User.Renamed, uuid4(), 2, {"name": "Ada"}), topic="identity.UserKnighted")
     with pytest.raises(NewerSoftware, match="UserKnighted"):
         opened(MESSAGES.event(HERE, event, previous=5, layout=1))
 
