@@ -10,13 +10,13 @@ import hmac
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 import orjson
 import psycopg
-from eventsourcing.persistence import StoredEvent
+from msgspec import structs
 from psycopg import Connection, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
@@ -89,23 +89,18 @@ class ScreenedLog(Log):
         self._key = key
         super().__init__(conninfo)
 
-    def recorded(self, row: StoredEvent) -> Recorded:
-        """As the log's, without what may not be shown."""
-        return self._screened(super().recorded(row))
-
-    def _screened(self, found: Recorded) -> Recorded:
-        metadata = found.metadata if self._personal else replace(found.metadata, ip=None, user_agent=None)
-        marks = marked(type(found.event))
-        if not marks:
-            return found if metadata is found.metadata else replace(found, metadata=metadata)
+    def recorded_columns(self, columns: Sequence[Any]) -> Recorded:
+        """As the log's, which makes every event that anybody reads; without what may not be shown."""
+        found = super().recorded_columns(columns)
+        metadata = found.metadata if self._personal else structs.replace(found.metadata, ip=None, user_agent=None)
         event = copy(found.event)
         state = vars(event)
-        for name, mark in marks.items():
+        for name, mark in marked(type(event)).items():
             if mark == SECRET:
                 state.pop(name, None)
             elif mark == PERSONAL and not self._personal and state.get(name) is not None:
                 state[name] = self._pseudonym(name, state[name])
-        return replace(found, event=event, metadata=metadata)
+        return structs.replace(found, event=event, metadata=metadata)
 
     def _pseudonym(self, name: str, value: object) -> str:
         if not isinstance(value, str):
