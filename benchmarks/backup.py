@@ -18,7 +18,7 @@ import psycopg
 from psycopg import Connection
 
 from benchmarks.common import postgres, ratios, temporary_folder, told
-from benchmarks.history import fill
+from benchmarks.made_up import fill
 from infra.backup.load import load
 from infra.backup.moment import header_of
 from infra.backup.source import Backup
