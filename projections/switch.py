@@ -109,7 +109,7 @@ def _switch(works: Works, connection: Connection[Any], projection: Projection, w
     with abreast(works, live, other, wish.actor) as (holding, position):
         flip(holding, live, other, position, f"{projection.name} is read from build {other.number}")
         forget(holding, wish)
-    logger.info("%s: build %d is read from %d on", projection.label, other.number, position)
+    logger.debug("%s: build %d is read from %d on", projection.label, other.number, position)
 
 
 def _pair(connection: Connection[Any], projection: Projection, wish: Wish) -> tuple[Build, Build]:
@@ -219,3 +219,15 @@ def switchable(works: Works, projection: Projection, *, back: bool) -> tuple[Bui
         )
     refuse_behind(works, live, other)
     return live, other
+
+
+def droppable(works: Works, projection: Projection, number: int | None) -> Build:
+    """The build to drop: the one asked for, or the one beside the build that is read.
+
+    To be asked before anything is decided. Raises BuildIsRead, NoOtherBuild.
+    """
+    with works.connect() as connection:
+        live = active_build(connection, projection)
+        if live is not None and live.number == number:
+            raise BuildIsRead(f"{projection.name}: build {number} is the one that is read")
+        return other_build(connection, projection, number)

@@ -29,7 +29,7 @@ from projections.engine import Build
 from projections.errors import Starting
 from projections.projection import Projection
 from projections.rebuilds import RebuildStatus, other_build, refuse_beside, resume, status
-from projections.switch import StillRead, declared, settle, switchable
+from projections.switch import StillRead, declared, droppable, settle, switchable
 
 
 class RebuildNotFound(NotFound):
@@ -208,10 +208,7 @@ async def drop(asked: Asked) -> Answer:
 
 def _drop(asked: Asked) -> Answer:
     projection = named(asked.ports, asked.path["name"])
-    number = asked.body.build
-    if number is None:
-        with asked.ports.works.connect() as connection:
-            number = other_build(connection, projection).number
+    number = droppable(asked.ports.works, projection, asked.body.build).number
     command = DropBuild(projection.name, projection.version, number)
     return Answer(None, 204, position=_decide(asked, projection, drop_build, command))
 

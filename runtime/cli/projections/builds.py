@@ -1,8 +1,11 @@
 """Building a view anew beside the one that is read: rebuild, diff, cutover, rollback, drop."""
 
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from threading import Event
 from typing import Any
@@ -29,7 +32,7 @@ from projections.projection import Projection
 from projections.rebuild import Stopped, Works
 from projections.rebuild import rebuild as run_rebuild
 from projections.rebuilds import is_in_hand, other_build, refuse_beside, resume, status
-from projections.switch import declared, settle, switchable
+from projections.switch import declared, droppable, settle, switchable
 from runtime import modules
 from runtime.cli.operator import context_of, dispatch
 from runtime.cli.options import acting, as_json, projection_argument
@@ -40,7 +43,8 @@ from runtime.cli.wired import Wired
 from runtime.core import Core
 from runtime.rebuilds import works
 
-REFUSED = 1
+NICENESS = 10
+"""How far a rebuild gives way (setpriority(2)): checks come first, where the processor is short."""
 
 version_option = click.option(
     "--version", type=click.IntRange(min=1), help="Of another version than this release's own."
@@ -111,15 +115,28 @@ def _run(at: Works, build: Build, actor: str, rate: int | None, stopping: Callab
     begun = at.log.head()
     try:
         if quiet:
-            return run_rebuild(at, build, actor, rate=rate, stopping=stopping)
+            return _modestly(lambda: run_rebuild(at, build, actor, rate=rate, stopping=stopping))
         with progress(f"{build.projection.name} build {build.number}", "events", begun) as shown:
-            return run_rebuild(at, build, actor, rate=rate, stopping=stopping, report=shown.advance_to)
+            return _modestly(
+                lambda: run_rebuild(at, build, actor, rate=rate, stopping=stopping, report=shown.advance_to)
+            )
     except Stopped as stopped:
         raise click.ClickException(f"stopped at {stopped.position}; the same command goes on from there") from None
     except Fenced:
         raise click.ClickException("somebody else has gone on with this rebuild") from None
     except BuildGone:
         raise click.ClickException(f"build {build.number} of {build.projection.name} was dropped") from None
+
+
+def _modestly(work: Callable[[], int]) -> int:
+    """In a thread that gives way to whoever serves, where the system knows priorities of threads."""
+
+    def give_way() -> None:
+        with suppress(OSError, AttributeError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+
+    with ThreadPoolExecutor(1, "rebuild", give_way) as executor:
+        return executor.submit(work).result()
 
 
 @contextmanager
@@ -265,18 +282,13 @@ def drop(wired: Wired, projection: str, build: int | None, actor: str, as_json: 
     view = named(projection)
     with wired.core() as core:
         at = works(core.settings, core.log)
-        number = build or _other_number(at, view)
+        number = droppable(at, view, build).number
         position = dispatch(core, drop_build, DropBuild(view.name, view.version, number), actor).position
         settle(at, declared([view]), position)
     if as_json:
         print_json({"name": view.name, "build": number, "position": position})
     else:
         say(f"build {number} of {view.name} is gone")
-
-
-def _other_number(at: Works, view: Projection) -> int:
-    with at.connect() as connection:
-        return other_build(connection, view).number
 
 
 def _declared(name: str, version: int | None) -> Projection:
