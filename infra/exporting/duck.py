@@ -25,7 +25,7 @@ _DUCK: dict[Kind, str] = {
     "json": "json",
 }
 _ENVELOPE = (
-    "position bigint primary key, stream uuid not null, version bigint not null, recorded_at timestamptz not null,"
+    "position bigint not null, stream uuid not null, version bigint not null, recorded_at timestamptz not null,"
     " actor varchar, correlation_id varchar, causation_id varchar"
 )
 _CONFIG: dict[str, Any] = {"autoinstall_known_extensions": "false", "threads": "2", "memory_limit": "256MB"}
@@ -40,6 +40,9 @@ class Duck:
         self._path = path
         self._personal = selection.personal
         self._events = int(last.get("events", 0))
+        if not checkpoints:  # whatever was there before its first one
+            for leftover in (path, path.with_name(f"{path.name}.wal")):
+                leftover.unlink(missing_ok=True)
         try:
             self._database = duckdb.connect(str(path), config=_CONFIG)
         except duckdb.Error as error:

@@ -9,6 +9,7 @@ from uuid import UUID
 import click
 import orjson
 
+from domain.errors import Unavailable
 from infra.exporting.columns import columns_of
 from infra.exporting.export import FORMATS, Done, export, opener
 from infra.exporting.rows import Selection
@@ -71,6 +72,9 @@ def export_command(
         raise click.ClickException(str(error)) from error
     except OSError as error:
         raise Stopped(_why(out, error)) from error
+    except Unavailable as error:
+        more = f"; the same command goes on from {partial_of(out)}" if partial_of(out).exists() else ""
+        raise Stopped(f"{error}{more}") from error
     except KeyboardInterrupt:
         raise Stopped(f"stopped; the same command goes on from {partial_of(out)}") from None
     _told(done, as_json)

@@ -21,6 +21,7 @@ from eventsourcing.domain import event
 from domain.access import UserAssignments
 from domain.aggregate import Aggregate, First, Personal, Secret
 from domain.audit import Entry
+from domain.errors import Unavailable
 from domain.identity import User
 from domain.projections import Skip
 from infra.event_store import Log, Metadata
@@ -248,6 +249,26 @@ def test_an_event_that_cannot_be_read_is_there_without_a_body_and_is_counted(dat
     assert read_back(tmp_path / "parquet", "parquet", "weaving.CardPunched")[1]["pattern"] is None
 
 
+def test_a_connection_that_is_lost_is_said_and_the_export_goes_on(filled, tmp_path, monkeypatch):
+    monkeypatch.setattr("infra.exporting.rows.WINDOW", 2)
+    ended: list[int] = []
+
+    def ends_all(position: int) -> None:
+        if not ended:
+            ended.append(position)
+            with psycopg.connect(filled) as connection:
+                connection.execute(
+                    "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
+                    " where application_name = 'muniment export' and datname = current_database()"
+                )
+
+    header = {"asked": {"format": "jsonl", "log": "x"}, "after": 0, "upto": 9}
+    with pytest.raises(Unavailable):
+        export(filled, Selection(0, 9), "jsonl", tmp_path / "out", header, reached=ends_all)
+    assert export(filled, Selection(0, 9), "jsonl", tmp_path / "out", header).resumed
+    assert [line["position"] for line in lines(tmp_path / "out")] == list(range(1, 10))
+
+
 def test_an_event_of_newer_software_stops_the_export(database, log, tmp_path):
     log.save_work([Loom("rose", 12, None, "s")], metadata=METADATA)
     with psycopg.connect(database) as connection:
@@ -325,6 +346,18 @@ def test_an_unfinished_export_of_something_else_is_not_touched(tmp_path):
     with unfinished(out, other, restart=True) as growing:
         assert not growing.resumed
         assert not growing.partial.exists()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_export_begun_anew_has_nothing_of_the_former_one(filled, tmp_path, name):
+    def cut(_: int) -> None:
+        raise KeyboardInterrupt
+
+    header = {"asked": {"format": name, "log": "x"}, "after": 0, "upto": 9}
+    with pytest.raises(KeyboardInterrupt):
+        export(filled, Selection(0, 9), name, tmp_path / "out", header, reached=cut)
+    partial_of(tmp_path / "out").with_name("out.partial.wal").write_bytes(b"left by a kill")
+    assert taken(filled, tmp_path / "out", name, restart=True, after=6).events == 3
 
 
 def test_two_exports_to_one_place_at_once_are_refused(tmp_path):
