@@ -1,7 +1,7 @@
 """Writing a backup: events out of PostgreSQL in its own binary form, block by block, several at once, in order."""
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from queue import SimpleQueue
@@ -22,26 +22,27 @@ AHEAD_BLOCKS = 3
 """Blocks that are read while one waits to be written."""
 BLOCK_EVENTS = 2_500
 """Events of a block, unless they are long."""
-PLAN_EVENTS = 100_000
-"""Events whose lengths are asked for at once."""
 
 COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 COPY_END = b"\xff\xff"
 
 _LENGTH = "octet_length(topic) + octet_length(state) + octet_length(metadata) + 68"
 _LENGTHS = f"""
-    select (notification_id - %(after)s - 1) / %(step)s, sum({_LENGTH}) from stored_events
-     where notification_id > %(after)s and notification_id <= %(upto)s group by 1 order by 1
+    select notification_id, {_LENGTH} from stored_events where notification_id between %s and %s
+     order by notification_id
 """
 # One row as COPY has it: the number of its fields, and each field's length and value. PostgreSQL puts a whole block
 # together by itself: a message for every event would keep this process busier than everything else.
-_ROWS = r"""
-    select count(*), string_agg(
+# Where they are longer together than a block may be, it says so instead.
+_ROWS = rf"""
+    with block as materialized (
+         select * from stored_events where notification_id between %(first)s and %(last)s order by notification_id)
+    select (select count(*) from block),
+           case when %(first)s = %(last)s or (select sum({_LENGTH}) from block) <= %(limit)s then (select string_agg(
            '\x000700000008'::bytea || int8send(notification_id) || '\x00000008' || timestamptz_send(recorded_at)
            || '\x00000010' || uuid_send(originator_id) || '\x00000008' || int8send(originator_version)
            || int4send(octet_length(topic)) || textsend(topic) || int4send(octet_length(state)) || state
-           || int4send(octet_length(metadata)) || metadata, ''::bytea)
-      from (select * from stored_events where notification_id between %s and %s order by notification_id) block
+           || int4send(octet_length(metadata)) || metadata, ''::bytea) from block) end
 """
 
 Progress = Callable[[int], None]
@@ -75,60 +76,51 @@ def _blocks(conninfo: str, after: int, upto: int) -> Generator[Frame, None, None
         connections: SimpleQueue[Connection[Any]] = SimpleQueue()
         for _ in range(READERS):
             connections.put(stack.enter_context(_connection(conninfo)))
-        planning = stack.enter_context(_connection(conninfo))
         executor = stack.enter_context(ThreadPoolExecutor(READERS, "read"))
-        waiting: deque[Future[Frame]] = deque()
-        for stretch in _stretches(planning, after, upto):
-            waiting.append(executor.submit(_block, connections, stretch))
+        waiting: deque[Future[list[Stretch] | Frame]] = deque()
+        for first in range(after + 1, upto + 1, BLOCK_EVENTS):
+            waiting.append(executor.submit(_block, connections, (first, min(first + BLOCK_EVENTS - 1, upto))))
             if len(waiting) > AHEAD_BLOCKS:
-                yield waiting.popleft().result()
+                yield from _whole(connections, waiting.popleft().result())
         while waiting:
-            yield waiting.popleft().result()
+            yield from _whole(connections, waiting.popleft().result())
 
 
-def _block(connections: "SimpleQueue[Connection[Any]]", stretch: Stretch) -> Frame:
-    """In one of the threads that read."""
+def _whole(connections: "SimpleQueue[Connection[Any]]", found: list[Stretch] | Frame) -> Iterator[Frame]:
+    """A block, or, one after the other, those that it was too long for."""
+    if isinstance(found, Frame):
+        yield found
+        return
+    for stretch in found:
+        yield from _whole(connections, _block(connections, stretch))
+
+
+def _block(connections: "SimpleQueue[Connection[Any]]", stretch: Stretch) -> list[Stretch] | Frame:
+    """In one of the threads that read: the block, or into what it must be cut because it would be too long."""
+    first, last = stretch
+    values = {"first": first, "last": last, "limit": form.BLOCK_BYTES}
     connection = connections.get()
     try:
-        count, rows = connection.cursor(binary=True).execute(_ROWS, stretch).fetchone() or (0, b"")
+        count, rows = connection.cursor(binary=True).execute(_ROWS.encode(), values).fetchone() or (0, None)
+        if rows is None and count == last - first + 1:
+            return list(_cut(connection.execute(_LENGTHS.encode(), stretch).fetchall()))
     finally:
         connections.put(connection)
-    first, last = stretch
     if count != last - first + 1:
         raise BackupError(f"the log has a gap: {last - first + 1 - count} of the events {first} to {last} are missing")
     raw = bytes(rows or b"")
     return form.frame(form.BLOCK, pack(raw), first=first, last=last, raw_bytes=len(raw))
 
 
-def _stretches(connection: Connection[Any], after: int, upto: int) -> Iterator[Stretch]:
-    """What goes into one block each: so many events, and fewer where these are long."""
-    for start in range(after, upto, PLAN_EVENTS):
-        end = min(start + PLAN_EVENTS, upto)
-        lengths = _lengths(connection, start, end, BLOCK_EVENTS)
-        for number, first in enumerate(range(start + 1, end + 1, BLOCK_EVENTS)):
-            last = min(first + BLOCK_EVENTS - 1, end)
-            if lengths.get(number, 0) <= form.BLOCK_BYTES:
-                yield first, last
-            else:
-                yield from _cut(first, last, _lengths(connection, first - 1, last, 1))
-
-
-def _lengths(connection: Connection[Any], after: int, upto: int, step: int) -> dict[int, int]:
-    """About how many bytes each `step` events from one position on have."""
-    values = {"after": after, "upto": upto, "step": step}
-    return {int(number): int(length) for number, length in connection.execute(_LENGTHS, values).fetchall()}
-
-
-def _cut(first: int, last: int, lengths: dict[int, int]) -> Iterator[Stretch]:
-    """Pieces that aren't longer than a block may be, unless a single event is."""
-    begin, size = first, 0
-    for position in range(first, last + 1):
-        length = lengths.get(position - first, 0)
+def _cut(lengths: Sequence[tuple[int, int]]) -> Iterator[Stretch]:
+    """Pieces that aren't longer than a block may be, unless a single event is: from positions and lengths."""
+    begin, size = lengths[0][0], 0
+    for position, length in lengths:
         if size and size + length > form.BLOCK_BYTES:
             yield begin, position - 1
             begin, size = position, 0
         size += length
-    yield begin, last
+    yield begin, lengths[-1][0]
 
 
 def _connection(conninfo: str) -> Connection[Any]:
