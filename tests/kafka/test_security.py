@@ -81,7 +81,6 @@ def secured(kafka_program, folder):
             "ssl.keystore.location": str(store),
             "ssl.truststore.type": "PEM",
             "ssl.truststore.location": str(ours.file),
-            "ssl.client.auth": "required",
         },
     )  # fmt: skip
     settings = Settings(
@@ -169,16 +168,6 @@ def no_authority(settings, theirs):
     return replace(settings, kafka_ssl_ca="/nowhere/ca.pem")
 
 
-def no_certificate(settings, theirs):
-    return replace(settings, kafka_ssl_certificate="", kafka_ssl_key="", kafka_ssl_key_password="")
-
-
-def strange_certificate(settings, theirs):
-    return replace(
-        settings, kafka_ssl_certificate=str(theirs[1]), kafka_ssl_key=str(theirs[2]), kafka_ssl_key_password=""
-    )
-
-
 def wrong_key_password(settings, theirs):
     return replace(settings, kafka_ssl_key_password="is-it-this-one")
 
@@ -204,14 +193,6 @@ def test_whoever_isnt_let_in_is_told_in_one_line(secured, theirs, mistake):
     assert "\n" not in said
     assert PASSWORD not in said
     assert "is-it-this-one" not in said
-
-
-@pytest.mark.parametrize("mistake", [no_certificate, strange_certificate])
-def test_a_broker_that_hangs_up_for_want_of_a_certificate_is_asked_again(secured, theirs, mistake, caplog):
-    """It says no more than one that is about to stop; so the line can only ask."""
-    assert not check_kafka(client_config(mistake(secured, theirs)))
-    (line,) = caplog.messages
-    assert "MUNIMENT_KAFKA_SSL_CERTIFICATE" in line
 
 
 @pytest.mark.parametrize("mistake", [wrong_password, wrong_authority])
