@@ -30,7 +30,7 @@ from confluent_kafka import Producer
 
 from benchmarks.bare_agent import TAKE, WITHIN_SECONDS, bare_agent
 from benchmarks.bus import Shape, kafka, shape
-from benchmarks.common import ROOT, quantile, ratios, told
+from benchmarks.common import ROOT, processor_seconds, quantile, ratios, told
 from benchmarks.follower import BARE, WARM_UP_SECONDS, Ears, delays, saves
 from domain.access import UserAssignments
 from domain.aggregate import NAMESPACE
@@ -65,8 +65,7 @@ COLUMNS = "originator_id, originator_version, topic, state, notification_id, rec
 def visible(brokers: str, rate: float, seconds: float) -> None:
     """Prints how long a saved event takes until each view has it."""
     with shape(brokers) as given:
-        given.part("relay")
-        given.part("stream")
+        parts = {"relay": given.part("relay").pid, "stream worker": given.part("stream").pid}
         conninfo = given.settings.postgres_url
         given.wait_until_sent()
         saves(conninfo, rate, WARM_UP_SECONDS)
@@ -75,11 +74,14 @@ def visible(brokers: str, rate: float, seconds: float) -> None:
         bare = quantile(bare_delays(brokers, rate, seconds / 2), 0.99)
         with Ears(conninfo) as ears:
             time.sleep(0.3)
+            before = {name: processor_seconds(pid) for name, pid in parts.items()}
             rows = saves(conninfo, rate, seconds)
+            used = {name: processor_seconds(pid) - before[name] for name, pid in parts.items()}
             given.wait_until_visible()
             time.sleep(0.3)
     span = rows[-1][2] - rows[0][1]
-    print(f"{len(rows)} events in {span:.1f} s: {len(rows) / span:.0f}/s")
+    shares = ", ".join(f"{name} {each / span:.0%} of a core" for name, each in used.items())
+    print(f"{len(rows)} events in {span:.1f} s: {len(rows) / span:.0f}/s; {shares}; load {os.getloadavg()[0]:.1f}")
     told("produced to taken by a bare Faust agent: p99", [bare], digits=1, unit=" ms")
     for name, heard in sorted(ears.heard.items()):
         if name == BARE:
