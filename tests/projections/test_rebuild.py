@@ -20,6 +20,8 @@ from projections.diff import diff
 from projections.engine import Build, Engine
 from projections.errors import BuildGone, Fenced
 from projections.facts import read
+from projections.feeds import catch_up, change_feed
+from projections.lanes import LanesEngine, Spread, take_lanes
 from projections.rebuild import Stopped, Works, leased, rebuild
 from projections.rebuilds import other_build, status
 from projections.switch import StillRead, declared, drop_unread, settle
@@ -333,3 +335,52 @@ def test_a_follower_takes_a_build_back_each_time_that_it_was_compared(shadow, wo
 def least(connection):
     sql = "select min(position) from projection_progress where projection = 'harbour'"
     return connection.execute(sql).fetchone()[0]
+
+
+SPREAD = Spread(1, 4, {"harbour": "muniment.harbour", "projections": "muniment.projections"})
+
+
+@pytest.fixture
+def on_the_bus(database, log, connection, builds, fleet):
+    """The live build is fed in lanes, one of which is ahead of the others."""
+    works = Works(database, log, lambda _, layout: SPREAD if layout in {None, SPREAD.layout} else None)
+    live = Build(HARBOUR, 1)
+    change_feed(connection, log, live, "faust", SPREAD)
+    lanes = SPREAD.lanes(HARBOUR)
+    held = take_lanes(connection, live, lanes)
+    with psycopg.connect(database, autocommit=True) as own:
+        engine = LanesEngine(own, log, live, SPREAD, held)
+        catch_up(engine, log, lanes, 300)
+        catch_up(engine, log, lanes[:1], log.head())
+    return works
+
+
+def lanes_of(connection, build):
+    sql = "select count(*), min(position), max(position) from projection_progress where build = %s"
+    feed = "select feed, layout, active from projection_builds where build = %s and projection = 'harbour'"
+    return (
+        connection.execute(feed, (build,)).fetchone()
+        + connection.execute(sql + " and projection = 'harbour'", (build,)).fetchone()
+    )
+
+
+def test_beside_a_build_that_is_fed_from_the_bus_a_rebuilt_one_is_handed_to_the_bus_too(
+    on_the_bus, connection, log, database, monkeypatch
+):
+    monkeypatch.setattr("projections.abreast.WAIT_SECONDS", 0.1)
+    dispatcher = Dispatcher(log)
+    settle(on_the_bus, DECLARED, dispatcher.dispatch(request_rebuild, RequestRebuild("harbour", 1), CONTEXT).position)
+    other = Build(HARBOUR, 2)
+    position = rebuild(on_the_bus, other, "grace")
+    assert lanes_of(connection, 2) == ("faust", 1, False, 8, position, position)
+    with pytest.raises(BuildBehind, match=r"stands at 300, the other at \d+: does its feed run"):
+        diff(on_the_bus, Build(HARBOUR, 1), other, "grace")
+    with psycopg.connect(database, autocommit=True) as own:
+        held = take_lanes(own, Build(HARBOUR, 1), SPREAD.lanes(HARBOUR))
+        engine = LanesEngine(own, log, Build(HARBOUR, 1), SPREAD, held)
+        catch_up(engine, log, SPREAD.lanes(HARBOUR), log.head())
+    assert diff(on_the_bus, Build(HARBOUR, 1), other, "grace").differences == 0
+    settle(on_the_bus, DECLARED, dispatcher.dispatch(cut_over, to_the_other(), CONTEXT).position)
+    assert lanes_of(connection, 2)[:4] == ("faust", 1, True, 8)
+    assert lanes_of(connection, 1)[:4] == ("faust", 1, False, 8)
+    assert active_build(connection, HARBOUR) == other
