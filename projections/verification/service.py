@@ -96,11 +96,15 @@ class _Walked:
         left = self._limit
         while self.place is not None and (left is None or left > 0):
             budget = BATCH_STREAMS if left is None else min(left, BATCH_STREAMS)
-            was = self.place
-            found, self.place = step(self._verifier, self._sample, was, budget)
+            found, self.place = step(self._verifier, self._sample, self.place, budget)
             if left is not None:
-                left -= max(1, len(found.looked_at)) if was.table is None else budget
+                left -= budget if _is_amid_rows(self.place) else max(1, len(found.looked_at))
             yield found
+
+
+def _is_amid_rows(place: Walk | None) -> bool:
+    """Whether a whole budget of owners was looked up, and there are more in this table."""
+    return place is not None and place.key is not None
 
 
 def sweep(service: Service, projection: Projection, streams: int) -> Findings:
