@@ -7,6 +7,7 @@ handed to the feed of the build that is read, at one position, and follows the l
 """
 
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -41,6 +42,8 @@ Report = Callable[[int, int], None]
 """Told the position that is reached, and the log's head."""
 
 Stopping = Callable[[], bool]
+
+_HOLDER = re.compile(r" on (\S+), process (\d+)\Z")
 
 _FEED_OF = """
     select feed from projection_builds
@@ -77,7 +80,7 @@ def leased(works: Works, projection: Projection, holder: str) -> Iterator[Lease]
     It is renewed in a thread; if it is lost all the same, the fence refuses whatever is written afterwards.
     """
     with works.connect() as connection:
-        lease = leases.acquire(connection, lease_name(projection), holder, LEASE_SECONDS)
+        lease = _acquire(connection, lease_name(projection), holder)
         if lease is None:
             raise RebuildRunning(f"{projection.name} is being worked on by {_holder(connection, projection)}")
         ended = Event()
@@ -90,6 +93,30 @@ def leased(works: Works, projection: Projection, holder: str) -> Iterator[Lease]
             renewing.join()
             with suppress(psycopg.Error):
                 leases.release(connection, lease)
+
+
+def _acquire(connection: Connection[Any], name: str, holder: str) -> Lease | None:
+    """The lease, also where it is a dead process's of this machine: whoever was killed needn't be waited for."""
+    if lease := leases.acquire(connection, name, holder, LEASE_SECONDS):
+        return lease
+    row = connection.execute("select holder, fence from leases where name = %s", (name,)).fetchone()
+    if row is None or not _is_dead_here(row[0]):
+        return None
+    leases.release(connection, Lease(name, row[0], LEASE_SECONDS, row[1]))
+    return leases.acquire(connection, name, holder, LEASE_SECONDS)
+
+
+def _is_dead_here(holder: str) -> bool:
+    found = _HOLDER.search(holder)
+    if found is None or found[1] != socket.gethostname():
+        return False
+    try:
+        os.kill(int(found[2]), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def holder(actor: str) -> str:

@@ -29,6 +29,7 @@ from projections.projection import Projection
 from projections.rebuild import Works, hand_over, holder, leased
 from projections.rebuilds import RebuildStatus, note_error, unfinished
 from projections.switch import declared, settle
+from projections.wishes import pending
 from runtime import modules
 from runtime.environment import environment
 from stream_apps.spreads import spread_of
@@ -41,7 +42,8 @@ LOOK_SECONDS = 2.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
 """Before a rebuild's process that failed is started again: twice as long each time."""
 
-STOP_SECONDS = 5.0
+STOP_SECONDS = 2.0
+JOIN_SECONDS = 0.2
 
 
 def works(settings: Settings, log: Log) -> Works:
@@ -59,7 +61,7 @@ def kept(settings: Settings, log: Log, leading: Callable[[], bool]) -> Iterator[
         yield
     finally:
         keeper.stop()
-        thread.join(STOP_SECONDS * 2)
+        thread.join(JOIN_SECONDS)
 
 
 class Keeper:
@@ -81,12 +83,12 @@ class Keeper:
             except psycopg.Error as error:
                 logger.warning("builds are looked after again in a moment: %s", first_line(error))
                 self._ended.wait(LOOK_SECONDS)
-        for child in self._children.values():
-            child.stop()
 
     def stop(self) -> None:
-        """Ends soon."""
+        """Ends its processes, and itself soon; whatever it was at is gone on with by the next."""
         self._ended.set()
+        for child in list(self._children.values()):
+            child.stop()
 
     def _watch(self) -> None:
         with self._works.connect() as connection:
@@ -101,10 +103,11 @@ class Keeper:
 
     def look(self, connection: Connection[Any]) -> None:
         """Does what is left to do at this moment."""
-        settle(self._works, self._declared)
+        if pending(connection):
+            settle(self._works, self._declared)
         for each in unfinished(connection):
             projection = self._declared.get((each.name, each.version))
-            if projection is None or each.leased:
+            if projection is None or each.leased or self._ended.is_set():
                 continue
             build = Build(projection, each.build)
             if each.state == "following":

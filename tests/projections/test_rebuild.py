@@ -1,5 +1,8 @@
 """A projection is built anew beside the live build, compared, cut over to, rolled back, dropped."""
 
+import os
+import socket
+import subprocess
 import time
 from dataclasses import replace
 from threading import Event, Thread
@@ -384,3 +387,26 @@ def test_beside_a_build_that_is_fed_from_the_bus_a_rebuilt_one_is_handed_to_the_
     assert lanes_of(connection, 2)[:4] == ("faust", 1, True, 8)
     assert lanes_of(connection, 1)[:4] == ("faust", 1, False, 8)
     assert active_build(connection, HARBOUR) == other
+
+
+def test_a_killed_process_of_this_machine_need_not_be_waited_for(works):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    here = socket.gethostname()
+    with (
+        leased(works, HARBOUR, f"operator:ada on {here}, process {dead.pid}"),
+        leased(works, HARBOUR, "grace") as lease,
+    ):
+        assert lease.fence == 2
+    with (
+        leased(works, HARBOUR, f"operator:ada on elsewhere, process {dead.pid}"),
+        pytest.raises(RebuildRunning),
+        leased(works, HARBOUR, "grace"),
+    ):
+        pass
+    with (
+        leased(works, HARBOUR, f"operator:ada on {here}, process {os.getpid()}"),
+        pytest.raises(RebuildRunning),
+        leased(works, HARBOUR, "grace"),
+    ):
+        pass

@@ -76,7 +76,8 @@ def rebuild(
         at = works(core.settings, core.log)
         build, rate = _begun(at, core, view, rate, actor, unattended=unattended)
         with _told_to_stop() as stopping:
-            position = _run(at, build, str(context_of(actor).actor), rate, stopping, quiet=unattended)
+            who = "system:follower" if unattended else str(context_of(actor).actor)
+            position = _run(at, build, who, rate, stopping, quiet=unattended)
     if as_json:
         print_json({"name": view.name, "version": view.version, "build": build.number, "position": position})
     else:
