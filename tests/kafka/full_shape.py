@@ -31,7 +31,7 @@ from tests.kafka.traffic import DEFAULT_ROLE, define_roles
 T = TypeVar("T")
 
 LEVEL_SECONDS = 60.0
-QUIET_SECONDS = 120.0
+QUIET_SECONDS = 180.0
 LOG_LINES = 25
 LINE = 160
 HANDS = 4
