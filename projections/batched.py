@@ -11,6 +11,7 @@ be done so, isn't (`Calls.prepare`), and goes the usual way.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import psycopg
@@ -38,6 +39,9 @@ MOST_CALLS = 500
 
 LEAST_ROWS = 8
 """From so many rows of one kind on, a call is less work than the statements one by one."""
+
+_numbers = count(1)
+"""Of functions: a session may have several engines, one after the other or side by side."""
 
 _PROBE = "muniment_probe"
 _TYPES = "select parameter_types::oid[] from pg_prepared_statements where name = %s"
@@ -167,7 +171,7 @@ class Calls:
 
     def _loop(self, statements: Sequence[str], columns: Sequence[_Column]) -> Call:
         """A function of this session that runs the statements for one event after the other."""
-        name = f"pg_temp.muniment_apply_{len(self._calls)}"
+        name = f"pg_temp.muniment_apply_{next(_numbers)}"
         declared = "".join(f", muniment_{number} {column.array_name}" for number, column in enumerate(columns))
         body = "; ".join(_in_loop(statement, columns) for statement in statements)
         self._connection.execute(

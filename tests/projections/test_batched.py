@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from uuid import UUID
 
+import psycopg
 import pytest
 from eventsourcing.domain import event
 from hypothesis import HealthCheck, Phase, given, settings
@@ -13,10 +14,12 @@ from psycopg.types.json import Jsonb
 
 from domain.aggregate import Aggregate, First
 from projections import engine as engines
+from projections.batched import Calls, Prepared
 from projections.builds import create_build, drop_build
 from projections.compare import differences
 from projections.engine import Engine
 from projections.facts import read
+from projections.plan import Plan
 from projections.projection import Projection
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -210,3 +213,68 @@ def test_any_declaration_and_any_history_come_out_the_same(projection, history, 
         assert differences(connection, many, single) == []
         assert reached(connection, many) == reached(connection, single)
         assert parked(connection, many) == parked(connection, single)
+
+
+@pytest.fixture
+def prepared(log, record, connection, request):
+    """What a batch of ten parcels becomes in a fresh build with this action."""
+
+    def make(action, weights=range(10), **more):
+        projection = Projection(
+            name=f"parcels_{next(numbers)}", version=1, on={Parcel.Sent: action},
+            tables="parcels (id uuid primary key, label text, grams int, tags text[], tags_as_json jsonb, seen bigint)"
+            + more.get("further", ""),
+        )  # fmt: skip
+        build = create_build(connection, projection, feed="scratch")
+        request.addfinalizer(lambda: drop_build(connection, build))
+        start = log.head()
+        record(*(Parcel(f"parcel {n}", n, ["tea"]) for n in weights))
+        calls = Calls(connection, projection.tables)
+        facts = read(log, start, 100)
+        return build, Prepared(Plan(projection, build.number), calls, facts), facts
+
+    return make
+
+
+def calls_of(prepared):
+    return [call and call.is_loop for call in prepared._ready.values()]
+
+
+def test_a_plain_insert_selects_its_rows_from_arrays(prepared, connection):
+    build, made, facts = prepared(SEND)
+    assert calls_of(made) == [False]
+    with connection.cursor() as cursor:
+        made.execute(cursor, facts)
+    rows = connection.execute(f"select label, grams, tags from {build.projection.table('parcels', build.number)}")
+    assert sorted(rows.fetchall()) == [(f"PARCEL {n}", n, ["tea"]) for n in range(10)]
+
+
+@pytest.mark.parametrize("action", [SEND_OR_ADD, SEND_TAGS, (SEND, SEEN)])
+def test_everything_else_runs_in_a_loop(action, prepared):
+    assert calls_of(prepared(action)[1]) == [True]
+
+
+def test_several_engines_of_one_session_each_have_their_own_functions(prepared):
+    assert [calls_of(prepared((SEND, SEEN))[1]) for _ in range(2)] == [[True], [True]]
+
+
+def test_an_insert_that_sets_off_a_trigger_is_one_statement_for_each_event(prepared):
+    trigger = (
+        "; create trigger t before insert on {parcels} for each statement execute function muniment_refuse_change()"
+    )
+    assert calls_of(prepared(SEND, further=trigger)[1]) == [True]
+
+
+def test_values_of_several_types_go_in_one_by_one(prepared):
+    assert calls_of(prepared(SEND, weights=[1, 2**40, 3])[1]) == [None]
+
+
+def test_what_the_server_doesnt_take_goes_the_usual_way(prepared):
+    assert calls_of(prepared("insert into {parcels} (nowhere) values (%(stream)s)")[1]) == [None]
+
+
+def test_what_fails_as_a_call_whatever_its_values_is_not_tried_again(prepared):
+    _, made, _ = prepared(SEND)
+    made.failed(psycopg.errors.SyntaxError("not so"))
+    (kind,) = made._ready
+    assert made._calls.prepare(kind, [row[1] for rows in made._rows.values() for row in rows]) is None
