@@ -236,6 +236,34 @@ class Engine(Obeying):
         self._note(batch, ready)
 
     def _find_poison(self, cursor: Cursor[Any], batch: Batch, facts: Sequence[Fact]) -> None:
+        """Parks the events that fail, and behind each the later ones of its stream; applies the others.
+
+        What fails in a function of the projection is found by calling it; what fails in SQL, by halving.
+        """
+        faults: dict[UUID, tuple[int, Exception]] = {}
+        for fact in facts:
+            if fact.stream not in faults and fact.stream not in batch.parked and (error := self._fault(cursor, fact)):
+                faults[fact.stream] = fact.position, error
+        sound = [fact for fact in facts if fact.stream not in faults or fact.position < faults[fact.stream][0]]
+        self._halve(cursor, batch, sound)
+        for fact in facts:
+            if fact.stream in faults and fact.position >= faults[fact.stream][0] and self._is_due(cursor, fact):
+                waits = fact.stream in batch.parked
+                self._park(cursor, batch, fact, None if waits else faults[fact.stream][1])
+
+    def _fault(self, cursor: Cursor[Any], fact: Fact) -> Exception | None:
+        if not self._is_due(cursor, fact):
+            return None
+        try:
+            self._plan.operations(fact)
+            self._plan.invalidations(fact)
+        except Exception as error:
+            if not is_poison(error):
+                raise
+            return error
+        return None
+
+    def _halve(self, cursor: Cursor[Any], batch: Batch, facts: Sequence[Fact]) -> None:
         """Halves what fails until the events that fail stand alone, and parks those."""
         ready = self._ready(cursor, batch, facts)
         if not ready:
@@ -251,8 +279,8 @@ class Engine(Obeying):
                 self._park(cursor, batch, ready[0], error)
                 return
             middle = len(ready) // 2
-            self._find_poison(cursor, batch, ready[:middle])
-            self._find_poison(cursor, batch, ready[middle:])
+            self._halve(cursor, batch, ready[:middle])
+            self._halve(cursor, batch, ready[middle:])
         else:
             batch.done.extend(ready)
             batch.stale.update(dict.fromkeys(stale))
