@@ -27,6 +27,7 @@ SCRIPTS = {
     "idleness": "relay and stream worker when nothing happens, beside a bare Faust worker",
     "backup": "backup and restore of 1,000,000 events beside PostgreSQL's own COPY",
     "export": "exports to JSON Lines and Parquet beside the library's bare reading and mapping",
+    "rebuild_load": "checks while a view is rebuilt, beside checks without",
     "footprint": "start, memory, idleness of the whole platform",
 }
 FURTHER = {
