@@ -14,6 +14,7 @@ import psycopg
 from psycopg import Connection
 
 from domain.builds import BuildBehind
+from domain.errors import Unavailable
 from projections.builds import REBUILD, REBUILD_LANE
 from projections.compare import feed, held
 from projections.engine import Build, Engine
@@ -29,8 +30,12 @@ LEVEL_EVENTS = 5000
 WAIT_SECONDS = 10.0
 """How long the build that is read may take to come as far as the other."""
 
+HOLD_SECONDS = 5.0
+"""How long the build that is read may be held."""
+
 LOOK_SECONDS = 0.02
 
+_LIMIT = "select set_config('idle_in_transaction_session_timeout', %(limit)s, true)"
 _WHERE = """
     select b.layout, b.feed, min(p.position)
       from projection_builds b join projection_progress p using (projection, version, build, layout)
@@ -39,11 +44,17 @@ _WHERE = """
 """
 
 
+class HeldTooLong(Unavailable):
+    """The view that is read was held for too long; nothing has changed."""
+
+    code = "held-too-long"
+
+
 @contextmanager
 def abreast(works: Works, live: Build, other: Build, actor: str) -> Iterator[tuple[Connection[Any], int]]:
     """A connection in whose transaction both builds stand still at one position; that position.
 
-    Raises BuildBehind, RebuildRunning, BuildGone.
+    Raises BuildBehind, RebuildRunning, BuildGone, HeldTooLong.
     """
     refuse_behind(works, live, other)
     with leased(works, other.projection, holder(actor)) as lease, works.connect() as connection:
@@ -57,13 +68,19 @@ def abreast(works: Works, live: Build, other: Build, actor: str) -> Iterator[tup
             _wait_for(connection, live, position)
             layout, fed_by, _ = where(connection, live)
             with held(works.conninfo, works.log, live, _spread(works, connection, layout)) as (holding, at):
+                # Whoever is frozen now would keep the live feed waiting for ever: the server throws them out.
+                holding.execute(
+                    f"set local idle_in_transaction_session_timeout = '{HOLD_SECONDS * 1000:.0f}ms'".encode()
+                )
                 feed(engine, works.log, position, at)
                 yield holding, at
                 _follow_suit(works, holding, other, fed_by, at)
-        except BaseException:
+        except BaseException as error:
             # Whoever fails leaves the other build to its feed; if that fails too, the leading follower does it.
             with suppress(psycopg.Error, BuildGone, LookupError):
                 hand_over(works, connection, other)
+            if isinstance(error, psycopg.errors.IdleInTransactionSessionTimeout):
+                raise HeldTooLong from None
             raise
 
 

@@ -23,6 +23,7 @@ from commands.builds import (
 )
 from domain.builds import BuildBehind, BuildBeside, BuildIsRead, NoOtherBuild, RebuildRunning
 from domain.errors import Conflict, NotFound
+from projections.abreast import HeldTooLong
 from projections.builds import active_build
 from projections.diff import DIFF_LIMIT, diff
 from projections.engine import Build
@@ -250,7 +251,7 @@ def _diff(asked: Asked) -> DiffView:
     )
 
 
-_SWITCHES = (ProjectionNotFound, NoOtherBuild, BuildBehind, RebuildRunning)
+_SWITCHES = (ProjectionNotFound, NoOtherBuild, BuildBehind, RebuildRunning, HeldTooLong)
 
 ROUTES: list[Route] = [
     Endpoint(

@@ -16,6 +16,7 @@ from domain.context import Actor, Context
 from domain.errors import Invalid
 from infra.dispatch import Dispatcher
 from infra.event_store import Log
+from projections.abreast import HeldTooLong, abreast
 from projections.builds import REBUILD_LANE, active_build, builds_fed_by, other_builds
 from projections.catalogue import catalogue
 from projections.compare import fold_views
@@ -27,7 +28,7 @@ from projections.feeds import catch_up, change_feed
 from projections.lanes import LanesEngine, Spread, take_lanes
 from projections.rebuild import Stopped, Works, leased, rebuild
 from projections.rebuilds import other_build, status
-from projections.switch import StillRead, declared, drop_unread, settle
+from projections.switch import StillRead, declared, drop_unread, flip, settle
 from projections.wishes import WISHES, pending
 from tests.projections.harbour import HARBOUR, KEEPERS, Keeper, Ship
 
@@ -338,6 +339,25 @@ def test_a_follower_takes_a_build_back_each_time_that_it_was_compared(shadow, wo
 def least(connection):
     sql = "select min(position) from projection_progress where projection = 'harbour'"
     return connection.execute(sql).fetchone()[0]
+
+
+def test_who_freezes_while_the_live_build_is_held_is_thrown_out_and_changes_nothing(
+    works, shadow, record, connection, monkeypatch
+):
+    monkeypatch.setattr("projections.abreast.HOLD_SECONDS", 0.2)
+
+    def freeze():
+        with abreast(works, Build(HARBOUR, 1), shadow, "grace") as (holding, position):
+            flip(holding, Build(HARBOUR, 1), shadow, position, "frozen")
+            time.sleep(0.5)
+
+    with pytest.raises(HeldTooLong):
+        freeze()
+    assert active_build(connection, HARBOUR) == Build(HARBOUR, 1)
+    connection.execute("listen muniment_progress")
+    head = record(Ship("Fram", []))
+    while least(connection) < head:
+        assert list(connection.notifies(timeout=5, stop_after=1)), "nobody feeds it any more"
 
 
 SPREAD = Spread(1, 4, {"harbour": "muniment.harbour", "projections": "muniment.projections"})
