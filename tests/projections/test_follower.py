@@ -143,7 +143,11 @@ def test_the_hooks_run_around_the_commits(setup, record, visible):
         if len(calls) < 4:
             raise ConnectionError("so is PostgreSQL")
 
-    hooks = Hooks(lambda: calls.append(("took over",)), failing_first, make_up)
+    hooks = Hooks(
+        on_takeover=lambda: calls.append(("took over",)),
+        after_commit=failing_first,
+        on_invalidation_failed=make_up,
+    )
     vessel = Ship("Fram", [])
     vessel.moor(1)
     with following(replace(setup, projections=[HARBOUR], hooks=hooks)):
