@@ -2,10 +2,11 @@
 
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Self, TypeVar
@@ -33,6 +34,7 @@ T = TypeVar("T")
 LEVEL_SECONDS = 60.0
 QUIET_SECONDS = 180.0
 LOG_LINES = 25
+END_LINES = 12
 LINE = 160
 HANDS = 4
 LEVELS = ("INFO", "WARNING", "ERROR", "CRITICAL", "Error")
@@ -58,10 +60,27 @@ PARKED = """
 """
 
 
-class FullShape:
-    """PostgreSQL, Valkey, Kafka, an API, a follower, two relays and two stream workers. `seed`: whom it hits."""
+@dataclass(frozen=True)
+class Ended:
+    """A part that ended by itself, and the end of its log at that moment."""
 
-    def __init__(self, folder: Path, seed: int = 0) -> None:
+    part: str
+    status: int
+    said: str
+
+    @property
+    def reason(self) -> str:
+        """What it said last, without what differs from time to time."""
+        return f"{self.part.rstrip('-0123456789')} {self.status}: {self.said.splitlines()[-1:]}"
+
+
+class FullShape:
+    """PostgreSQL, Valkey, Kafka, an API, a follower, two relays and two stream workers. `seed`: whom it hits.
+
+    The parts' logs stand in `logs_folder`, so that they outlive the rest.
+    """
+
+    def __init__(self, folder: Path, logs_folder: Path, seed: int = 0) -> None:
         self._chance = random.Random(seed)  # noqa: S311
         data = DataFolder(folder)
         self.node = Node(Kafka(data, port=lasting_port()))
@@ -78,12 +97,12 @@ class FullShape:
             bcrypt_cost=4,
             pool_size=6,
         )
-        self.folder = folder
+        self.folder = logs_folder
         self.followers = self._parts("follow", 1)
         self.relays = self._parts("relay")
         self.workers = self._parts("stream")
-        self.api = Api(replace(self.settings, port=free_port()), folder / "api.log")
-        self.ended: list[str] = []
+        self.api = Api(replace(self.settings, port=free_port()), self.folder / "api.log")
+        self.ended: list[Ended] = []
         self._started = ExitStack()
         self._lock = Lock()
         self._enough = Event()
@@ -125,7 +144,7 @@ class FullShape:
                         ended.pop(part, None)
                         continue
                     if part not in ended:
-                        self.ended.append(f"{part.log.stem} {part.process.returncode}: {_last_line(part.log)}")
+                        self.ended.append(Ended(part.log.stem, part.process.returncode, _end_of(part.log)))
                         patience[part] = min(MOST_PATIENCE_SECONDS, 2 * patience.get(part, KEEP_SECONDS / 2))
                     if now - ended.setdefault(part, now) >= patience[part]:
                         del ended[part]
@@ -255,8 +274,12 @@ class FullShape:
         eventually(lambda: any(words in worker.log.read_text() for worker in self.workers), LEVEL_SECONDS, 0.1)
 
     def logs(self) -> str:
-        """The ends of the parts' logs."""
-        told = [f"ended: {self.ended}"]
+        """The ends of the parts' logs, and what those said last that ended by themselves: one for each reason."""
+        told = [f"the logs are in {self.folder}"]
+        reasons = Counter(ended.reason for ended in self.ended)
+        latest = {ended.reason: ended for ended in self.ended}
+        for reason, count in reasons.most_common():
+            told += [f"--- {latest[reason].part} ended by itself ({count} times so)", latest[reason].said]
         for part in self._ours:
             lines = [line for line in part.log.read_text().splitlines() if line.startswith(LEVELS)]
             told += [f"--- {part.log.name}", *lines[-LOG_LINES:]]
@@ -279,9 +302,9 @@ class FullShape:
                 time.sleep(0.1)
 
 
-def _last_line(log: Path) -> str:
+def _end_of(log: Path) -> str:
     """What a part said last."""
-    return (log.read_text().splitlines() or [""])[-1][:LINE]
+    return "\n".join(line[:LINE] for line in log.read_text().splitlines()[-END_LINES:])
 
 
 def _is_unknown_topic(error: Exception) -> bool:

@@ -1,7 +1,8 @@
 """Whatever dies, afterwards every view equals a fresh fold of the log, each reaction has happened once, each command
 has come to what was told, and nobody was granted in between what the log at the stated position didn't give.
 
-Each drill prints its seed; `MUNIMENT_DRILL_SEED` gives another one, or the same again.
+Each drill prints its seed; `MUNIMENT_DRILL_SEED` gives another one, or the same again. `MUNIMENT_DRILL_KILLS` makes the
+long ones shorter. The logs of all parts stay in pytest's folder for the test.
 """
 
 import os
@@ -19,7 +20,7 @@ from tests.kafka.full_shape import FullShape
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(400)]
 
-KILLS = 50
+KILLS = int(os.environ.get("MUNIMENT_DRILL_KILLS") or 50)
 """Of each: the relay, a stream worker, the broker."""
 
 PARTS = 5
@@ -38,9 +39,9 @@ def seed() -> int:
 
 
 @pytest.fixture
-def drill(kafka_program: Path, seed: int) -> Iterator[Callable[[int], Drill]]:
+def drill(kafka_program: Path, seed: int, tmp_path: Path) -> Iterator[Callable[[int], Drill]]:
     folder = Path(tempfile.mkdtemp(prefix="muniment-"))
-    with FullShape(folder, seed) as shape:
+    with FullShape(folder, tmp_path, seed) as shape:
         yield Drill(shape, seed)
     shutil.rmtree(folder, ignore_errors=True)
 

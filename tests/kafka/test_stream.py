@@ -13,9 +13,9 @@ pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
 
 
 @pytest.fixture
-def shape(kafka_program: Path) -> Iterator[FullShape]:
+def shape(kafka_program: Path, tmp_path: Path) -> Iterator[FullShape]:
     folder = Path(tempfile.mkdtemp(prefix="muniment-"))
-    with FullShape(folder) as shape:
+    with FullShape(folder, tmp_path) as shape:
         yield shape
     shutil.rmtree(folder, ignore_errors=True)
 
