@@ -25,6 +25,7 @@ from domain.context import Context
 from infra.inline import Inline, InlineTables, Statement, inline_step, own_fields
 from infra.recorder import Committed, Limits, LogDatastore, LogFactory, LogRecorder, Save
 from infra.transcoding import EventMapper, OrjsonTranscoder, RecordedEvent
+from infra.wanted import Wanted
 
 
 class Metadata(msgspec.Struct, frozen=True):
@@ -228,6 +229,14 @@ class Log(Application[UUID]):
         )
         return [self._recorded(row) for row in rows]
 
+    def search(self, wanted: Wanted, after: int, limit: int, upto: int | None = None) -> list[Recorded]:
+        """At most `limit` of the events that are wanted, above a position and at or below another, in order."""
+        return [self._recorded(row) for row in self._recorder.search(wanted, after, upto, limit)]
+
+    def rows(self, wanted: Wanted, after: int, limit: int, upto: int | None = None) -> list[RecordedEvent]:
+        """The same as bare rows, none of which can fail to be read; `recorded` reads one."""
+        return self._recorder.search(wanted, after, upto, limit)
+
     def head(self) -> int:
         """The position of the newest event; 0 for an empty log."""
         return self._recorder.head().position
@@ -235,6 +244,14 @@ class Log(Application[UUID]):
     def now(self) -> datetime:
         """The time by the database's clock, never before the newest event's `recorded_at`."""
         return self._recorder.now()
+
+    def moment(self, as_of: int | datetime) -> tuple[int, datetime]:
+        """The position that is meant by a position or a time, and the time by which expiry is judged there.
+
+        A time means the greatest position recorded at or before it. Raises PositionUnknown, Invalid for a time that
+        hasn't come.
+        """
+        return self._recorder.moment(as_of)
 
     def recorded(self, row: StoredEvent) -> Recorded:
         """A row with its event decoded. Raises NewerSoftware for an unknown topic, MapperDeserialisationError."""

@@ -1,6 +1,6 @@
 """The library's recorder with another way to commit: saves that wait at the same time share one transaction."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID
@@ -17,15 +17,17 @@ from eventsourcing.postgres import PostgresApplicationRecorder, PostgresFactory
 from eventsourcing.utils import Environment
 from psycopg.rows import TupleRow, tuple_row
 
-from domain.errors import Unavailable
+from domain.errors import PositionUnknown, Unavailable, invalid_field
 from infra.append import CHANNEL
 from infra.commit import Committer
 from infra.datastore import LogDatastore
 from infra.group_commit import GroupCommit
 from infra.inline import Statement
+from infra.moments import BEFORE_ALL, POSITION_AT_TIME, RECORDED_AT
 from infra.riders import write_riders
 from infra.save import Committed, InlineRefused, Limits, Save, SaveTooLarge
 from infra.transcoding import RecordedEvent
+from infra.wanted import Wanted
 
 __all__ = ["Committed", "InlineRefused", "Limits", "LogDatastore", "LogFactory", "LogRecorder", "Save", "SaveTooLarge"]
 
@@ -125,6 +127,14 @@ class LogRecorder(PostgresApplicationRecorder):
         sql = f"select {COLUMNS} from stored_events where notification_id > %s order by notification_id limit %s"
         return self._rows(sql, (after, limit))
 
+    def search(self, wanted: Wanted, after: int, upto: int | None, limit: int) -> list[RecordedEvent]:
+        """At most `limit` rows of those that are wanted, above a position and at or below another, in order."""
+        conditions, values = wanted.conditions()
+        order = "notification_id" if wanted.stream is None else "originator_version"  # they rise together
+        where = " and ".join(("notification_id > %s", "notification_id <= %s", *conditions))
+        sql = f"select {COLUMNS} from stored_events where {where} order by {order} limit %s"
+        return self._rows(sql, (after, NO_VERSION if upto is None else upto, *values, limit))
+
     def read_range(
         self, after: int, upto: int, ignored: Sequence[str], *, limit: int, most_bytes: int
     ) -> list[TupleRow]:
@@ -180,6 +190,25 @@ class LogRecorder(PostgresApplicationRecorder):
         now: datetime = self._one("select greatest(recorded_at, clock_timestamp()) from log_head where only_row")[0]
         return now
 
+    def moment(self, as_of: int | datetime) -> tuple[int, datetime]:
+        """The position that is meant by a position or a time, and the time that counts there.
+
+        A time means the greatest position recorded at or before it. Raises PositionUnknown, Invalid.
+        """
+        if isinstance(as_of, datetime):
+            position, future = self._columns(POSITION_AT_TIME, {"time": as_of})[0]
+            if future:
+                raise invalid_field("as_of", "this time hasn't come yet")
+            return position, as_of
+        if as_of < 0:
+            raise invalid_field("as_of", "a position isn't negative")
+        if as_of == 0:
+            return 0, BEFORE_ALL
+        rows = self._columns(RECORDED_AT, {"position": as_of})
+        if not rows:
+            raise PositionUnknown
+        return as_of, rows[0][0]
+
     def close(self) -> None:
         """Ends all connections; what still waits is refused."""
         self._group_commit.close()
@@ -194,7 +223,7 @@ class LogRecorder(PostgresApplicationRecorder):
     def _rows(self, sql: str, params: Sequence[Any]) -> list[RecordedEvent]:
         return [RecordedEvent(*row) for row in self._columns(sql, params)]
 
-    def _columns(self, sql: str, params: Sequence[Any], *, prepare: bool = True) -> list[TupleRow]:
+    def _columns(self, sql: str, params: Sequence[Any] | Mapping[str, Any], *, prepare: bool = True) -> list[TupleRow]:
         return self._reading(lambda cursor: cursor.execute(sql.encode(), params, prepare=prepare).fetchall())
 
     def _reading(self, read: Callable[[psycopg.Cursor[TupleRow]], T]) -> T:

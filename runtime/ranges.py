@@ -16,7 +16,7 @@ from domain.errors import Invalid, NotFound, PositionUnknown
 from infra.dispatch import Dispatcher
 from infra.event_store import Log
 from infra.exporting.rows import Selection
-from projections.moments import POSITION_AT
+from infra.moments import POSITION_AT
 
 Place: TypeAlias = int | datetime
 """A position, or a time."""

@@ -16,7 +16,7 @@ from api.access.common import (
     moment_of,
 )
 from api.routing import Answer, Asked, Body, Endpoint, Route, Self, View
-from projections.access import Because
+from projections.access import Because, Explained
 
 
 class CheckBody(Body):
@@ -82,7 +82,8 @@ async def check(asked: Asked) -> Answer:
     if not body.explain and body.as_of is None and body.consistency == "fast":
         decision = await decisions.decide(user_id, body.permission, body.scope, at_least=at_least)
         return Answer(CheckView(allowed=decision.allowed, position=decision.position), position=decision.position)
-    explained = await decisions.explain(
+    look = decisions.explain if body.explain else decisions.decide_from
+    found = await look(
         user_id,
         body.permission,
         body.scope,
@@ -90,9 +91,9 @@ async def check(asked: Asked) -> Answer:
         as_of=moment_of(body.as_of),
         at_least=at_least,
     )
-    because = explained.because if body.explain else None
-    view = CheckView(allowed=explained.allowed, position=explained.position, because=because)
-    return Answer(view, position=explained.position)
+    because = found.because if isinstance(found, Explained) else None
+    view = CheckView(allowed=found.allowed, position=found.position, because=because)
+    return Answer(view, position=found.position)
 
 
 async def check_batch(asked: Asked) -> Answer:

@@ -7,8 +7,20 @@ from domain.access.assignments import (
     TooManyAssignments,
     UserAssignments,
 )
-from domain.access.grants import NOWHERE, Assignment, Grant, Mark, RoleContent, active, holds, reach, resolve
-from domain.access.permission import Pattern, Permission, covers
+from domain.access.grants import (
+    NOWHERE,
+    Assignment,
+    Grant,
+    Mark,
+    RoleContent,
+    active,
+    granting,
+    holds,
+    reach,
+    resolve,
+    within,
+)
+from domain.access.permission import Pattern, Permission, covering, covers
 from domain.access.role import (
     BUILTIN_ROLES,
     MAX_INCLUDES,
@@ -51,8 +63,11 @@ __all__ = [
     "TooManyAssignments",
     "UserAssignments",
     "active",
+    "covering",
     "covers",
+    "granting",
     "holds",
     "reach",
     "resolve",
+    "within",
 ]

@@ -1,7 +1,7 @@
 """From assignments and roles to what a user may do. Pure: the views, the event store and the rules all resolve here."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -54,11 +54,16 @@ class Grant:
 
     def counts_at(self, scope: str) -> bool:
         """Whether this grant's scope covers `scope`."""
-        return self.scope in ("/", scope) or scope.startswith(f"{self.scope}/")
+        return within(scope, self.scope)
 
     def outlasts(self, until: datetime | None) -> bool:
         """Whether this grant holds for at least as long as `until`; None is for good."""
         return self.expires_at is None or (until is not None and self.expires_at >= until)
+
+
+def within(scope: str, other: str) -> bool:
+    """Whether `scope` is `other` or lies below it. Both must be normalised."""
+    return other in ("/", scope) or scope.startswith(f"{other}/")
 
 
 def active(assignments: Iterable[Assignment], now: datetime) -> Iterator[Assignment]:
@@ -92,6 +97,22 @@ def resolve(assignments: Iterable[Assignment], roles: Mapping[str, RoleContent])
                 for pattern, mark in sorted(roles[name].permissions.items())
             )
     return grants
+
+
+def granting(
+    assignments: Iterable[Assignment], roles: Mapping[str, RoleContent], patterns: Collection[str]
+) -> Iterator[Grant]:
+    """Of the grants that `resolve` would give, those by one of these patterns; without making all the others."""
+    paths: dict[str, dict[str, tuple[str, ...]]] = {}
+    for assignment in assignments:
+        if assignment.role not in paths:
+            paths[assignment.role] = reach([assignment.role], roles)
+        for name, path in paths[assignment.role].items():
+            held = roles[name].permissions
+            for pattern in patterns:
+                if pattern in held:
+                    marks = (assignment.mark, *_steps(path, roles), held[pattern])
+                    yield Grant(pattern, assignment.scope, assignment.expires_at, path, marks)
 
 
 def _steps(path: tuple[str, ...], roles: Mapping[str, RoleContent]) -> Iterator[Mark]:

@@ -19,6 +19,11 @@ def covers(pattern: str, wanted: str) -> bool:
     return pattern.endswith(":*") and wanted.startswith(pattern[:-1])
 
 
+def covering(permission: str) -> tuple[str, str, str]:
+    """The patterns that grant a permission, the narrowest first. It must be valid."""
+    return str(permission), f"{permission.partition(':')[0]}:*", "*"
+
+
 class Pattern(str):
     """What a role grants: `invoice:read`, `invoice:*` or `*`.
 

@@ -1,6 +1,7 @@
 """Access: who may do what, from the view, from the event store, and from memory."""
 
-from projections.access.decisions import Because, Decision, Decisions, Explained, Fact
+from projections.access.decisions import Decision, Decisions
+from projections.access.explaining import Because, Explained, Fact, Missing, Near, explain_fold
 from projections.access.facts import UserFacts, fold_user
 from projections.access.reader import AccessReader, AsOf
 from projections.access.view import ACCESS
@@ -14,6 +15,9 @@ __all__ = [
     "Decisions",
     "Explained",
     "Fact",
+    "Missing",
+    "Near",
     "UserFacts",
+    "explain_fold",
     "fold_user",
 ]

@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from datetime import datetime
 from functools import partial
 from time import monotonic, perf_counter
 from typing import Any, Literal, Protocol, TypeVar
@@ -13,12 +12,12 @@ from uuid import UUID
 import msgspec
 from prometheus_client import Histogram
 
-from domain.access import Grant, Mark, covers
 from domain.errors import DomainError, Forbidden, ProjectionBehind, Unavailable
 from infra.cache import CacheAside, Level, Loaded
 from infra.caches import Caches
 from infra.event_store import Log
 from infra.listener import Listener
+from projections.access.explaining import Explained, best, explain_fold, granted
 from projections.access.facts import UserFacts, fold_user
 from projections.access.held import Held, asked, at
 from projections.access.reader import AccessReader, AsOf
@@ -45,38 +44,6 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 
     allowed: bool
     position: int
-
-
-class Fact(msgspec.Struct, frozen=True):
-    """One step of an explanation: what was done, by whom, when, at which position."""
-
-    name: str
-    by: str
-    at: datetime
-    position: int
-
-
-class Because(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Why: the assignment, the path of roles that leads from it (each included by the one before), the permission.
-
-    Of a refusal only the reason: `not-granted`, or `suspended` and since when.
-    """
-
-    reason: Literal["granted", "not-granted", "suspended"]
-    scope: str | None = None
-    expires_at: datetime | None = None
-    assignment: Fact | None = None
-    roles: tuple[Fact, ...] = ()
-    permission: Fact | None = None
-    suspended: Fact | None = None
-
-
-class Explained(msgspec.Struct, frozen=True):
-    """A decision with its reason."""
-
-    allowed: bool
-    position: int
-    because: Because
 
 
 class Caller(Protocol):
@@ -164,6 +131,25 @@ class Decisions:
         position = min((each.position for each in found.values()), default=self._track.position)
         return [found[user_id].value.allows(permission, scope) for user_id, permission, scope in checks], position
 
+    async def decide_from(
+        self,
+        user_id: UUID,
+        permission: str,
+        scope: str = "/",
+        *,
+        consistency: Consistency = "fast",
+        as_of: AsOf | None = None,
+        at_least: int = 0,
+    ) -> Decision:
+        """A decision that isn't taken from memory: at any position or time, or folded. Raises as `explain`."""
+        begun = perf_counter()
+        wanted, _ = asked(permission)
+        place = at(scope)
+        level, facts = await self.facts(user_id, consistency=consistency, as_of=as_of, at_least=at_least, marks=False)
+        allowed = best(facts, wanted, place) is not None
+        self._observe[level](perf_counter() - begun)
+        return Decision(allowed, facts.position)
+
     async def explain(
         self,
         user_id: UUID,
@@ -179,24 +165,37 @@ class Decisions:
         wanted, _ = asked(permission)
         place = at(scope)
         level, facts = await self.facts(user_id, consistency=consistency, as_of=as_of, at_least=at_least)
-        grant = best(facts.grants(), wanted, place)
-        self._observe[level](perf_counter() - begun)
-        return Explained(grant is not None, facts.position, because(facts, grant))
+        grant = best(facts, wanted, place)
+        if grant:
+            explained = granted(facts.position, grant)
+        else:
+            # What is missing only the event store tells, and for what is asked of now, at its own head.
+            if level != "store":
+                facts = await self._fold(user_id, as_of)
+            explained = await self._in_thread(explain_fold, self._store, facts, wanted, place)
+        self._observe[level if grant else "store"](perf_counter() - begun)
+        return explained
 
     async def facts(
-        self, user_id: UUID, *, consistency: Consistency = "fast", as_of: AsOf | None = None, at_least: int = 0
+        self,
+        user_id: UUID,
+        *,
+        consistency: Consistency = "fast",
+        as_of: AsOf | None = None,
+        at_least: int = 0,
+        marks: bool = True,
     ) -> tuple[Level, UserFacts]:
-        """What the decision is made from, never from memory. Raises as `explain`."""
+        """What the decision is made from, never from memory. Without `marks`, not who did what. Raises as `explain`."""
         if at_least:
             await self._wait(at_least)
         if consistency == "full":
             return "store", await self._fold(user_id, as_of)
         if as_of is None:
-            facts = await self._reader.facts(user_id, marks=True)
+            facts = await self._reader.facts(user_id, marks=marks)
         else:
-            position, _ = await self._reader.moment(as_of)
+            position, moment = await self._reader.moment(as_of)
             await self._wait(position)
-            facts = await self._reader.facts_at(user_id, as_of, marks=True)
+            facts = await self._reader.facts_of(user_id, position, moment, marks=marks)
         if self._trusts(facts, current=as_of is None):
             return "sql", facts
         return "store", await self._fold(user_id, as_of)
@@ -255,30 +254,3 @@ class Decisions:
         elif await self._reader.position() < position:
             # Nobody tells us when it gets there, so the caller shall try again.
             raise ProjectionBehind
-
-
-def best(grants: Sequence[Grant], permission: str, scope: str) -> Grant | None:
-    """The grant that explains an allowed check: of several, the one with the shortest path, then the oldest."""
-    fitting = (grant for grant in grants if covers(grant.pattern, permission) and grant.counts_at(scope))
-    return min(fitting, key=lambda grant: (len(grant.path), grant.marks[0].position, grant.pattern), default=None)
-
-
-def because(facts: UserFacts, grant: Grant | None) -> Because:
-    """The explanation of a decision. The facts must have been read with their marks."""
-    if facts.suspended:
-        return Because("suspended", suspended=_fact("suspended", facts.suspended))
-    if grant is None:
-        return Because("not-granted")
-    assigned, *steps, held = grant.marks
-    return Because(
-        "granted",
-        scope=grant.scope,
-        expires_at=grant.expires_at,
-        assignment=_fact(grant.path[0], assigned),
-        roles=tuple(map(_fact, grant.path[1:], steps)),
-        permission=_fact(grant.pattern, held),
-    )
-
-
-def _fact(name: str, mark: Mark) -> Fact:
-    return Fact(name, mark.by, mark.at, mark.position)

@@ -7,8 +7,8 @@ from uuid import UUID
 
 from domain.access import Permission, RoleNotFound, Scope
 from domain.errors import PositionUnknown, ProjectionBehind, invalid_field
+from infra.moments import POSITION_AT, RECORDED_AT
 from projections.access.reader import AsOf
-from projections.moments import POSITION_AT, RECORDED_AT
 from projections.read import Read
 
 

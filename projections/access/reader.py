@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -18,10 +18,10 @@ from domain.access.grants import NOWHERE
 from domain.errors import PositionUnknown, ProjectionBehind, Unavailable, invalid_field
 from infra import lending
 from infra.datastore import RECONNECT_SECONDS
+from infra.moments import BEFORE_ALL, POSITION_AT_TIME, RECORDED_AT
 from projections.access.facts import UserFacts
 from projections.access.view import ACCESS
 from projections.errors import Starting
-from projections.moments import POSITION_AT, RECORDED_AT
 
 PARKED_LIMIT = 1000
 """Parked streams that are looked at one by one; with more, every user counts as concerned."""
@@ -32,7 +32,6 @@ ATTEMPTS = 3
 GRACE_SECONDS = 0.5
 """What an answer may take beyond the server's own limit, before the server counts as hanging."""
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 AsOf: TypeAlias = int | datetime
 
 
@@ -82,7 +81,10 @@ class AccessReader:
 
         Raises PositionUnknown, Invalid for a time that hasn't come, ProjectionBehind where the view isn't there yet.
         """
-        position, moment = await self.moment(as_of)
+        return await self.facts_of(user_id, *await self.moment(as_of), marks=marks)
+
+    async def facts_of(self, user_id: UUID, position: int, moment: datetime, *, marks: bool = False) -> UserFacts:
+        """The same for a position and a time that `moment` gave. Raises ProjectionBehind."""
         row = await self._select(_FACTS[True, marks], {"user": user_id, "at": position, "moment": moment})
         if row["reached"] < position:
             raise ProjectionBehind
@@ -95,11 +97,14 @@ class AccessReader:
     async def moment(self, as_of: AsOf) -> tuple[int, datetime]:
         """Position and time of what is asked for. Raises PositionUnknown, Invalid."""
         if isinstance(as_of, datetime):
-            return await self._position_at(as_of), as_of
+            found = await self._one(POSITION_AT_TIME, {"time": as_of})
+            if found is None or found["future"]:
+                raise invalid_field("as_of", "this time hasn't come yet")
+            return int(found["position"]), as_of
         if as_of < 0:
             raise invalid_field("as_of", "a position isn't negative")
         if as_of == 0:
-            return 0, EPOCH
+            return 0, BEFORE_ALL
         row = await self._one(RECORDED_AT, {"position": as_of})
         if row is None:
             raise PositionUnknown
@@ -130,13 +135,6 @@ class AccessReader:
                 if attempt == ATTEMPTS - 1:
                     raise Unavailable from error
         raise AssertionError
-
-    async def _position_at(self, time: datetime) -> int:
-        row = await self._one("select %(time)s > clock_timestamp() as future", {"time": time})
-        if row is None or row["future"]:
-            raise invalid_field("as_of", "this time hasn't come yet")
-        found = await self._one(POSITION_AT, {"time": time})
-        return int(found["position"]) if found else 0
 
     async def _one(self, sql: str, parameters: Mapping[str, Any]) -> DictRow | None:
         rows = await self.execute(sql, parameters)

@@ -18,6 +18,10 @@ COMMANDS = {
     "migrate": Lazy("runtime.cli.migrate:migrate", "Bring the database's schema up to this release. Forward only."),
     "users": Lazy("runtime.cli.users:users", "Users, their passwords and their sessions."),
     "roles": Lazy("runtime.cli.roles:roles", "Roles, and who holds them where."),
+    "explain": Lazy(
+        "runtime.cli.asking:explain",
+        "Tell why a user may do something, or why not and what nearly would have done. Straight from the event store.",
+    ),
     "keys": Lazy("runtime.cli.keys:keys", "The keys that sign and derive tokens. Their private parts are never shown."),
     "events": Lazy("runtime.cli.events:events", "Read the log; secrets are left out."),
     "projections": Lazy("runtime.cli.projections:projections", "The views: how far they are, and what they parked."),

@@ -17,6 +17,7 @@ from infra.secrets import Secrets
 from infra.settings import Settings
 from infra.tokens import Tokens
 from infra.work import UnitOfWork
+from runtime.cli.wired import Wired
 from runtime.core import Core
 
 C = TypeVar("C")
@@ -74,3 +75,12 @@ def user_id(core: Core, user: str) -> UUID:
     if claim is None:
         raise UserNotFound(f"Nobody has the e-mail address {address}.")
     return claim.user_id
+
+
+def id_of(wired: Wired, user: str) -> UUID:
+    """The same for commands that only look: an id needs no secrets. Raises UserNotFound, Invalid."""
+    try:
+        return UUID(user)
+    except ValueError:
+        with wired.core() as core:
+            return user_id(core, user)

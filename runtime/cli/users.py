@@ -23,7 +23,7 @@ from commands.identity import (
 )
 from projections import identity
 from projections.identity import USERS, sessions_of, user_by_id
-from runtime.cli.operator import dispatch, prepared, user_id
+from runtime.cli.operator import dispatch, id_of, prepared, user_id
 from runtime.cli.options import acting, as_json, paged
 from runtime.cli.output import print_fields, print_json, print_page, print_table, say
 from runtime.cli.passwords import given_password, password_options
@@ -104,7 +104,7 @@ def show(wired: Wired, user: str, as_json: bool) -> None:
     Example:
       muniment users show ada@engine.example
     """
-    row = ask(wired, lambda read: user_by_id(read, _id(wired, user)), USERS)
+    row = ask(wired, lambda read: user_by_id(read, id_of(wired, user)), USERS)
     (print_json if as_json else print_fields)(asdict(row))
 
 
@@ -197,7 +197,7 @@ def sessions(wired: Wired, user: str, limit: int, cursor: int | None, as_json: b
       muniment users sessions ada@engine.example
     """
     after = (cursor,) if cursor else None
-    found = ask(wired, lambda read: sessions_of(read, _id(wired, user), limit + 1, after), USERS)
+    found = ask(wired, lambda read: sessions_of(read, id_of(wired, user), limit + 1, after), USERS)
     rows = found[:limit]
     if not as_json:
         shown = [(row.id, row.status, row.opened_at, row.refreshed_at, row.ip) for row in rows]
@@ -221,14 +221,6 @@ def end(wired: Wired, session: UUID, reason: str, actor: str, as_json: bool) -> 
     with wired.core() as core:
         outcome = dispatch(core, end_session, EndSession(session, reason), actor)
     _done("the session has ended", outcome.position, as_json)
-
-
-def _id(wired: Wired, user: str) -> UUID:
-    try:
-        return UUID(user)  # needs no secrets
-    except ValueError:
-        with wired.core() as core:
-            return user_id(core, user)
 
 
 def _done(message: str, position: int, as_json: bool, **more: str) -> None:

@@ -164,8 +164,14 @@ async def test_explains_a_decision(site):
         assert because["assignment"]["by"] == f"user:{site.admin.user_id}"
         assert [step["name"] for step in because["roles"]] == ["viewer"]
         assert because["permission"]["name"] == "page:read"
-    body = {"permission": "page:burn", "explain": True}
-    assert (await site.ada("POST", "/access/check", body)).json()["because"] == {"reason": "not-granted"}
+    body = {"permission": "page:burn", "explain": True, "scope": "/acme"}
+    because = (await site.ada("POST", "/access/check", body)).json()["because"]
+    assert (because["reason"], because["missing"]) == (
+        "not-granted",
+        {"patterns": ["page:burn", "page:*", "*"], "scopes": ["/acme", "/"]},
+    )
+    (near,) = because["near"]
+    assert (near["kind"], near["scope"], near["permission"]["name"]) == ("other-action", "/", "page:read")
 
 
 async def test_checks_as_of_a_position_and_as_of_a_time(site):

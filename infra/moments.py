@@ -1,5 +1,10 @@
 """Positions and times: which event was the newest at a time, and when a position was recorded."""
 
+from datetime import UTC, datetime
+
+BEFORE_ALL = datetime(1970, 1, 1, tzinfo=UTC)
+"""The time that counts at position 0."""
+
 POSITION_AT = """
     with recursive halves (low, high) as (
         select 0::bigint, position from log_head
@@ -13,6 +18,12 @@ POSITION_AT = """
     select low as position from halves where low = high
 """
 """The greatest position recorded at or before `time`: by halving, since positions and times rise together."""
+
+POSITION_AT_TIME = f"""
+    select coalesce(({POSITION_AT}), 0) as position,
+           %(time)s > (select greatest(recorded_at, clock_timestamp()) from log_head) as future
+"""
+"""The same, and whether that time hasn't come yet by the database's clock."""
 
 RECORDED_AT = "select recorded_at from stored_events where notification_id = %(position)s"
 """When a position was recorded; no row for 0, or above the head."""

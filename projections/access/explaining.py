@@ -1,0 +1,229 @@
+"""Why something is allowed, or what is missing where it isn't, and what nearly would have done."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from itertools import islice
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from domain.access import Assignment, Grant, Mark, RoleContent, Scope, active, covering, granting, within
+from infra.event_store import Log
+from projections.access.facts import UserFacts
+from projections.access.history import Ended, History, fold_history
+
+NEAR_LIMIT = 3
+"""What nearly matched: so many of each kind."""
+
+ENDINGS_LIMIT = 1000
+"""Events that ended something: so many of the newest are looked at for what the user has lost."""
+
+NearKind: TypeAlias = Literal[
+    "suspended", "revoked", "permission-removed", "include-removed", "role-removed", "expired", "elsewhere",
+    "other-action",
+]  # fmt: skip
+
+
+class Fact(msgspec.Struct, frozen=True):
+    """One step of an explanation: what was done, by whom, when, at which position."""
+
+    name: str
+    by: str
+    at: datetime
+    position: int
+
+
+class Missing(msgspec.Struct, frozen=True):
+    """What a check needed: any one of these patterns, by a role given at any one of these scopes."""
+
+    patterns: tuple[str, ...]
+    scopes: tuple[str, ...]
+
+
+class Near(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A grant that nearly matched. All of it holds but for one thing.
+
+    - `suspended`: it would count, were the user not suspended
+    - `revoked`, `permission-removed`, `include-removed`, `role-removed`: the event `ended` took it away
+    - `expired`: the assignment has ended by itself, at `expires_at`
+    - `elsewhere`: the right permission at another scope
+    - `other-action`: the right scope and resource, another action
+    """
+
+    kind: NearKind
+    scope: str
+    assignment: Fact
+    permission: Fact
+    roles: tuple[Fact, ...] = ()
+    expires_at: datetime | None = None
+    ended: Fact | None = None
+
+
+class Because(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why: the assignment, the path of roles that leads from it (each included by the one before), the permission.
+
+    Of a refusal the reason, since when the user is suspended, what is missing, and what nearly matched.
+    """
+
+    reason: Literal["granted", "not-granted", "suspended", "user-unknown"]
+    scope: str | None = None
+    expires_at: datetime | None = None
+    assignment: Fact | None = None
+    roles: tuple[Fact, ...] = ()
+    permission: Fact | None = None
+    suspended: Fact | None = None
+    missing: Missing | None = None
+    near: tuple[Near, ...] = ()
+
+
+class Explained(msgspec.Struct, frozen=True):
+    """A decision with its reason."""
+
+    allowed: bool
+    position: int
+    because: Because
+
+
+def best(facts: UserFacts, permission: str, scope: str) -> Grant | None:
+    """The grant that explains an allowed check: of several, the one with the shortest path, then the oldest.
+
+    Permission and scope must be valid and normalised.
+    """
+    if facts.suspended:
+        return None
+    return _granted(active(facts.assignments, facts.moment), facts.roles, permission, scope)
+
+
+def granted(position: int, grant: Grant) -> Explained:
+    """An allowed check. The grant must have its marks."""
+    assignment, roles, permission = _steps(grant)
+    because = Because(
+        "granted",
+        scope=grant.scope,
+        expires_at=grant.expires_at,
+        assignment=assignment,
+        roles=roles,
+        permission=permission,
+    )
+    return Explained(True, position, because)
+
+
+def explain_fold(log: Log, facts: UserFacts, permission: str, scope: str) -> Explained:
+    """Explains what was folded from the event store: a denial by the user's whole past until then.
+
+    Raises what reading the log raises.
+    """
+    grant = best(facts, permission, scope)
+    if grant:
+        return granted(facts.position, grant)
+    resource = permission.partition(":")[0]
+    history = fold_history(log, facts.user_id, facts.position, facts.moment, resource)
+    return Explained(False, facts.position, denied(history, permission, scope))
+
+
+def denied(history: History, permission: str, scope: str, *, limit: int = NEAR_LIMIT) -> Because:
+    """What is missing, and at most `limit` of each kind that nearly matched."""
+    missing = Missing(covering(permission), tuple(Scope(scope).up()))
+    near = tuple(_nearly(history, permission, scope, limit))
+    if not history.registered:
+        return Because("user-unknown", missing=missing, near=near)
+    if history.suspended:
+        return Because("suspended", suspended=_fact("suspended", history.suspended), missing=missing, near=near)
+    return Because("not-granted", missing=missing, near=near)
+
+
+def _nearly(history: History, permission: str, scope: str, limit: int) -> Iterator[Near]:
+    if history.suspended and (grant := _granted(_current(history), history.contents(), permission, scope)):
+        yield _near("suspended", grant)
+        return
+    yield from islice(_lost(history, permission, scope), limit)
+    yield from islice(_expired(history, permission, scope), limit)
+    yield from islice(_elsewhere(history, permission, scope), limit)
+    yield from islice(_other_actions(history, permission, scope), limit)
+
+
+def _lost(history: History, permission: str, scope: str) -> Iterator[Near]:
+    """What one event took away: without it, the check would be allowed. The newest first."""
+    for ended in islice(history.endings(), ENDINGS_LIMIT):
+        revived = ended.mark.position
+        given = active(history.given(revived), history.moment)
+        grant = _granted(given, history.contents(revived), permission, scope)
+        if grant:
+            yield _near(ended.kind, grant, ended=_fact(_taken(ended, grant), ended.mark))
+
+
+def _taken(ended: Ended, grant: Grant) -> str:
+    """The name of what was taken away: a change of permissions may have taken several."""
+    return grant.pattern if ended.kind == "permission-removed" else ended.name
+
+
+def _expired(history: History, permission: str, scope: str) -> Iterator[Near]:
+    """By assignments that have ended by themselves, the last first."""
+    contents = history.contents()
+    over = [each for each in history.given() if each.expires_at and each.expires_at <= history.moment]
+    for assignment in sorted(over, key=lambda each: each.expires_at or history.moment, reverse=True):
+        if grant := _granted([assignment], contents, permission, scope):
+            yield _near("expired", grant)
+
+
+def _elsewhere(history: History, permission: str, scope: str) -> Iterator[Near]:
+    """At other scopes: those below first, then those that share most of the path."""
+    by_scope: dict[str, Grant] = {}
+    for grant in granting(_current(history), history.contents(), covering(permission)):
+        if not grant.counts_at(scope) and (grant.scope not in by_scope or _rank(grant) < _rank(by_scope[grant.scope])):
+            by_scope[grant.scope] = grant
+    for place in sorted(by_scope, key=lambda place: (not within(place, scope), -_shared(place, scope), place)):
+        yield _near("elsewhere", by_scope[place])
+
+
+def _other_actions(history: History, permission: str, scope: str) -> Iterator[Near]:
+    """Other actions on the same resource, at this scope, by name."""
+    patterns = {pattern for role in history.roles.values() for pattern in role.permissions} - {*covering(permission)}
+    by_pattern: dict[str, Grant] = {}
+    for grant in granting(_current(history), history.contents(), patterns):
+        if grant.counts_at(scope) and (
+            grant.pattern not in by_pattern or _rank(grant) < _rank(by_pattern[grant.pattern])
+        ):
+            by_pattern[grant.pattern] = grant
+    for pattern in sorted(by_pattern):
+        yield _near("other-action", by_pattern[pattern])
+
+
+def _current(history: History) -> Iterator[Assignment]:
+    return active(history.given(), history.moment)
+
+
+def _granted(
+    assignments: Iterable[Assignment], roles: Mapping[str, RoleContent], permission: str, scope: str
+) -> Grant | None:
+    there = (each for each in assignments if within(scope, each.scope))
+    return min(granting(there, roles, covering(permission)), key=_rank, default=None)
+
+
+def _rank(grant: Grant) -> tuple[int, int, str]:
+    return len(grant.path), grant.marks[0].position, grant.pattern
+
+
+def _shared(scope: str, other: str) -> int:
+    """How many segments two paths share."""
+    shared = 0
+    for one, another in zip(scope.split("/")[1:], other.split("/")[1:], strict=False):
+        if one != another or not one:
+            break
+        shared += 1
+    return shared
+
+
+def _near(kind: NearKind, grant: Grant, ended: Fact | None = None) -> Near:
+    assignment, roles, permission = _steps(grant)
+    return Near(kind, grant.scope, assignment, permission, roles, grant.expires_at, ended)
+
+
+def _steps(grant: Grant) -> tuple[Fact, tuple[Fact, ...], Fact]:
+    assigned, *steps, held = grant.marks
+    roles = tuple(map(_fact, grant.path[1:], steps))
+    return _fact(grant.path[0], assigned), roles, _fact(grant.pattern, held)
+
+
+def _fact(name: str, mark: Mark) -> Fact:
+    return Fact(name, mark.by, mark.at, mark.position)
