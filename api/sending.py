@@ -27,6 +27,9 @@ _CALLERS_HEADERS: Final = (
     b"Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, Last-Event-ID, Muniment-At-Least, "
     b"traceparent, X-Request-Id"
 )
+LAST_WORDS_SECONDS: Final = 1.0
+"""How long a stream may take to say that the server stops."""
+
 _PREFLIGHT_SECONDS: Final = b"600"
 _WITHOUT_BODY: Final = frozenset((204, 304))
 
@@ -37,7 +40,7 @@ class Sender:
     def __init__(self, limits: HttpLimits) -> None:
         self._secure = (*_SECURE, _HSTS) if limits.behind_tls else _SECURE
         self._origins = frozenset(origin.encode() for origin in limits.allowed_origins)
-        self._streams: set[asyncio.Task[None]] = set()
+        self._streams: dict[asyncio.Task[None], AsyncIterator[bytes]] = {}
         self._closing = False
 
     async def send(self, asked: Asked, answer: Answer, position: int, receive: Receive, send: Send) -> None:
@@ -46,10 +49,15 @@ class Sender:
         data = answer.body or b""
         if answer.stream is None and answer.status not in _WITHOUT_BODY:
             headers.append((b"content-length", b"%d" % len(data)))
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        if answer.stream is not None and asked.method != "HEAD":
-            await self._stream(asked, answer.stream, receive, send)
-            data = b""
+        try:
+            await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+            if answer.stream is not None and asked.method != "HEAD":
+                if not await self._stream(asked, answer.stream, receive, send):
+                    return
+                data = b""
+        finally:
+            if answer.stream is not None:
+                await _closed(answer.stream)
         await send({"type": "http.response.body", "body": b"" if asked.method == "HEAD" else data})
 
     def _headers(self, asked: Asked, answer: Answer, position: int) -> Pairs:
@@ -86,23 +94,25 @@ class Sender:
             headers.append((b"access-control-expose-headers", _EXPOSED))
         return headers
 
-    async def _stream(self, asked: Asked, stream: AsyncIterator[bytes], receive: Receive, send: Send) -> None:
-        """Sends until the stream, the client or the server ends."""
+    async def _stream(self, asked: Asked, stream: AsyncIterator[bytes], receive: Receive, send: Send) -> bool:
+        """Sends until the stream, the client or the server ends. Whether there is anybody left to tell of the end."""
         pump = asyncio.ensure_future(_pump(stream, send))
         gone = asyncio.ensure_future(_disconnected(receive))
-        self._streams.add(pump)
+        self._streams[pump] = stream
         if self._closing:
-            pump.cancel()
+            _end(pump, stream)
         try:
             await asyncio.wait((pump, gone), return_when=asyncio.FIRST_COMPLETED)
             gone_first = gone.done()
         finally:
-            self._streams.discard(pump)
+            del self._streams[pump]
             for task in (pump, gone):
                 task.cancel()
             await asyncio.gather(pump, gone, return_exceptions=True)
         if not pump.cancelled() and not gone_first and (error := pump.exception()) is not None:
             log.error("the stream of request %s broke off", asked.request_id, exc_info=error)
+        # one that was cancelled may be stuck with a client that takes nothing: it would take this neither
+        return not pump.cancelled() and not gone_first
 
     @property
     def open_streams(self) -> int:
@@ -110,10 +120,17 @@ class Sender:
         return len(self._streams)
 
     def close(self) -> None:
-        """Ends all streams, and those that are still asked for: the server stops."""
-        self._closing = True
-        for pump in list(self._streams):
-            pump.cancel()
+        """Ends all streams, and those that are still asked for: the server stops.
+
+        A stream that has an `end` says its last words first, in at most `LAST_WORDS_SECONDS`; at the second call it
+        doesn't.
+        """
+        again, self._closing = self._closing, True
+        for pump, stream in list(self._streams.items()):
+            if again:
+                pump.cancel()
+            else:
+                _end(pump, stream)
 
 
 async def _pump(stream: AsyncIterator[bytes], send: Send) -> None:
@@ -121,9 +138,22 @@ async def _pump(stream: AsyncIterator[bytes], send: Send) -> None:
         async for chunk in stream:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
     finally:
-        close = getattr(stream, "aclose", None)
-        if close is not None:
-            await close()
+        await _closed(stream)
+
+
+async def _closed(stream: AsyncIterator[bytes]) -> None:
+    close = getattr(stream, "aclose", None)
+    if close is not None:
+        await close()
+
+
+def _end(pump: "asyncio.Task[None]", stream: AsyncIterator[bytes]) -> None:
+    end = getattr(stream, "end", None)
+    if end is None:
+        pump.cancel()
+        return
+    end()
+    pump.get_loop().call_later(LAST_WORDS_SECONDS, pump.cancel)
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -40,6 +40,7 @@ HEADS_APART_SECONDS = 0.05
 
 Connected: TypeAlias = Callable[[AsyncConnection[Any]], Awaitable[None]]
 Announced: TypeAlias = Callable[[Sequence[str]], None]
+Committed: TypeAlias = Callable[[int], None]
 Progressed: TypeAlias = Callable[["Progress"], None]
 Notified: TypeAlias = Callable[[str], None]
 
@@ -149,6 +150,7 @@ class Listener:
         self._beat_channel = f"muniment_beat_{secrets.token_hex(6)}"
         self._connected: list[Connected] = []
         self._announced: list[Announced] = []
+        self._committed: list[Committed] = []
         self._progressed: dict[str, list[Progressed]] = {}
         self._others: dict[str, list[Notified]] = {}
         self._link: Link | None = None
@@ -190,6 +192,10 @@ class Listener:
         The callback may read on the connection, which listens already.
         """
         self._connected.append(callback)
+
+    def on_commit(self, callback: Committed) -> None:
+        """Called with the head after each commit. Several commits may come as one, but the newest always comes."""
+        self._committed.append(callback)
 
     def on_announce(self, callback: Announced) -> None:
         """Called with what a commit announced (`session:<id>`, `user:<id>`); `["*"]` means everything."""
@@ -327,6 +333,8 @@ class Listener:
         self.head = max(self.head, payload["head"])
         for track in self._tracks.values():
             track.committed(self.head)
+        for committed in self._committed:
+            committed(self.head)
         announced = payload.get("announce") or ()
         if announced:
             for callback in self._announced:

@@ -59,6 +59,15 @@ class Settings:
     at_least_timeout_seconds: float = _setting(5.0, "how long a query waits for Muniment-At-Least", least=0)
     receipt_hours: int = _setting(24, "how long an Idempotency-Key is remembered", least=1)
 
+    # live readers (GET /api/v1/events/stream)
+    live_readers: int = _setting(2000, "open readers, per API process", least=1, most=100_000)
+    live_readers_per_user: int = _setting(1000, "open readers of one user, per API process", least=1)
+    live_buffer_events: int = _setting(5000, "events that wait for a reader before it is cut off", least=1)
+    live_buffer_bytes: int = _setting(1_048_576, "bytes that wait for a reader before it is cut off", least=1024)
+    live_heartbeat_seconds: float = _setting(15.0, "the longest silence on an open stream", least=0.1, most=3600)
+    live_stall_seconds: float = _setting(30.0, "a reader that takes nothing for so long is cut off", least=1)
+    live_check_seconds: float = _setting(2.0, "how often it is asked whether a reader still may", least=0.1, most=60)
+
     # the log
     commit_queue_limit: int = _setting(2048, "saves that wait for the committer before `overloaded`", least=1)
     commit_group_limit: int = _setting(256, "saves in one commit", least=1)

@@ -1,7 +1,7 @@
 """What `/metrics` tells about this process beside its counters: views, pools, queues."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from typing import Any
 
@@ -31,12 +31,17 @@ class Gauges(Collector):
         views: Mapping[str, int],
         pools: Mapping[str, ConnectionPool[Any]],
         passwords: Passwords,
+        readers: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`views` are the projections by name, `pools` the connection pools by what they are for."""
+        """`views` are the projections by name, `pools` the connection pools by what they are for.
+
+        `readers` tells how many follow the log live.
+        """
         self._listener = listener
         self._views = views
         self._pools = pools
         self._passwords = passwords
+        self._readers = readers
 
     def collect(self) -> Iterator[Metric]:
         """The gauges, each with the process it belongs to."""
@@ -46,6 +51,7 @@ class Gauges(Collector):
         yield from self._pool_use(process)
         waiting = self._passwords.waiting
         yield _gauge("muniment_passwords_waiting", "Passwords being hashed or waiting.", process, waiting)
+        yield _gauge("muniment_events_readers", "Open live readers of the log.", process, self._readers())
 
     def _log(self, process: str) -> Iterator[Metric]:
         yield _gauge("muniment_log_head", "Position of the newest event heard of.", process, self._listener.head)

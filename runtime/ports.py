@@ -9,6 +9,7 @@ from psycopg_pool import ConnectionPool
 
 from api.crowds import Crowds
 from api.limits import HttpLimits
+from api.live import LiveLimits, Tail
 from infra.accounts import Accounts
 from infra.cache import CacheAside
 from infra.event_store import Log
@@ -46,6 +47,7 @@ class Ports:
     projections: dict[str, Projection]
     decisions: Decisions
     users: CacheAside[UserRow]
+    live: Tail
 
     @property
     def works(self) -> Works:
@@ -98,4 +100,17 @@ def http_limits(settings: Settings) -> HttpLimits:
         proxy_header=settings.proxy_header.lower(),
         allowed_origins=tuple(listed(settings.allowed_origins)),
         behind_tls=settings.https_only,
+    )
+
+
+def live_limits(settings: Settings) -> LiveLimits:
+    """What live readers may cost, as the settings say."""
+    return LiveLimits(
+        readers=settings.live_readers,
+        per_user=settings.live_readers_per_user,
+        buffer_events=settings.live_buffer_events,
+        buffer_bytes=settings.live_buffer_bytes,
+        heartbeat_seconds=settings.live_heartbeat_seconds,
+        stall_seconds=settings.live_stall_seconds,
+        check_seconds=settings.live_check_seconds,
     )

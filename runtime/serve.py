@@ -22,6 +22,8 @@ from starlette.applications import Starlette
 
 from api.app import Application
 from api.crowds import Crowds
+from api.events import LogSource, StillAllowed
+from api.live import Tail
 from api.ports import Services
 from infra.accounts import Accounts
 from infra.authenticator import Authenticator
@@ -45,7 +47,7 @@ from runtime.bus_gauges import BusGauges
 from runtime.core import build_core, located
 from runtime.gauges import Gauges, ReactionGauges
 from runtime.past import discard_other_past
-from runtime.ports import Ports, http_limits
+from runtime.ports import Ports, http_limits, live_limits
 from runtime.readiness import Readiness
 from runtime.view_gauges import ViewGauges
 
@@ -93,8 +95,17 @@ class Api:
         self.authenticator = self._authenticator()
         self.readiness = self._readiness()
         self.bus_gauges = BusGauges(self.core.pool, self.lookups)
+        self.decisions = self._decisions()
+        self.live = Tail(
+            LogSource(self.core.log),
+            StillAllowed(self.authenticator, self.decisions),
+            self.listener,
+            live_limits(settings),
+        )
         self.ports = self._ports()
         self.listener.on_announce(self._announced)
+        self.listener.on_announce(self.live.announced)  # after what has forgotten the sessions
+        self.listener.on_commit(lambda _: self.live.wake())
         self.listener.on_connect(self._reconnected)
         # what our own commits end is forgotten before they are answered
         self.core.log.on_announce(self._announced)
@@ -143,7 +154,7 @@ class Api:
             crowds=Crowds(self._dispatcher(), self._in_thread),
             views=self.reader,
             projections={projection.name: projection for projection in self.projections},
-            decisions=self._decisions(),
+            decisions=self.decisions,
             users=self.caches.cache(
                 USERS.name,
                 load=self._load_user,
@@ -151,6 +162,7 @@ class Api:
                 decode=lambda data: msgspec.json.decode(data, type=UserRow),
                 size=settings.user_cache_size,
             ),
+            live=self.live,
         )
 
     def _decisions(self) -> Decisions:
@@ -178,6 +190,8 @@ class Api:
     async def _reconnected(self, _: AsyncConnection[Any]) -> None:
         """Ends of sessions may have been announced while nobody listened, and other connections be broken too."""
         self._announced(["*"])
+        self.live.announced(["*"])
+        self.live.doubt()
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self.lookups, self.core.pool.check)
         # Another server may answer now. If it has another past, what that discards is announced on this connection.
@@ -208,7 +222,13 @@ class Api:
     def _registry(self) -> CollectorRegistry:
         views = {projection.name: projection.version for projection in self.projections}
         prometheus_client.REGISTRY.register(
-            Gauges(self.listener, views, {"commands-and-queries": self.core.pool}, self.core.passwords)
+            Gauges(
+                self.listener,
+                views,
+                {"commands-and-queries": self.core.pool},
+                self.core.passwords,
+                lambda: self.live.open_readers,
+            )
         )
         prometheus_client.REGISTRY.register(ReactionGauges(self.core.pool, self.lookups))
         prometheus_client.REGISTRY.register(ViewGauges(self.core.pool, self.lookups, self.projections))
@@ -223,6 +243,7 @@ class Api:
         # the one computes while the other waits
         await asyncio.gather(asyncio.to_thread(self.core.passwords.prepare_dummy), self.listener.start())
         yield
+        self.live.close()
         await self.ports.crowds.close()
         self.app.close()
         await self.listener.stop()
@@ -263,7 +284,7 @@ def serve(settings: Settings, target: str = "runtime.serve:app") -> None:
         respawn_failed_workers=True,
         log_access=False,
         websockets=False,
-        backpressure=settings.queue_limit + settings.threads,
+        backpressure=settings.queue_limit + settings.threads + settings.live_readers,
         http1_settings=HTTP1Settings(header_read_timeout=10_000, max_buffer_size=65_536),
         workers_kill_timeout=2,
     ).serve()
