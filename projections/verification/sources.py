@@ -123,22 +123,20 @@ def left_over(
 def _keys(
     connection: Connection[Any], build: Build, table: str, after: str | None, sample: Sample, limit: int
 ) -> list[Any]:
-    # The greatest text for each type is unknown, so that the first page has a condition less.
+    column = sql.Identifier(build.projection.owner(table).column)
+    # The least value of each type is unknown, so the first page has a condition less. What a cursor says comes as a
+    # parameter of unknown type: PostgreSQL reads it as the column's.
     query = sql.SQL(
         "select {column} from {table} where {beyond}"
         " and (%(share)s >= %(steps)s or hashtextextended({column}::text, %(seed)s) & (%(steps)s - 1) < %(share)s)"
         " group by 1 order by 1 limit %(limit)s"
     ).format(
-        column=sql.Identifier(build.projection.owner(table).column),
+        column=column,
         table=sql.Identifier(build.projection.table(table, build.number)),
-        beyond=sql.SQL("true")
-        if after is None
-        else sql.SQL("{} > {}").format(
-            sql.Identifier(build.projection.owner(table).column),
-            sql.Literal(after),
-        ),
+        beyond=sql.SQL("true") if after is None else sql.SQL("{} > %(after)s").format(column),
     )
-    return [key for (key,) in connection.execute(query, sample.values | {"limit": limit}).fetchall()]
+    values = sample.values | {"limit": limit} | ({} if after is None else {"after": after})
+    return [key for (key,) in connection.execute(query, values).fetchall()]
 
 
 def _without_events(connection: Connection[Any], build: Build, owner: Owner, keys: list[Any]) -> dict[Any, UUID]:

@@ -81,7 +81,12 @@ def test_a_cursor_of_another_view_is_refused(platform):
     from api.projections.verification import _CURSORS
     from projections.verification.sources import FIRST
 
-    for table, key in (("entries", ""), ("users", "no id"), ("users", "'; drop table users; --")):
+    for table, key in (
+        ("entries", ""),
+        ("users", "no id"),
+        ("users", "'; drop table users; --"),
+        ("users", "%s %(share)s"),
+    ):
         cursor = _CURSORS.write((10, table, FIRST, key, 1.0, 7))
         answer = platform.admin.post(f"{IDENTITY}/verify", {"cursor": cursor})
         assert (answer.status_code, answer.json()["code"]) == (422, "invalid-cursor"), answer.text
