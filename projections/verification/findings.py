@@ -10,7 +10,7 @@ DIFFERENCES_LIMIT = 100
 """Differing rows that are told of one look; all are counted."""
 
 PARKED_LIMIT = 1000
-"""Streams with parked events that are named; all are counted."""
+"""Streams with parked events that are named of several looks; all are counted."""
 
 DIFFERING_LIMIT = 10_000
 """Differing streams that are named; all are counted. Who has more than that builds the view anew."""
@@ -74,9 +74,9 @@ class Findings:
         self.looked_at = []
 
     def park(self, streams: set[UUID]) -> None:
-        """These streams have parked events: they are not compared."""
+        """These streams have parked events: they are not compared. One look names them all."""
         self.parked_streams += len(streams)
-        self.parked = [*self.parked, *sorted(streams)][:PARKED_LIMIT]
+        self.parked = [*self.parked, *sorted(streams)]
 
     def found(self, difference: Differing) -> None:
         """A row that differs."""

@@ -55,6 +55,23 @@ def test_a_report_that_fails_is_made_again_by_the_next_look(fleet, database, log
     assert reported == [fleet[0].id]
 
 
+def test_what_is_known_of_parked_streams_stays_known_however_many_they_are(
+    fleet, record, database, log, builds, connection, monkeypatch
+):
+    monkeypatch.setattr("projections.verification.findings.PARKED_LIMIT", 1)
+    connection.execute("update harbour_ships_v1_b1 set berth = 7")
+    reported = []
+    service = Service(database, log, lambda *_: None, lambda _, new: reported.extend(new))
+    verify(service, HARBOUR, Wanted())
+    for ship in fleet:
+        ship.sight_kraken(0)
+    record(*fleet)
+    Engine(connection, log, builds[0]).apply(read(log, 100, 1000), 100)
+    found, _ = verify(service, HARBOUR, Wanted())
+    assert (found.parked_streams, len(found.parked), len(reported)) == (50, 1, 50)
+    assert connection.execute("select count(*) from projection_differences").fetchone() == (50,)
+
+
 def test_a_repair_that_is_killed_before_its_commit_is_without_effect_and_done_again(
     fleet, log, builds, connection, record, monkeypatch
 ):
