@@ -1,8 +1,8 @@
 """Copying the log into a file, and looking at such a file."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,7 +21,7 @@ from infra.backup.target import Sink, new_file, standard_output
 from infra.conninfo import bounded
 from infra.secrets import Secrets, load
 from infra.settings import Settings, SettingsError
-from runtime.cli.progress import progress
+from runtime.cli.progress import Progress, progress
 from runtime.core import Core
 
 SEAL = "backup-seal"
@@ -66,6 +66,8 @@ def make(core: Core, file: str, actor: str, *, force: bool, since: str | None = 
     It is remembered before the first byte leaves, and again when the file is whole. Raises BackupError, WrongSecret,
     NewerSoftware, psycopg.Error.
     """
+    if since and _is_same(since, file):
+        raise BackupError(f"{file} can't replace the backup that it goes on from: a restore needs both")
     core.keys.reload()  # the secrets at hand are those that the events need
     former = header_in(since) if since else None
     with _target(file, force=force) as sink:
@@ -76,12 +78,24 @@ def make(core: Core, file: str, actor: str, *, force: bool, since: str | None = 
         conninfo = bounded(core.settings.postgres_url)
         with psycopg.connect(conninfo, autocommit=True, application_name="muniment backup") as connection:
             header = header_of(connection, core.secrets.ids, after=after, after_event=after_event)
-        with progress("backup", "events", header.position, start=header.after) as shown:
-            trailer = write(conninfo, sink, header, core.secrets.derive(SEAL), shown.advance_to)
+        with progress("backup", "events", header.events) as shown:
+            trailer = write(conninfo, sink, header, core.secrets.derive(SEAL), _from(header.after, shown))
     made = Made(header, trailer.blocks, sink.bytes, trailer.raw_bytes, sink.sha256)
     finish = FinishBackup(started.result, header.position, header.events, sink.bytes, sink.sha256)
     core.dispatcher.dispatch(finish_backup, finish, context)
     return made
+
+
+def _is_same(one: str, other: str) -> bool:
+    """Whether both names mean one file that exists."""
+    with suppress(OSError):
+        return Path(one).samefile(other)
+    return False
+
+
+def _from(after: int, shown: Progress) -> Callable[[int], None]:
+    """Shows how many events were copied, from the position that was reached."""
+    return lambda position: shown.advance_to(position - after)
 
 
 def header_in(file: str) -> Header:
@@ -96,9 +110,10 @@ def verified(settings: Settings, file: str) -> tuple[Made, bool]:
     Raises BackupError, Damaged.
     """
     with opened(file) as backup:
-        with progress("verify", "events", backup.header.position, start=backup.header.after) as shown:
+        with progress("verify", "events", backup.header.events) as shown:
+            reached = _from(backup.header.after, shown)
             for block in backup.blocks():
-                shown.advance_to(block.last)
+                reached(block.last)
         secrets = secrets_at_hand(settings)
         if secrets is None or secrets.ids["master_key"] != backup.header.keys.get("master_key"):
             return made_of(backup), False

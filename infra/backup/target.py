@@ -75,6 +75,8 @@ def new_file(file: Path, *, replace: bool = False) -> Iterator[Sink]:
 def _check(file: Path, *, replace: bool) -> None:
     if file.is_dir():
         raise BackupError(f"{file} is a folder")
+    if file.exists() and not file.is_file():
+        raise BackupError(f"{file} is no file that a backup could replace; - is standard output")
     if file.exists() and not replace:
         raise BackupError(f"{file} exists already; --force replaces it")
 

@@ -397,6 +397,15 @@ def test_a_file_that_exists_stays_unless_it_may_be_replaced(tmp_path: Path) -> N
     assert file.read_bytes() == b"new"
 
 
+def test_what_is_no_file_is_never_replaced(tmp_path: Path) -> None:
+    """As root, `--force /dev/null` would put a file in the place of the device."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(BackupError, match="is no file"), new_file(pipe, replace=True):
+        pass
+    assert pipe.is_fifo()
+
+
 def test_a_full_disk_is_one_line_and_no_file(tmp_path: Path) -> None:
     def write_much() -> None:
         with new_file(tmp_path / "a.backup") as sink:

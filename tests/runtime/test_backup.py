@@ -124,6 +124,22 @@ def test_only_what_was_added_since(cli_site, backup_file, fresh, tmp_path) -> No
     assert rows(fresh, said["position"]) == rows(cli_site, said["position"])
 
 
+def test_a_later_part_cant_replace_what_it_goes_on_from(cli_site, backup_file) -> None:
+    before = backup_file.read_bytes()
+
+    result = cli_site.call("backup", "--force", backup_file, "--since", backup_file)
+
+    assert result.exit_code == 1
+    assert "a restore needs both" in result.stderr
+    assert backup_file.read_bytes() == before
+
+
+def test_a_later_part_tells_how_many_events_it_has(cli_site, backup_file, tmp_path) -> None:
+    result = cli_site.call("backup", tmp_path / "part", "--since", backup_file, "--json")
+
+    assert f"backup  {json.loads(result.stdout)['events']} events in" in result.stderr
+
+
 def test_a_later_part_alone_is_refused(cli_site, backup_file, fresh, tmp_path) -> None:
     second = tmp_path / "second.backup"
     cli_site.done("backup", second, "--since", backup_file)
