@@ -39,11 +39,15 @@ class AlreadyDone(Conflict):
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[R]):
-    """What a handler returned, the position of its last event (or the head it saw), and the streams' versions."""
+    """What a handler returned, the position of its last event (or the head it saw), and the streams' versions.
+
+    `rider_waits`: nothing was written, not even the rider, and no head was looked at.
+    """
 
     result: R
     position: int
     versions: Mapping[UUID, int]
+    rider_waits: bool = False
 
 
 class Rider(Protocol):
@@ -78,8 +82,12 @@ class Dispatcher:
         *,
         if_match: tuple[UUID, int] | None = None,
         rider: Rider | None = None,
+        rider_may_wait: bool = False,
     ) -> Outcome[R]:
         """Returns when all that the handler decided is durable.
+
+        `rider_may_wait`: the rider isn't written where the handler has returned None, and neither recorded nor guarded
+        anything; then whoever called sees to it.
 
         Raises what the handler raises; WriteConflict when others were faster every time; Stale for `if_match`;
         AlreadyDone when the rider's receipt exists by now; Overloaded, OutcomeUnknown, Unavailable.
@@ -90,7 +98,8 @@ class Dispatcher:
                 RERUNS.inc()
                 self._pause(self._random.uniform(0, min(LONGEST_PAUSE_SECONDS, 0.001 * 2**attempt)))
             try:
-                return self._run(handler, command, UnitOfWork(self._log, context, if_match), metadata, rider)
+                work = UnitOfWork(self._log, context, if_match)
+                return self._run(handler, command, work, metadata, rider, rider_may_wait)
             except IntegrityError:
                 continue
             except InlineRefused as refused:
@@ -100,7 +109,13 @@ class Dispatcher:
         raise WriteConflict
 
     def _run(
-        self, handler: Callable[[Work, C], R], command: C, work: UnitOfWork, metadata: bytes, rider: Rider | None
+        self,
+        handler: Callable[[Work, C], R],
+        command: C,
+        work: UnitOfWork,
+        metadata: bytes,
+        rider: Rider | None,
+        rider_may_wait: bool,
     ) -> Outcome[R]:
         try:
             result = handler(work, command)
@@ -108,8 +123,10 @@ class Dispatcher:
             self._log.save_work(work.changed(), guards=work.guards(), metadata=metadata)
             raise refused.error from None
         versions = work.versions()
-        riders = [rider.statement(result, versions)] if rider else []
         changed = work.changed()
+        if rider_may_wait and result is None and not changed and not work.guards():
+            return Outcome(result, 0, versions, rider_waits=True)
+        riders = [rider.statement(result, versions)] if rider else []
         if not changed and not riders:
             return Outcome(result, self._log.head(), versions)
         committed = self._log.save_work(changed, guards=work.guards(), metadata=metadata, riders=riders)

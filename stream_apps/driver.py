@@ -138,9 +138,10 @@ class Driver:
         return fact.position if refused else at
 
     def _react(self, fact: Fact, rider: Rider) -> bool | Exception:
-        """Whether anything was issued; or what was refused after recording, which is parked by then.
+        """Whether the rider is written; or what was refused after recording, which is parked by then.
 
-        Raises Overtaken, and what the declared function, the handlers or the database raise.
+        It isn't where the event led to no command, or to one that had nothing to record: their progress moves once a
+        batch. Raises Overtaken, and what the declared function, the handlers or the database raise.
         """
         if isinstance(fact, Unreadable):
             raise fact.error
@@ -149,16 +150,16 @@ class Driver:
             return False
         context = self.reaction.context(fact, self._hop_limit)
         try:
-            refused = self._dispatcher.dispatch(issue, intentions, context, rider=rider).result
+            done = self._dispatcher.dispatch(issue, intentions, context, rider=rider, rider_may_wait=True)
         except InlineRefused as error:
             if store.is_overtaken(error):
                 raise Overtaken from None
             raise
-        if refused:
-            self._failure(fact, refused)
-            return refused
+        if done.result:
+            self._failure(fact, done.result)
+            return done.result
         REACTED.labels(self.reaction.name).inc()
-        return True
+        return not done.rider_waits
 
     def _failure(self, fact: Fact, error: Exception) -> store.Failure:
         PARKED.labels(self.reaction.name).inc()

@@ -14,10 +14,10 @@ from infra.reaction_store import Place
 from infra.transcoding import NewerSoftware
 from projections.facts import read
 from stream_apps.driver import Driver
-from stream_apps.reactions import Reaction, WrongReaction
+from stream_apps.reactions import Intention, Reaction, WrongReaction
 from tests.stream_apps import tearoom
 from tests.stream_apps.conftest import METADATA, drive
-from tests.stream_apps.tearoom import PAIRS, REFILL, SERVE, Guest, KettleCold, OutOfTea, Till, till_of
+from tests.stream_apps.tearoom import PAIRS, REFILL, SERVE, Guest, KettleCold, OutOfTea, Ring, Till, till_of
 
 
 def guest(*teas):
@@ -87,6 +87,62 @@ def test_events_that_lead_to_nothing_move_the_progress_once_a_batch(log, driver,
     assert one.apply(read(log, 0, 100), 0) == head
     assert connection.execute(versions).fetchone() != before
     assert store.position_of(connection, one.place) == head == log.head()
+
+
+def ring_keemun_only(work, command):
+    """Has nothing to record for any other tea."""
+    if command.tea == "keemun":
+        tearoom.ring(work, command)
+
+
+def guarding(work, command):
+    """Has nothing to record either, as long as the guest is as they were."""
+    work.guard(work.get(Guest, command.guest))
+
+
+def choosy(handler):
+    def serve(cause):
+        return Intention(handler, Ring(cause.stream, cause.event.tea))
+
+    return Reaction("choosy", {Guest.Ordered: serve}, from_start=True)
+
+
+@pytest.fixture
+def saves(log, monkeypatch):
+    """How often a unit of work is written."""
+    written, save_work = [], log.save_work
+    monkeypatch.setattr(log, "save_work", lambda *args, **more: written.append(args) or save_work(*args, **more))
+    return written
+
+
+def test_commands_that_record_nothing_cost_no_commit_each(log, driver, record, connection, saves):
+    someone = guest(*["water"] * 20, "keemun", *["water"] * 20)
+    head = record(someone)
+    facts = read(log, 0, 100)
+    saves.clear()
+    one = driver(choosy(ring_keemun_only))
+    one.take_over()
+    assert one.apply(facts, 0) == head == store.position_of(connection, one.place)
+    assert len(saves) == 1
+    assert rung(log, someone) == ["keemun"]
+
+
+def test_what_records_nothing_because_of_something_guarded_is_committed(log, driver, record, saves):
+    record(guest("water", "water"))
+    saves.clear()
+    drive(driver(choosy(guarding)), log)
+    assert len(saves) == 2
+
+
+def test_a_crash_behind_commands_that_recorded_nothing_repeats_no_other(log, driver, record, connection):
+    someone = guest("keemun", "water", "keemun", "water", "gunpowder")
+    record(someone)
+    one = driver(choosy(ring_keemun_only))
+    one.take_over()
+    one.apply(read(log, 0, 5), 0)
+    connection.execute("update reaction_progress set position = 4")
+    drive(driver(choosy(ring_keemun_only)), log)
+    assert rung(log, someone) == ["keemun", "keemun"]
 
 
 def test_all_that_an_event_leads_to_is_one_unit(log, driver, record, connection):
