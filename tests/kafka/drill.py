@@ -18,7 +18,7 @@ from tests.kafka.traffic import MAY_END, Asker, Commander, Sent
 Mishap: TypeAlias = Callable[[], None]
 
 COMMANDERS = 8
-COMMANDS_PER_SECOND = 240.0
+COMMANDS_PER_SECOND = 260.0
 CHECKS_PER_SECOND = 25.0
 LEAST_GRANTED = 20
 SHOWN = 10
