@@ -24,7 +24,10 @@ COMMANDS = {
     ),
     "keys": Lazy("runtime.cli.keys:keys", "The keys that sign and derive tokens. Their private parts are never shown."),
     "events": Lazy("runtime.cli.events:events", "Read the log; secrets are left out."),
-    "projections": Lazy("runtime.cli.projections:projections", "The views: how far they are, and what they parked."),
+    "projections": Lazy(
+        "runtime.cli.projections:projections",
+        "The views: how far they are, how to build one anew, and what they parked.",
+    ),
     "reactions": Lazy(
         "runtime.cli.reactions:reactions",
         "What the platform does because of events: how far it is, and what it parked.",

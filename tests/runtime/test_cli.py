@@ -22,11 +22,13 @@ CHANGING = {
     "users": {"create", "rename", "suspend", "reactivate", "password", "end-session"},
     "roles": {"create", "permissions", "includes", "remove", "assign", "revoke"},
     "keys": {"rotate", "revoke"},
-    "projections": {"retry", "skip", "verify", "repair"},
+    "projections": {"retry", "skip", "verify", "repair", "rebuild", "diff", "cutover", "rollback", "drop"},
     "reactions": {"retry", "skip"},
     "audit": {"list"},  # reading the audit log is recorded
     "events": {"export", "replay"},  # and so is taking a part of the log away
     "analytics": {"grant", "revoke"},
+    "backup": {"backup"},
+    "restore": {"restore"},
 }
 PARTS = {"up", "api", "follow", "relay", "stream", "completion"}
 

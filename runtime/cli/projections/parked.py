@@ -44,7 +44,7 @@ def parked(
     """List what a view couldn't apply, in the order of the log. Events are shown without their secrets.
 
     \b
-    Examples:
+    Example:
       muniment projections parked identity --by-error
       muniment projections parked identity --position 4711
     """
@@ -109,7 +109,7 @@ def retry(wired: Wired, projection: str, stream: UUID | None, actor: str, as_jso
     It is recorded, and the view does it when it reads that in the log. Waits for that, and tells what became of it.
 
     \b
-    Examples:
+    Example:
       muniment projections retry identity
       muniment projections retry identity --stream 01920000-0000-7000-8000-000000000000
     """

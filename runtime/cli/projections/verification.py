@@ -79,7 +79,7 @@ def verify_(
     the first time is in the audit log. Exit status 1 if anything differs.
 
     \b
-    Examples:
+    Example:
       muniment projections verify identity
       muniment projections verify access --all
       muniment projections verify identity --stream 01920000-0000-7000-8000-000000000000
