@@ -93,6 +93,16 @@ _ADVANCE = f"""
       from (select set_config('synchronous_commit', 'off', true)) cheap
      where {_ROW} and position = %(from)s
 """
+_ADVANCE_ALL = f"""
+    update reaction_progress p
+       set position = m.goal, updated_at = clock_timestamp(), {SEEN.format(position="m.goal")}
+      from unnest(%(layouts)s::int[], %(topics)s::text[], %(partitions)s::int[], %(befores)s::bigint[],
+                  %(goals)s::bigint[]) as m (layout, topic, partition, before, goal),
+           (select set_config('synchronous_commit', 'off', true)) cheap
+     where p.reaction = %(reaction)s and p.layout = m.layout and p.topic = m.topic and p.partition = m.partition
+       and p.position = m.before
+    returning p.layout, p.topic, p.partition
+"""
 _MOVED = """
     select muniment_move_reaction(%(reaction)s::text, %(layout)s::integer, %(topic)s::text, %(partition)s::integer,
                                   %(from)s::bigint, %(to)s::bigint) as done
@@ -168,6 +178,21 @@ def advance(connection: Connection[Any], place: Place, from_: int, to: int) -> N
     """Moves on over events that lead to nothing. Doesn't wait for the disk. Raises Overtaken."""
     if not connection.execute(_ADVANCE, place.key | {"from": from_, "to": to}).rowcount:
         raise Overtaken
+
+
+def advance_all(connection: Connection[Any], moves: Mapping[Place, tuple[int, int]]) -> set[Place]:
+    """The same for many places of one reaction, from and to, in one statement; those that somebody else has moved."""
+    reaction = next(iter(moves)).reaction
+    values = {
+        "reaction": reaction,
+        "layouts": [place.layout for place in moves],
+        "topics": [place.topic for place in moves],
+        "partitions": [place.partition for place in moves],
+        "befores": [before for before, _ in moves.values()],
+        "goals": [goal for _, goal in moves.values()],
+    }
+    moved = {Place(reaction, *row) for row in connection.execute(_ADVANCE_ALL, values).fetchall()}
+    return moves.keys() - moved
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,21 +73,32 @@ class Driver:
         BuildGone where it is driven elsewhere by now, NewerSoftware, and what is the moment's fault: then the event in
         hand has led to nothing yet.
         """
-        at = after
         end = max(upto, batch[-1].position if batch else 0)
         try:
-            parked = self._parked(batch)
-            for fact in batch:
-                at = self._next(fact, at, parked)
+            at = self.react(batch, after)
             if end > at:
                 store.advance(self._connection, self.place, at, end)
                 at = end
         except Overtaken:
-            OVERTAKEN.labels(self.reaction.name).inc()
-            at = self._position()
+            at = self.overtaken()
             if at < after:
                 raise Hole(at) from None
         return at
+
+    def react(self, batch: Sequence[Fact], after: int) -> int:
+        """As `apply`, but what leads to nothing moves nothing: where the progress stands, behind the last that did.
+
+        Raises Overtaken where somebody else has moved it.
+        """
+        at, parked = after, self._parked(batch)
+        for fact in batch:
+            at = self._next(fact, at, parked)
+        return at
+
+    def overtaken(self) -> int:
+        """To where somebody else, who was faster, has brought it. Raises BuildGone."""
+        OVERTAKEN.labels(self.reaction.name).inc()
+        return self._position()
 
     def obey(self, fact: Recorded) -> None:
         """Carries out an operator's decision about what this reaction has parked. Twice does no harm."""

@@ -1,8 +1,12 @@
 """Drives a reaction in several lanes, the partitions of the bus; and hands it from one feed to another.
 
-The same driver as the follower's, once per lane. A change of feed levels the lanes first: they are brought to one
-position from the log, and in one transaction the old progress rows give way to new ones at that position. Whoever
-drove the old ones finds them gone with the next commit, which is refused: nothing is lost and nothing done twice.
+The same driver as the follower's, once per lane. Most messages lead to nothing: how far a lane has come over them is
+kept in memory, and stored now and then, for all lanes at once. If that is lost they are read again, and lead to nothing
+again. What leads to commands moves the stored progress with their commit, from where that stood.
+
+A change of feed levels the lanes first: they are brought to one position from the log, and in one transaction the old
+progress rows give way to new ones at that position. Whoever drove the old ones finds them gone with the next commit,
+which is refused: nothing is lost and nothing done twice.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +17,7 @@ from psycopg import Connection
 from infra import reaction_store as store
 from infra.dispatch import Dispatcher
 from infra.event_store import Log
-from infra.reaction_store import Place
+from infra.reaction_store import Overtaken, Place
 from projections.builds import CHANNEL as BUILDS_CHANNEL
 from projections.engine import WHOLE, Lane
 from projections.errors import BuildGone, Hole
@@ -66,15 +70,43 @@ class LanesDriver:
         self._drivers = {
             lane: Driver(connection, log, dispatcher, reaction, lane=lane, hop_limit=hop_limit) for lane in lanes
         }
-        self.positions = {lane: driver.take_over() for lane, driver in self._drivers.items()}
+        self._connection = connection
+        self._stored = {lane: driver.take_over() for lane, driver in self._drivers.items()}
+        self.positions = dict(self._stored)
 
     def advance(self, stretches: Sequence[Stretch]) -> None:
-        """Reacts to what is new in each lane. Raises what `Driver.apply` raises; then all of it may come again."""
+        """Reacts to what is new in each lane. Raises what `Driver.react` raises; then all of it may come again.
+
+        A lane in which somebody else was faster stands where that one has brought it, be it further back.
+        """
         for stretch in stretches:
-            lane, after = stretch.lane, self.positions[stretch.lane]
-            if stretch.after > after:
-                raise Hole(after)
-            self.positions[lane] = self._drivers[lane].apply(stretch.facts, after, stretch.upto)
+            if stretch.after > self.positions[stretch.lane]:
+                raise Hole(self.positions[stretch.lane])
+            self._react(stretch.lane, stretch.facts, stretch.upto)
+
+    def store(self) -> None:
+        """Stores how far the lanes have come."""
+        moves = {
+            driver.place: (self._stored[lane], self.positions[lane])
+            for lane, driver in self._drivers.items()
+            if self.positions[lane] > self._stored[lane]
+        }
+        if not moves:
+            return
+        missed = store.advance_all(self._connection, moves)
+        for lane, driver in self._drivers.items():
+            if driver.place in missed:
+                self._stored[lane] = self.positions[lane] = driver.overtaken()
+            else:
+                self._stored[lane] = self.positions[lane]
+
+    def _react(self, lane: Lane, facts: Sequence[Fact], upto: int) -> None:
+        driver = self._drivers[lane]
+        try:
+            self._stored[lane] = driver.react(facts, self._stored[lane])
+            self.positions[lane] = max(self.positions[lane], upto)
+        except Overtaken:
+            self._stored[lane] = self.positions[lane] = driver.overtaken()
 
     def heal(self, lanes: Sequence[Lane], upto: int) -> int:
         """Brings lanes to a position from the log; how many events of theirs it found there.
@@ -91,7 +123,8 @@ class LanesDriver:
             for lane, mine in self._sorted(facts, behind).items():
                 if self.positions[lane] < facts[-1].position:
                     found += len(mine)
-                    self.positions[lane] = self._drivers[lane].apply(mine, self.positions[lane], facts[-1].position)
+                    self._react(lane, mine, facts[-1].position)
+            self.store()
         return found
 
     def _sorted(self, facts: Sequence[Fact], lanes: Sequence[Lane]) -> Mapping[Lane, list[Fact]]:

@@ -7,10 +7,11 @@ reactions go on; what it missed meanwhile it reads from the log.
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import psycopg
 from psycopg import Connection
 
 from infra.dispatch import Dispatcher
@@ -74,13 +75,17 @@ class ReactionFeeds:
                     deliver(driver, driver.heal, messages)
 
     def tick(self, head: int, long_ago: int = 0) -> None:
-        """To be called once a second, with the log's head now and some seconds ago: brings up who stayed behind."""
+        """To be called once a second, with the log's head now and some seconds ago: brings up who stayed behind.
+
+        Stores how far the others have come.
+        """
         for feed in self._feeds.values():
             with self._resting(feed):
                 if driver := self._driver(feed):
                     far = head - self._setup.far_events
                     behind = [lane for lane, at in driver.positions.items() if at < long_ago or at < far]
                     driver.heal(behind, head)
+                    driver.store()
 
     def close(self) -> None:
         """Ends the connections."""
@@ -139,6 +144,10 @@ class _Feed:
 
     def close(self) -> None:
         """Ends the connection; `open` makes another."""
+        if self._driver is not None:
+            # Else only what leads to nothing is read again.
+            with suppress(psycopg.Error, BuildGone):
+                self._driver.store()
         self._driver = None
         if self._connection:
             self._connection.close()

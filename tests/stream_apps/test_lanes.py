@@ -82,9 +82,11 @@ def test_who_drove_it_before_the_change_does_nothing_any_more(log, driver, recor
         old.take_over()
     lanes = in_lanes()
     bring(lanes, read(log, 0, 100), log.head())
+    lanes.store()
     assert hand(None) == lanes.positions[next(iter(lanes.positions))]
+    bring(lanes, [], log.head() + 1)
     with pytest.raises(BuildGone):
-        bring(lanes, [], log.head() + 1)
+        lanes.store()
     drive(old, log)
     assert rung(log, someone) == ["keemun", "lapsang"]
 
@@ -98,6 +100,7 @@ def test_lanes_that_stand_apart_are_levelled_from_the_log(log, driver, record, h
     tea = Lane(1, "muniment.tearoom", 1)
     facts = [fact for fact in read(log, 0, 20) if SPREAD.lane(fact) == tea]
     lanes.advance([Stretch(tea, 0, facts, 20, None), Stretch(first, 0, [], 7, None)])
+    lanes.store()
     assert hand(WIDER, former=SPREAD) == 20
     later = in_lanes(WIDER)
     later.heal(list(later.positions), log.head())
@@ -113,6 +116,26 @@ def test_who_is_overtaken_by_one_that_goes_no_further_takes_it_up_from_there(log
     other.heal(list(other.positions), 3)
     late.heal(list(late.positions), log.head())
     assert rung(log, someone) == ["keemun"] * 20
+
+
+def test_what_leads_to_nothing_is_stored_now_and_then_and_may_be_lost(log, record, hand, in_lanes, connection):
+    someone = guest("none", "none", "keemun", "none", "assam")
+    record(someone)
+    hand(SPREAD)
+    facts = read(log, 0, 100)
+    driver = in_lanes()
+    bring(driver, facts[:3], 3)
+    assert set(store.places_of(connection, "serve").values()) == {0}
+    bring(driver, facts[:5], 5)
+    assert sorted(store.places_of(connection, "serve").values()) == [0, 0, 0, 0, 0, 4]
+    killed, driver = driver, in_lanes()
+    assert max(killed.positions.values()) == 5
+    bring(driver, facts, 7)
+    driver.store()
+    assert set(store.places_of(connection, "serve").values()) == {7}
+    killed.store()
+    assert set(killed.positions.values()) == {7}
+    assert rung(log, someone) == ["keemun", "assam"]
 
 
 def test_messages_that_are_missing_doubled_and_repeated_lead_to_everything_once(log, record, hand, in_lanes):
