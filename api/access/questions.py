@@ -20,7 +20,7 @@ from domain.access import (
     Grant,
     Scope,
 )
-from projections.access.queries import who
+from projections.access.holders import who
 from projections.read import Read
 
 
@@ -101,10 +101,16 @@ async def effective_permissions(asked: Asked) -> Answer:
 
 
 def who_may(
-    read: Read, permission: str, scope: str, limit: int, as_of: str | None = None, after: tuple[UUID] | None = None
+    read: Read,
+    asked: Asked,
+    permission: str,
+    scope: str,
+    limit: int,
+    as_of: str | None = None,
+    after: tuple[UUID] | None = None,
 ) -> list[Any]:
-    """The users who may do something somewhere, by id."""
-    return who(read, permission, scope, limit, moment_of(as_of), after)
+    """The users who may do something somewhere, by id. For whom events are parked, the event store is asked."""
+    return who(read, decisions_of(asked).log, permission, scope, limit, moment_of(as_of), after)
 
 
 def _source(grant: Grant) -> SourceView:

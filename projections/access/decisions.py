@@ -87,6 +87,11 @@ class Decisions:
         self._observe: dict[Level, Callable[[float], None]] = {each: SECONDS.labels(each).observe for each in levels}
         self._observe_local = self._observe["local"]
 
+    @property
+    def log(self) -> Log:
+        """The event store that is asked where the view can't be trusted."""
+        return self._store
+
     async def decide(self, user_id: UUID, permission: str, scope: str = "/", *, at_least: int = 0) -> Decision:
         """The fast check; without suspending where the user is remembered.
 

@@ -18,6 +18,7 @@ COMMANDS = {
     "migrate": Lazy("runtime.cli.migrate:migrate", "Bring the database's schema up to this release. Forward only."),
     "users": Lazy("runtime.cli.users:users", "Users, their passwords and their sessions."),
     "roles": Lazy("runtime.cli.roles:roles", "Roles, and who holds them where."),
+    "who": Lazy("runtime.cli.asking:who", "List who may do something somewhere, and by which assignments."),
     "explain": Lazy(
         "runtime.cli.asking:explain",
         "Tell why a user may do something, or why not and what nearly would have done. Straight from the event store.",

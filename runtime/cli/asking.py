@@ -12,11 +12,12 @@ from domain.access import Permission, Scope
 from domain.errors import Unavailable
 from domain.identity import User
 from infra.event_store import Log
-from projections.access import Because, Explained, Fact, Near, explain_fold, fold_user
+from projections.access import ACCESS, Because, Explained, Fact, Near, explain_fold, fold_user, holders
 from runtime.cli.operator import id_of
-from runtime.cli.options import as_json
-from runtime.cli.output import text, utc
+from runtime.cli.options import as_json, limited
+from runtime.cli.output import print_page, print_table, text, utc
 from runtime.cli.ranges import PlaceType
+from runtime.cli.views import ask
 from runtime.cli.wired import Wired
 from runtime.ranges import Place
 
@@ -27,6 +28,38 @@ scope_option = click.option("--scope", default="/", show_default=True, help="Whe
 as_of_option = click.option(
     "--as-of", "as_of", metavar="PLACE", type=PlaceType(), help="A position, or a time: as it was then. Default: now."
 )
+
+
+@click.command("who")
+@click.argument("permission")
+@scope_option
+@as_of_option
+@limited
+@click.option("--cursor", metavar="ID", type=click.UUID, help="Go on after this user.")
+@as_json
+@click.pass_obj
+def who(
+    wired: Wired, permission: str, scope: str, as_of: Place | None, limit: int, cursor: UUID | None, as_json: bool
+) -> None:
+    """List who may do something somewhere, and by which assignments.
+
+    \b
+    Example:
+      muniment who invoice:read --scope /acme/eu --as-of 2026-05-01T12:00:00Z
+    """
+    after = (cursor,) if cursor else None
+    with wired.log() as log:
+        found = ask(wired, lambda read: holders.who(read, log, permission, scope, limit + 1, as_of, after), ACCESS)
+        rows = found[:limit]
+        if not as_json:
+            names = Names(log, log.head())
+            shown = [
+                (names.of(f"user:{row.user_id}"), given.role, given.scope, given.expires_at, row.user_id)
+                for row in rows
+                for given in row.assignments
+            ]
+            print_table(("USER", "ROLE", "SCOPE", "UNTIL", "ID"), shown)
+    print_page(rows, len(found), lambda row: row.user_id, as_json, "users")
 
 
 @click.command("explain")

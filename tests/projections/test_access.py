@@ -4,16 +4,17 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
 
 from commands.access import RemoveRole, remove_role
 from domain.access import RoleName, RoleNotFound
-from domain.errors import Invalid, PositionUnknown, ProjectionBehind
+from domain.errors import Invalid, PositionUnknown, ProjectionBehind, Unavailable
 from projections.access import ACCESS, fold_user
-from projections.access.queries import role_by_name, roles, who
+from projections.access.holders import who
+from projections.access.queries import role_by_name, roles
 from projections.read import Reader
 from tests.access_world import Process, World, process_of, world_of
 
@@ -291,8 +292,8 @@ def test_knows_who_may_do_something_and_by_which_assignment(world):
     views = reader(world)
 
     def may(as_of: int | None = None) -> dict[object, list[str]]:
-        rows = views.run(lambda read: who(read, "page:read", "/acme/eu", 10, as_of), ACCESS).value
-        return {row.user_id: [each["role"] for each in row.assignments] for row in rows}
+        rows = views.run(lambda read: who(read, world.log, "page:read", "/acme/eu", 10, as_of), ACCESS).value
+        return {row.user_id: [each.role for each in row.assignments] for row in rows}
 
     assert may() == {ada: ["viewer"], grace: ["chief"]}
     assert may(revoked) == {ada: ["viewer"], grace: ["chief"], mary: ["viewer"]}
@@ -306,3 +307,76 @@ def test_the_fold_of_the_event_store_at_a_position_knows_nothing_of_later(world)
     world.permissions("viewer", "page:write")
     grants = fold_user(world.log, ada, position, world.log.now()).grants()
     assert [grant.pattern for grant in grants] == ["page:read"]
+
+
+# Lists while something is parked
+
+
+@contextmanager
+def refusing(world: World, table: str) -> Iterator[None]:
+    """The view can neither add nor end rows of this table."""
+    name = ACCESS.table(table, 1)
+    world.connection.execute(
+        "create function refuse() returns trigger language plpgsql as $$ begin raise exception 'poison'; end $$;"
+        f"create trigger refuse before insert or update on {name} for each row execute function refuse()".encode()
+    )
+    yield
+    world.connection.execute(f"drop trigger refuse on {name}; drop function refuse".encode())
+
+
+def may_read(world: World, as_of: int | None = None, limit: int = 10, after: UUID | None = None) -> list[UUID]:
+    last = (after,) if after else None
+    rows = reader(world).run(lambda read: who(read, world.log, "page:read", "/acme", limit, as_of, last), ACCESS).value
+    return [row.user_id for row in rows]
+
+
+def test_whoever_has_parked_events_is_listed_as_the_event_store_says(world):
+    ada, grace, mary, eve = (world.user(name) for name in ("ada", "grace", "mary", "eve"))
+    world.role("viewer", "page:read")
+    for user in (ada, grace, eve):
+        world.assign(user, "viewer")
+    world.feed()
+    with refusing(world, "assignments"):
+        revoked = world.revoke(ada, "viewer")
+        before = world.assign(mary, "viewer", "/acme")
+        world.feed()
+    with refusing(world, "suspensions"):
+        world.suspend(eve)
+        world.feed()
+    expected = sorted([grace, mary])
+    assert may_read(world) == expected
+    assert may_read(world, limit=1) == expected[:1]
+    assert may_read(world, limit=1, after=expected[0]) == expected[1:]
+    assert may_read(world, before) == sorted([grace, mary, eve])
+    assert may_read(world, before - 1) == sorted([grace, eve])
+    assert may_read(world, revoked - 1) == sorted([ada, grace, eve])
+
+
+def test_a_role_that_has_parked_events_counts_as_the_event_store_says(world):
+    ada, grace = world.user("ada"), world.user("grace")
+    world.role("viewer", "page:read")
+    world.role("editor", "page:write", includes=("viewer",))
+    world.role("printer", "page:print")
+    world.assign(ada, "editor")
+    world.assign(grace, "printer")
+    world.feed()
+    with refusing(world, "includes"):
+        world.includes("editor")
+        world.includes("printer", "viewer")
+        world.feed()
+    assert may_read(world) == [grace]
+    with refusing(world, "permissions"):
+        position = world.permissions("viewer", "page:print")
+        world.feed()
+    assert may_read(world) == []
+    assert may_read(world, position - 1) == [grace]
+
+
+def test_a_list_for_which_too_much_is_parked_is_refused(world):
+    world.feed()
+    world.connection.execute(
+        "insert into projection_parked (projection, version, build, position, stream, stream_version, topic)"
+        " select 'access', 1, 1, n, gen_random_uuid(), 1, 'access.RoleAssigned' from generate_series(1, 1001) n"
+    )
+    with pytest.raises(Unavailable):
+        may_read(world)

@@ -50,4 +50,56 @@ def test_a_no_has_an_exit_status_of_its_own_and_says_who_took_it_away(cli_site, 
     result = cli_site.call("explain", ada, permission(clerk), "--json")
     assert result.exit_code == 3, result.output
     said = json.loads(result.stdout)
-    assert [(near["kind"], near["ended"]["by"]) for near in said["because"]["near"]] == [("revoked", "operator:mallory")]
+    assert [(near["kind"], near["ended"]["by"]) for near in said["because"]["near"]] == [
+        ("revoked", "operator:mallory")
+    ]
+
+
+def test_who_lists_the_users_by_their_addresses_now_and_then(cli_site, ada, clerk):
+    given = cli_site.json("roles", "assign", ada, clerk, "--scope", "/acme")["position"]
+    cli_site.done("roles", "revoke", ada, clerk, "--scope", "/acme")
+    then = cli_site.done("who", permission(clerk), "--scope", "/acme", "--as-of", given).stdout
+    assert [line.split()[:3] for line in then.splitlines() if clerk in line] == [[ada, clerk, "/acme"]]
+    now = cli_site.done("who", permission(clerk), "--scope", "/acme").stdout
+    assert "admin@localhost" in now
+    assert ada not in now
+
+
+def test_who_goes_on_where_the_page_before_has_ended(cli_site, ada, clerk):
+    cli_site.done("roles", "assign", ada, clerk)
+    first = cli_site.json("who", permission(clerk), "--limit", "1")
+    rest = cli_site.json("who", permission(clerk), "--cursor", first["next"])
+    assert len({item["user_id"] for item in first["items"] + rest["items"]}) == 2
+    assert rest["next"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["explain", "ada@nowhere.example", "page:read"], 1, "Nobody has the e-mail address"),
+        (["explain", "ada", "page:read"], 1, "not an e-mail address"),
+        (["explain", "USER", "page:*"], 1, "without a wildcard"),
+        (["explain", "USER", "page"], 1, "must be resource:action"),
+        (["explain", "USER", "page:read", "--scope", "acme"], 1, "must start with /"),
+        (["explain", "USER", "page:read", "--as-of", "99999999"], 1, "No event has this position yet"),
+        (["explain", "USER", "page:read", "--as-of", "2999-01-01"], 1, "hasn't come yet"),
+        (["explain", "USER", "page:read", "--as-of", "yesterday"], 2, "is no time"),
+        (["explain", "USER", "page:read", "--as-of", "-1"], 2, "is no time"),
+        (["who", "page:read", "--as-of", "99999999"], 1, "No event has this position yet"),
+        (["who", "page:read", "--as-of", "9" * 30], 2, "more than a position can be"),
+        (["who", "page:*"], 1, "without a wildcard"),
+        (["who", "page:read", "--cursor", "ada"], 2, "not a valid UUID"),
+    ],
+)
+def test_a_question_that_makes_no_sense_is_one_line(cli_site, arguments, status, said):
+    user = "0198c2a4-6f1d-7a55-9d5e-6a0f3a4b1c2d"
+    result = cli_site.call(*(user if each == "USER" else each for each in arguments))
+    assert result.exit_code == status, result.output
+    assert said in result.stderr
+    assert status == 2 or len(result.stderr.splitlines()) == 1
+    assert result.stdout == ""
+
+
+def test_nobody_known_is_denied_and_said_to_be_unknown(cli_site):
+    result = cli_site.call("explain", str(uuid4()), "page:read", "--json")
+    assert (result.exit_code, json.loads(result.stdout)["because"]["reason"]) == (3, "user-unknown")
