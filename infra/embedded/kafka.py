@@ -23,9 +23,9 @@ from infra.embedded.errors import StartError
 from infra.embedded.folder import DataFolder, private_folder
 from infra.embedded.identity import Identity, oneself
 from infra.embedded.kafka_jars import jars, java
+from infra.embedded.ports import LOOPBACK, free_port
 from infra.embedded.process import STOP_TIMEOUT_SECONDS, stop_leftovers
 
-LOOPBACK = "127.0.0.1"
 NODE = "1"
 FORMAT_TIMEOUT_SECONDS = 60.0
 READY_ATTEMPT_SECONDS = 2.0
@@ -77,13 +77,6 @@ JVM = (
 
 INTO_FOLDER = ("/bin/sh", "-c", 'cd "$0" && exec "$@"')
 """Java can't change its folder, but by the folder that a process works in a later run knows it (see process.py)."""
-
-
-def free_port() -> int:
-    """A port on the loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
 
 
 class Kafka:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from infra.embedded import DataFolder, Postgres, Service, Valkey, launched, running
+from infra.embedded.ports import free_port
 from infra.embedded.postgres import SOCKET
 from infra.settings import Settings
 from runtime.start import first_facts, migrate
@@ -46,12 +46,6 @@ def seconds_until(true: Callable[[], Any]) -> float:
     began = time.monotonic()
     eventually(true, pause_seconds=0.001)
     return time.monotonic() - began
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def family(pid: int) -> list[psutil.Process]:

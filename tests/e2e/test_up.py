@@ -21,9 +21,10 @@ import psutil
 import pytest
 
 from infra.embedded import DataFolder
+from infra.embedded.ports import free_port
 from infra.parts import PartStatus, parts_file, read_parts
 from infra.settings import Settings
-from tests.e2e.platform import ADMIN, PASSWORD, ROOT, Api, Caller, at_least, eventually, family, free_port, signal_all
+from tests.e2e.platform import ADMIN, PASSWORD, ROOT, Api, Caller, at_least, eventually, family, signal_all
 
 STOP_SECONDS = 5.0
 

@@ -17,6 +17,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from infra.embedded import DataFolder, Postgres, Valkey
 from infra.embedded.kafka import Kafka
+from infra.embedded.ports import free_port
 from infra.event_store import Log
 from infra.layouts import Layout, current_layout
 from infra.settings import Settings
@@ -25,8 +26,8 @@ from projections.engine import Build
 from runtime import modules
 from runtime.start import first_facts, migrate
 from stream_apps.spreads import spread_of
-from tests.e2e.platform import ADMIN, Api, OurPart, Part, ServicePart, eventually, free_port
-from tests.kafka.node import Node, lasting_port
+from tests.e2e.platform import ADMIN, Api, OurPart, Part, ServicePart, eventually
+from tests.kafka.node import Node
 from tests.kafka.traffic import DEFAULT_ROLE, define_roles
 
 T = TypeVar("T")
@@ -83,7 +84,7 @@ class FullShape:
     def __init__(self, folder: Path, logs_folder: Path, seed: int = 0) -> None:
         self._chance = random.Random(seed)  # noqa: S311
         data = DataFolder(folder)
-        self.node = Node(Kafka(data, port=lasting_port()))
+        self.node = Node(Kafka(data))
         postgres, valkey = Postgres(data, {"fsync": "off", "full_page_writes": "off"}), Valkey(data)
         self.postgres, self.valkey = ServicePart(postgres), ServicePart(valkey)
         self.settings = Settings(

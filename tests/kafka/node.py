@@ -1,21 +1,16 @@
 """A Kafka node that tests can kill, stop for a while, and empty; and what stands on it."""
 
-import random
-import socket
-from contextlib import suppress
 from dataclasses import dataclass
 
 from confluent_kafka import OFFSET_END, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from infra.embedded.kafka import LOOPBACK, Kafka
+from infra.embedded.kafka import Kafka
 from infra.layouts import Layout
 from tests.e2e.platform import ServicePart
 from tests.stream_apps.broker import Broker
 
 REQUEST_SECONDS = 10.0
-PORTS = (20_000, 30_000)
-"""Below those that Linux gives to whoever doesn't ask for one (32,768 and up)."""
 
 
 @dataclass
@@ -47,15 +42,6 @@ class Node(ServicePart):
         ends = [TopicPartition(place.topic, place.partition, OFFSET_END) for place in layout.places]
         for gone in client.delete_records(ends, operation_timeout=REQUEST_SECONDS).values():
             gone.result(REQUEST_SECONDS)
-
-
-def lasting_port() -> int:
-    """A free port that no client's own end can be given: one that calls again and again would find itself there."""
-    while True:
-        port = random.randint(*PORTS)  # noqa: S311
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind((LOOPBACK, port))
-            return port
 
 
 def reader(address: str) -> Broker:

@@ -11,7 +11,8 @@ import httpx
 import pytest
 
 from infra.embedded import DataFolder, Postgres, Valkey, running
-from infra.embedded.kafka import Kafka, free_port
+from infra.embedded.kafka import Kafka
+from infra.embedded.ports import free_port
 from tests.compose.composition import Place, kafka_properties, ours
 from tests.compose.test_compose import GIVEN
 from tests.e2e.platform import eventually

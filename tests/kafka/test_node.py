@@ -12,7 +12,8 @@ from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from infra.embedded import DataFolder, StartError, launched, running
-from infra.embedded.kafka import LOOPBACK, Kafka, free_port
+from infra.embedded.kafka import Kafka
+from infra.embedded.ports import LOOPBACK, free_port
 from infra.embedded.process import leftovers
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
