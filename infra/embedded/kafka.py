@@ -69,6 +69,8 @@ SETTINGS: Mapping[str, str] = {
 }
 
 JVM = (
+    # The quick compiler only: a start costs 2.8 s of a core instead of 4.9, and one machine's load needs no more.
+    "-XX:TieredStopAtLevel=1",
     "-Xms64m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError", "-XX:-UsePerfData",
     "-Djava.awt.headless=true", "-Djava.net.preferIPv4Stack=true",
     "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true",
