@@ -23,6 +23,7 @@ from eventsourcing.utils import Environment, EnvType
 from domain.aggregate import Aggregate
 from domain.context import Context
 from infra.inline import Inline, InlineTables, Statement, inline_step, own_fields
+from infra.moments import AsOf
 from infra.recorder import Committed, Limits, LogDatastore, LogFactory, LogRecorder, Save
 from infra.transcoding import EventMapper, OrjsonTranscoder, RecordedEvent
 from infra.wanted import Wanted
@@ -245,7 +246,7 @@ class Log(Application[UUID]):
         """The time by the database's clock, never before the newest event's `recorded_at`."""
         return self._recorder.now()
 
-    def moment(self, as_of: int | datetime) -> tuple[int, datetime]:
+    def moment(self, as_of: AsOf) -> tuple[int, datetime]:
         """The position that is meant by a position or a time, and the time by which expiry is judged there.
 
         A time means the greatest position recorded at or before it. Raises PositionUnknown, Invalid for a time that

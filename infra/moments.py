@@ -1,6 +1,10 @@
 """Positions and times: which event was the newest at a time, and when a position was recorded."""
 
 from datetime import UTC, datetime
+from typing import TypeAlias
+
+AsOf: TypeAlias = int | datetime
+"""A position, or a time, which means the greatest position recorded at or before it."""
 
 BEFORE_ALL = datetime(1970, 1, 1, tzinfo=UTC)
 """The time that counts at position 0."""

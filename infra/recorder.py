@@ -23,7 +23,7 @@ from infra.commit import Committer
 from infra.datastore import LogDatastore
 from infra.group_commit import GroupCommit
 from infra.inline import Statement
-from infra.moments import BEFORE_ALL, POSITION_AT_TIME, RECORDED_AT
+from infra.moments import BEFORE_ALL, POSITION_AT_TIME, RECORDED_AT, AsOf
 from infra.riders import write_riders
 from infra.save import Committed, InlineRefused, Limits, Save, SaveTooLarge
 from infra.transcoding import RecordedEvent
@@ -190,7 +190,7 @@ class LogRecorder(PostgresApplicationRecorder):
         now: datetime = self._one("select greatest(recorded_at, clock_timestamp()) from log_head where only_row")[0]
         return now
 
-    def moment(self, as_of: int | datetime) -> tuple[int, datetime]:
+    def moment(self, as_of: AsOf) -> tuple[int, datetime]:
         """The position that is meant by a position or a time, and the time that counts there.
 
         A time means the greatest position recorded at or before it. Raises PositionUnknown, Invalid.

@@ -1,6 +1,10 @@
 """Whose fault an error is: the event's, which will fail again whenever it is tried, or the moment's."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import psycopg
+from eventsourcing.persistence import MapperDeserialisationError
 
 from domain.errors import Unavailable
 
@@ -35,6 +39,15 @@ class Starting(Unavailable):
     """A view of this release is still being built."""
 
     code = "starting"
+
+
+@contextmanager
+def whole() -> Iterator[None]:
+    """For who folds streams and must not leave anything out: an event that can't be read is Unavailable."""
+    try:
+        yield
+    except MapperDeserialisationError as error:
+        raise Unavailable("An event that this depends on can't be read.") from error
 
 
 def is_poison(error: BaseException) -> bool:

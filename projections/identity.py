@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from domain.identity import Keyring, Session, User, UserNotFound
+from infra.event_store import Log
 from infra.inline import Inline
+from projections.errors import whole
 from projections.projection import Projection
 from projections.read import Read
 
@@ -117,6 +120,37 @@ def user_by_id(read: Read, id: UUID) -> UserRow:  # noqa: A002
     if row is None:
         raise UserNotFound
     return UserRow(**row)
+
+
+def user_at(log: Log, user_id: UUID, position: int) -> UserRow:
+    """A user as they were at a position, folded from the event store. Raises UserNotFound, Unavailable."""
+    with whole():
+        events = log.read_stream(user_id, 0, position)
+        if not events or not isinstance(events[0].event, User.Registered):
+            raise _not_yet(log, user_id, position)
+    values: dict[str, Any] = {"suspended_at": None, "suspended_reason": None}
+    for recorded in events:
+        match recorded.event:
+            case User.Registered(email=email, name=name):
+                values |= {"email": email, "name": name, "registered_at": recorded.recorded_at}
+            case User.Renamed(name=name):
+                values["name"] = name
+            case User.Suspended(reason=reason):
+                values |= {"suspended_at": recorded.recorded_at, "suspended_reason": reason}
+            case User.Reactivated():
+                values |= {"suspended_at": None, "suspended_reason": None}
+    status = "suspended" if values["suspended_at"] else "active"
+    first, last = events[0], events[-1]
+    return UserRow(id=user_id, status=status, registered_position=first.position, version=last.version, **values)
+
+
+def _not_yet(log: Log, user_id: UUID, position: int) -> UserNotFound:
+    later = log.read_stream(user_id, 0, limit=1)
+    if later and isinstance(later[0].event, User.Registered):
+        return UserNotFound(
+            f"At position {position} there was no such user: they were registered later, at {later[0].position}."
+        )
+    return UserNotFound()
 
 
 def users(read: Read, limit: int, after: tuple[int] | None = None, q: str | None = None) -> list[UserRow]:

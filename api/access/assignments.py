@@ -14,6 +14,7 @@ from api.access.common import (
     decisions_of,
     least_position,
 )
+from api.moments import AsOfParams, moment_of
 from api.routing import Answer, Asked, Body, Command, Endpoint, Own, Route, View
 from commands.access import (
     AssignRole,
@@ -29,6 +30,7 @@ from domain.access import (
     RoleNotFound,
     Scope,
     TooManyAssignments,
+    active,
 )
 from domain.identity import UserNotFound
 
@@ -74,8 +76,9 @@ def _revocation(asked: Asked) -> RevokeRole:
 
 
 async def assignments(asked: Asked) -> Answer:
-    """The roles that a user has been given and that haven't expired, by scope."""
-    _, facts = await decisions_of(asked).facts(asked.path["id"], at_least=least_position(asked))
+    """The roles that a user has been given and that haven't expired, by scope; with `as_of`, those of then."""
+    as_of = moment_of(asked.params.as_of)
+    _, facts = await decisions_of(asked).facts(asked.path["id"], as_of=as_of, at_least=least_position(asked))
     items = [
         AssignmentView(
             role=each.role,
@@ -85,7 +88,7 @@ async def assignments(asked: Asked) -> Answer:
             assigned_at=each.mark.at,
             position=each.mark.position,
         )
-        for each in sorted(facts.assignments, key=lambda each: (each.scope, each.role))
+        for each in sorted(active(facts.assignments, facts.moment), key=lambda each: (each.scope, each.role))
     ]
     return Answer(AssignmentsView(items=items), position=facts.position)
 
@@ -96,8 +99,8 @@ ROUTES: list[Route] = [
         command=_assignment, raises=(UserNotFound, RoleNotFound, ExpiryInThePast, TooManyAssignments, NotHeld),
     ),
     Endpoint(
-        "GET", "/api/v1/users/{id}/roles", assignments, permission=Own("id", "access:read"), result=AssignmentsView,
-        raises=POSITIONS,
+        "GET", "/api/v1/users/{id}/roles", assignments, permission=Own("id", "access:read"), params=AsOfParams,
+        result=AssignmentsView, raises=POSITIONS,
     ),
     Command(
         "DELETE", "/api/v1/users/{id}/roles/{role}", None, revoke_role, permission="role:assign", scope=asked_scope,

@@ -8,13 +8,12 @@ from msgspec import Meta
 from api.access.common import (
     MAX_CHECKS,
     POSITIONS,
-    AsOfText,
     PermissionText,
     ScopeText,
     decisions_of,
     least_position,
-    moment_of,
 )
+from api.moments import AsOfText, moment_of
 from api.routing import Answer, Asked, Body, Endpoint, Route, Self, View
 from projections.access import Because, Explained
 

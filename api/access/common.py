@@ -1,6 +1,5 @@
 """What the access routes share: their ports, and how permissions, scopes and moments are written."""
 
-from datetime import UTC, datetime
 from typing import Annotated, Protocol
 
 from msgspec import Meta
@@ -12,8 +11,8 @@ from domain.access import (
     MAX_PERMISSIONS,
     Scope,
 )
-from domain.errors import PositionUnknown, ProjectionBehind, invalid_field
-from projections.access import AsOf, Decisions
+from domain.errors import PositionUnknown, ProjectionBehind
+from projections.access import Decisions
 
 VIEWS = ("access",)
 MAX_CHECKS = 1000
@@ -25,7 +24,6 @@ NameText = Annotated[str, Meta(max_length=NAME_CHARS)]
 ScopeText = Annotated[str, Meta(max_length=SCOPE_CHARS, description="A path such as `/acme/eu`; `/` is everywhere.")]
 Patterns = Annotated[list[PatternText], Meta(max_length=MAX_PERMISSIONS)]
 Names = Annotated[list[NameText], Meta(max_length=MAX_INCLUDES)]
-AsOfText = Annotated[str, Meta(max_length=64, description="A position (digits only) or a time (RFC 3339).")]
 
 
 class AccessPorts(Protocol):
@@ -33,21 +31,6 @@ class AccessPorts(Protocol):
 
     @property
     def decisions(self) -> Decisions: ...
-
-
-def moment_of(given: int | str | None) -> AsOf | None:
-    """A position or a time. Raises Invalid."""
-    if given is None or isinstance(given, int):
-        return given
-    if given.isascii() and given.isdigit():
-        return int(given)
-    try:
-        time = datetime.fromisoformat(given)
-        if time.tzinfo is None:
-            raise invalid_field("as_of", "a time needs its offset, such as Z")
-        return time.astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise invalid_field("as_of", "a position (digits only) or a time (RFC 3339)") from None
 
 
 def decisions_of(asked: Asked) -> Decisions:

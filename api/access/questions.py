@@ -7,14 +7,13 @@ from uuid import UUID
 from api.access.common import (
     POSITIONS,
     VIEWS,
-    AsOfText,
     PermissionText,
     ScopeText,
     asked_scope,
     decisions_of,
     least_position,
-    moment_of,
 )
+from api.moments import AsOfText, moment_of
 from api.routing import Answer, Asked, Body, Endpoint, Keyset, Own, Page, Paging, Query, Route, View
 from domain.access import (
     Grant,

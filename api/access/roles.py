@@ -3,13 +3,18 @@
 from datetime import datetime
 from uuid import UUID
 
+from msgspec import convert
+
+from api import requests
 from api.access.common import (
     VIEWS,
     Names,
     NameText,
     Patterns,
+    decisions_of,
 )
-from api.routing import Asked, Body, Command, Keyset, Page, Paging, Query, Route, View
+from api.moments import PAST, AsOfParams, folded_at, moment_of
+from api.routing import Answer, Asked, Body, Command, Endpoint, Keyset, Page, Paging, Query, Route, View
 from commands.access import (
     ChangeIncludes,
     ChangePermissions,
@@ -31,7 +36,7 @@ from domain.access import (
     RoleTaken,
     RoleTooWide,
 )
-from projections.access.queries import role_by_name, roles
+from projections.access.queries import RoleRow, role_at, role_by_name, roles
 
 
 class NewRole(Body):
@@ -70,6 +75,24 @@ class RoleView(View):
     version: int
     defined_by: str
     defined_at: datetime
+
+
+async def get_role(asked: Asked) -> Answer:
+    """A role with what it holds and includes itself; with `as_of`, as it was then."""
+    name, as_of = asked.path["name"], moment_of(asked.params.as_of)
+    if as_of is not None:
+        log = decisions_of(asked).log
+        role, position = await folded_at(asked, log, as_of, lambda at: role_at(log, name, at))
+        return Answer(_view(role), position=position)
+    found = await asked.in_thread(asked.services.reader.look, lambda read: role_by_name(read, name), VIEWS)
+    tag = b'"%d"' % found.value.version
+    if requests.none_match(asked.headers, tag):
+        return Answer(None, 304, [(b"etag", tag)], found.position)
+    return Answer(_view(found.value), 200, [(b"etag", tag)], found.position)
+
+
+def _view(row: RoleRow) -> RoleView:
+    return convert(row, RoleView, from_attributes=True)
 
 
 def _patterns(texts: list[str]) -> tuple[Pattern, ...]:
@@ -125,8 +148,8 @@ ROUTES: list[Route] = [
         "GET", "/api/v1/roles", Page[RoleView], roles, permission="role:read", projections=VIEWS, params=Paging,
         page=Keyset(lambda row: (row.name,), (str,)),
     ),
-    Query(
-        "GET", "/api/v1/roles/{name}", RoleView, role_by_name, permission="role:read", projections=VIEWS,
-        etag=lambda view: view.version, raises=(RoleNotFound,),
+    Endpoint(
+        "GET", "/api/v1/roles/{name}", get_role, permission="role:read", params=AsOfParams, result=RoleView,
+        also=(304,), projections=VIEWS, raises=(RoleNotFound, *PAST), headers={"ETag": "The role's version."},
     ),
 ]  # fmt: skip

@@ -9,6 +9,7 @@ from msgspec import Meta, convert
 
 from api import requests
 from api.identity.ports import IdentityPorts
+from api.moments import PAST, AsOfParams, folded_at, moment_of
 from api.routing import (
     Answer,
     Asked,
@@ -53,7 +54,7 @@ from domain.identity import (
     WrongPassword,
 )
 from domain.ports import Work
-from projections.identity import sessions_of, users
+from projections.identity import sessions_of, user_at, users
 
 VIEWS = ("identity",)
 EMAIL_CHARS, NAME_CHARS, PASSWORD_CHARS = 254, 200, 1024
@@ -121,8 +122,12 @@ class SessionView(View):
 
 
 async def get_user(asked: Asked) -> Answer:
-    """A user, from memory where that is sure."""
+    """A user, from memory where that is sure; with `as_of`, as they were then, by the name that they had then."""
     ports, user_id = asked.ports, asked.path["id"]
+    as_of = moment_of(asked.params.as_of)
+    if as_of is not None:
+        user, position = await folded_at(asked, ports.log, as_of, lambda at: user_at(ports.log, user_id, at))
+        return Answer(convert(user, UserView, from_attributes=True), position=position)
     found = await ports.users.get(user_id)
     tag = b'"%d"' % found.value.version
     if requests.none_match(asked.headers, tag):
@@ -189,8 +194,8 @@ ROUTES: list[Route] = [
         page=Keyset(_registered, (int,)),
     ),
     Endpoint(
-        "GET", "/api/v1/users/{id}", get_user, permission=Own("id", "user:read"), result=UserView, also=(304,),
-        projections=VIEWS, raises=(UserNotFound,), headers={"ETag": "The user's version."},
+        "GET", "/api/v1/users/{id}", get_user, permission=Own("id", "user:read"), params=AsOfParams, result=UserView,
+        also=(304,), projections=VIEWS, raises=(UserNotFound, *PAST), headers={"ETag": "The user's version."},
     ),
     Command(
         "PATCH", "/api/v1/users/{id}", RenameBody, rename_user, permission=Own("id", "user:update"), stream=_user_id,

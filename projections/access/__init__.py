@@ -3,13 +3,12 @@
 from projections.access.decisions import Decision, Decisions
 from projections.access.explaining import Because, Explained, Fact, Missing, Near, explain_fold
 from projections.access.facts import UserFacts, fold_user
-from projections.access.reader import AccessReader, AsOf
+from projections.access.reader import AccessReader
 from projections.access.view import ACCESS
 
 __all__ = [
     "ACCESS",
     "AccessReader",
-    "AsOf",
     "Because",
     "Decision",
     "Decisions",

@@ -17,10 +17,11 @@ from infra.cache import CacheAside, Level, Loaded
 from infra.caches import Caches
 from infra.event_store import Log
 from infra.listener import Listener
+from infra.moments import AsOf
 from projections.access.explaining import Explained, best, explain_fold, granted
 from projections.access.facts import UserFacts, fold_user
 from projections.access.held import Held, asked, at
-from projections.access.reader import AccessReader, AsOf
+from projections.access.reader import AccessReader
 from projections.access.view import ACCESS
 
 log = logging.getLogger(__name__)

@@ -7,15 +7,15 @@ from itertools import takewhile
 from typing import Any
 from uuid import UUID
 
-from eventsourcing.persistence import MapperDeserialisationError
-
 from domain.access import Permission, Role, RoleContent, Scope, UserAssignments, active, covering, granting
 from domain.errors import ProjectionBehind, Unavailable
 from domain.identity import User
 from infra.event_store import Log
+from infra.moments import AsOf
 from projections.access.facts import UserFacts, fold_role, fold_user
-from projections.access.reader import PARKED_LIMIT, AsOf
+from projections.access.reader import PARKED_LIMIT
 from projections.access.view import ACCESS
+from projections.errors import whole
 from projections.facts import Unreadable, read_streams
 from projections.read import Read
 
@@ -64,7 +64,7 @@ def who(
     wanted, place = Permission(permission), Scope(scope)
     position, moment = moment_of(read, log, as_of)
     last = after[0] if after else None
-    try:
+    with whole():
         doubt = _doubt(read, log, position)
         asked = {
             "patterns": list(covering(wanted)),
@@ -81,8 +81,6 @@ def who(
             doubted = list(takewhile(lambda user: user < rows[-1].user_id, doubted))
         folded = (_holder(fold_user(log, user, position, moment), wanted, place) for user in doubted)
         return sorted([*rows, *(row for row in folded if row)], key=lambda row: row.user_id)[:limit]
-    except MapperDeserialisationError as error:
-        raise Unavailable("An event that this depends on can't be read.") from error
 
 
 def moment_of(read: Read, log: Log, as_of: AsOf | None) -> tuple[int, datetime]:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import Any, TypeAlias
+from typing import Any
 from uuid import UUID
 
 import orjson
@@ -18,7 +18,7 @@ from domain.access.grants import NOWHERE
 from domain.errors import PositionUnknown, ProjectionBehind, Unavailable, invalid_field
 from infra import lending
 from infra.datastore import RECONNECT_SECONDS
-from infra.moments import BEFORE_ALL, POSITION_AT_TIME, RECORDED_AT
+from infra.moments import BEFORE_ALL, POSITION_AT_TIME, RECORDED_AT, AsOf
 from projections.access.facts import UserFacts
 from projections.access.view import ACCESS
 from projections.errors import Starting
@@ -31,8 +31,6 @@ ATTEMPTS = 3
 
 GRACE_SECONDS = 0.5
 """What an answer may take beyond the server's own limit, before the server counts as hanging."""
-
-AsOf: TypeAlias = int | datetime
 
 
 class AccessReader:

@@ -6,17 +6,16 @@ from uuid import UUID
 
 import click
 import msgspec
-from eventsourcing.persistence import MapperDeserialisationError
 
 from domain.access import Permission, Scope
-from domain.errors import Unavailable
 from domain.identity import User
 from infra.event_store import Log
 from projections.access import ACCESS, Because, Explained, Fact, Near, explain_fold, fold_user, holders
+from projections.errors import whole
 from runtime.cli.operator import id_of
 from runtime.cli.options import as_json, limited
 from runtime.cli.output import print_page, print_table, text, utc
-from runtime.cli.ranges import PlaceType
+from runtime.cli.ranges import as_of_option
 from runtime.cli.views import ask
 from runtime.cli.wired import Wired
 from runtime.ranges import Place
@@ -25,9 +24,6 @@ DENIED = 3
 """The exit status where the answer is no: neither done (0) nor failed (1)."""
 
 scope_option = click.option("--scope", default="/", show_default=True, help="Where.")
-as_of_option = click.option(
-    "--as-of", "as_of", metavar="PLACE", type=PlaceType(), help="A position, or a time: as it was then. Default: now."
-)
 
 
 @click.command("who")
@@ -82,10 +78,8 @@ def explain(context: click.Context, user: str, permission: str, scope: str, as_o
     wanted, place = Permission(permission), Scope(scope)
     asked_id = id_of(wired, user)
     with wired.log() as log:
-        try:
+        with whole():
             explained = _explained(log, asked_id, wanted, place, as_of)
-        except MapperDeserialisationError as error:
-            raise Unavailable(f"an event that this depends on can't be read: {error}") from error
         if as_json:
             click.echo(msgspec.json.encode(explained).decode())
         else:

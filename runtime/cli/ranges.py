@@ -65,3 +65,7 @@ def ranged(function: F) -> F:
 personal = click.option(
     "--personal", is_flag=True, help="With the fields that tell something about people. The audit log says so."
 )
+
+as_of_option = click.option(
+    "--as-of", "as_of", metavar="PLACE", type=PlaceType(), help="A position, or a time: as it was then. Default: now."
+)

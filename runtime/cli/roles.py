@@ -20,15 +20,17 @@ from commands.access import (
     remove_role,
     revoke_role,
 )
-from domain.access import Pattern, RoleName, Scope, UserAssignments
-from domain.identity import User
-from infra.work import UnitOfWork
-from projections.access import ACCESS, queries
-from runtime.cli.operator import context_of, dispatch, user_id
+from domain.access import Pattern, RoleName, Scope
+from projections.access import ACCESS, fold_user, queries
+from projections.errors import whole
+from projections.identity import user_at
+from runtime.cli.operator import dispatch, id_of, user_id
 from runtime.cli.options import Moment, acting, as_json, complete_roles, limited
 from runtime.cli.output import print_fields, print_json, print_page, print_table, say
+from runtime.cli.ranges import as_of_option
 from runtime.cli.views import ask
 from runtime.cli.wired import Wired
+from runtime.ranges import Place
 
 role_argument = click.argument("role", metavar="ROLE", shell_complete=complete_roles)
 user_argument = click.argument("user", metavar="USER")
@@ -78,16 +80,21 @@ def list_(wired: Wired, limit: int, cursor: str, as_json: bool) -> None:
 
 @roles.command("show")
 @role_argument
+@as_of_option
 @as_json
 @click.pass_obj
-def show(wired: Wired, role: str, as_json: bool) -> None:
-    """Show what one role holds and includes itself.
+def show(wired: Wired, role: str, as_of: Place | None, as_json: bool) -> None:
+    """Show what one role holds and includes itself, now or at a moment of the past.
 
     \b
     Example:
-      muniment roles show clerk
+      muniment roles show clerk --as-of 2026-05-01T12:00:00Z
     """
-    row = ask(wired, lambda read: queries.role_by_name(read, role), ACCESS)
+    if as_of is None:
+        row = ask(wired, lambda read: queries.role_by_name(read, role), ACCESS)
+    else:
+        with wired.log() as log:
+            row = queries.role_at(log, role, log.moment(as_of)[0])
     (print_json if as_json else print_fields)(asdict(row))
 
 
@@ -213,24 +220,31 @@ def revoke(wired: Wired, user: str, role: str, scope: str, actor: str, as_json: 
 
 @roles.command("of")
 @user_argument
+@as_of_option
 @as_json
 @click.pass_obj
-def of(wired: Wired, user: str, as_json: bool) -> None:
+def of(wired: Wired, user: str, as_of: Place | None, as_json: bool) -> None:
     """List the roles that a user has been given, those that have expired too. Straight from the event store.
 
     \b
     Example:
-      muniment roles of ada@engine.example
+      muniment roles of ada@engine.example --as-of 4711
     """
-    with wired.core() as core:
-        work = UnitOfWork(core.log, context_of(""))
-        found = work.get(User, user_id(core, user))
-        held = work.find(UserAssignments, UserAssignments.create_id(found.id))
-        now = work.now()
+    user_id = id_of(wired, user)
+    with wired.log() as log:
+        position, moment = (log.head(), log.now()) if as_of is None else log.moment(as_of)
+        user_at(log, user_id, position)  # there must be such a user
+        with whole():
+            held = fold_user(log, user_id, position, moment).assignments
     items = [
-        {"role": place.role, "scope": place.scope, "expires_at": until, "expired": until is not None and until <= now}
-        for place, until in sorted(held.assigned.items(), key=lambda each: (each[0].scope, each[0].role))
-    ] if held else []  # fmt: skip
+        {
+            "role": each.role,
+            "scope": each.scope,
+            "expires_at": each.expires_at,
+            "expired": each.expires_at is not None and each.expires_at <= moment,
+        }
+        for each in sorted(held, key=lambda each: (each.scope, each.role))
+    ]
     if as_json:
         print_json({"items": items})
         return

@@ -22,13 +22,15 @@ from commands.identity import (
     suspend_user,
 )
 from projections import identity
-from projections.identity import USERS, sessions_of, user_by_id
+from projections.identity import USERS, sessions_of, user_at, user_by_id
 from runtime.cli.operator import dispatch, id_of, prepared, user_id
 from runtime.cli.options import acting, as_json, paged
 from runtime.cli.output import print_fields, print_json, print_page, print_table, say
 from runtime.cli.passwords import given_password, password_options
+from runtime.cli.ranges import as_of_option
 from runtime.cli.views import ask
 from runtime.cli.wired import Wired
+from runtime.ranges import Place
 
 user_argument = click.argument("user", metavar="USER")
 
@@ -95,16 +97,22 @@ def list_(wired: Wired, search: str | None, limit: int, cursor: int | None, as_j
 
 @users.command("show")
 @user_argument
+@as_of_option
 @as_json
 @click.pass_obj
-def show(wired: Wired, user: str, as_json: bool) -> None:
-    """Show one user.
+def show(wired: Wired, user: str, as_of: Place | None, as_json: bool) -> None:
+    """Show one user, now or as they were.
 
     \b
     Example:
-      muniment users show ada@engine.example
+      muniment users show ada@engine.example --as-of 2026-05-01T12:00:00Z
     """
-    row = ask(wired, lambda read: user_by_id(read, id_of(wired, user)), USERS)
+    user_id = id_of(wired, user)
+    if as_of is None:
+        row = ask(wired, lambda read: user_by_id(read, user_id), USERS)
+    else:
+        with wired.log() as log:
+            row = user_at(log, user_id, log.moment(as_of)[0])
     (print_json if as_json else print_fields)(asdict(row))
 
 

@@ -342,3 +342,56 @@ async def test_without_the_permission_nothing_is_done_or_shown(site, method, pat
     answer = await site.ada(method, path, body)
     assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
     assert site.world.log.head() == head
+
+
+async def test_shows_a_role_as_it_was_and_says_when_it_wasn_t(site):
+    made = await site.admin("POST", "/roles", {"name": "viewer", "permissions": ["page:read"]})
+    defined = int(made.headers["muniment-position"])
+    changed = await site.admin("PUT", "/roles/viewer/permissions", {"permissions": ["page:print"]})
+    removed = int((await site.admin("DELETE", "/roles/viewer")).headers["muniment-position"])
+
+    async def shown(as_of: Any) -> httpx.Response:
+        return await site.admin("GET", f"/roles/viewer?as_of={as_of}")
+
+    then = await shown(defined)
+    assert (then.json()["permissions"], then.json()["version"]) == (["page:read"], 1)
+    assert then.headers["muniment-position"] == str(defined)
+    now = site.world.log.now().isoformat().replace("+00:00", "Z")
+    assert (await shown(changed.headers["muniment-position"])).json()["permissions"] == ["page:print"]
+    for as_of, said in ((defined - 1, f"later, at {defined}"), (removed, f"removed at {removed}"), (now, "removed at")):
+        answer = await shown(as_of)
+        assert (answer.status_code, answer.json()["code"]) == (404, "role-not-found")
+        assert said in answer.json()["detail"]
+    for nonsense in (removed + 1, -1, "yesterday", "2026-01-01T00:00:00", "2999-01-01T00:00:00Z", "9" * 40):
+        assert (await shown(nonsense)).status_code == 422
+
+
+async def test_shows_which_roles_a_user_had(site):
+    path = f"/users/{site.ada.user_id}/roles"
+    given = await site.admin("POST", path, {"role": "auditor", "scope": "/acme"})
+    await site.admin("DELETE", f"{path}/auditor?scope=/acme")
+    position = given.headers["muniment-position"]
+    assert (await site.ada("GET", path)).json()["items"] == []
+    assert [item["role"] for item in (await site.ada("GET", f"{path}?as_of={position}")).json()["items"]] == ["auditor"]
+
+
+async def test_a_denial_says_who_took_it_away(site):
+    await site.admin("POST", "/roles", {"name": "viewer", "permissions": ["page:read", "page:print"]})
+    await site.admin("POST", f"/users/{site.ada.user_id}/roles", {"role": "viewer"})
+    taken = await site.admin("PUT", "/roles/viewer/permissions", {"permissions": ["page:print"]})
+    for consistency in ("fast", "full"):
+        body = {"permission": "page:read", "explain": True, "consistency": consistency}
+        lost, other = (await site.ada("POST", "/access/check", body)).json()["because"]["near"]
+        assert (lost["kind"], lost["ended"]["name"]) == ("permission-removed", "page:read")
+        assert lost["ended"]["by"] == f"user:{site.admin.user_id}"
+        assert str(lost["ended"]["position"]) == taken.headers["muniment-position"]
+        assert (other["kind"], other["permission"]["name"]) == ("other-action", "page:print")
+
+
+async def test_what_is_no_moment_of_the_past_is_refused(site):
+    nobody = f"/users/{site.ada.user_id}"
+    for path in ("/access/who?permission=page:read", f"{nobody}/permissions?scope=/", f"{nobody}/roles?"):
+        for as_of in ("2026-01-01T00:00:00", "yesterday", "-1", "2999-01-01T00:00:00Z", "9" * 30, ""):
+            answer = await site.admin("GET", f"{path}&as_of={as_of}")
+            assert answer.status_code == 422
+            assert answer.json()["code"] in ("invalid", "position-unknown")

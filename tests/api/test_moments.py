@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from api.access import moment_of
+from api.moments import moment_of
 from domain.errors import Invalid
 
 

@@ -103,3 +103,25 @@ def test_a_question_that_makes_no_sense_is_one_line(cli_site, arguments, status,
 def test_nobody_known_is_denied_and_said_to_be_unknown(cli_site):
     result = cli_site.call("explain", str(uuid4()), "page:read", "--json")
     assert (result.exit_code, json.loads(result.stdout)["because"]["reason"]) == (3, "user-unknown")
+
+
+def test_a_user_is_shown_as_they_were(cli_site, ada):
+    cli_site.done("users", "rename", ada, "Ada King")
+    suspended = cli_site.json("users", "suspend", ada, "--reason", "a duel")["position"]
+    cli_site.done("users", "rename", ada, "Ada Lovelace")
+    then = cli_site.json("users", "show", ada, "--as-of", suspended)
+    assert (then["name"], then["status"], then["suspended_reason"]) == ("Ada King", "suspended", "a duel")
+    before = cli_site.call("users", "show", ada, "--as-of", 1)
+    assert (before.exit_code, before.stderr.split(":")[1]) == (1, " At position 1 there was no such user")
+    now = cli_site.json("users", "show", ada)
+    head = cli_site.json("users", "rename", ada, "Countess")["position"]
+    assert cli_site.json("users", "show", ada, "--as-of", head - 1) == now
+
+
+def test_a_role_and_who_had_it_are_shown_as_they_were(cli_site, ada, clerk):
+    given = cli_site.json("roles", "assign", ada, clerk)["position"]
+    cli_site.done("roles", "revoke", ada, clerk)
+    cli_site.done("roles", "permissions", clerk, "page:read")
+    assert cli_site.json("roles", "show", clerk, "--as-of", given)["permissions"] == []
+    assert [item["role"] for item in cli_site.json("roles", "of", ada, "--as-of", given)["items"]] == [clerk]
+    assert cli_site.json("roles", "of", ada)["items"] == []
