@@ -82,17 +82,26 @@ def differing_rows(
     compared in PostgreSQL, which merges both by their keys, and come in portions: memory is flat, however large the
     tables are and however much differs. Without a key whole rows are matched. Must be consumed in a transaction.
     """
-    sql = _by_key(one, other, key) if key else _by_row(one, other)
     with connection.cursor(name="muniment_differing_rows") as cursor:
         cursor.itersize = FETCH_ROWS
-        cursor.execute(sql.encode(), parameters)
+        cursor.execute(_differing(one, other, key).encode(), parameters)
         for mine, theirs in cursor:
             yield _pair(key, mine, theirs)
+
+
+def count_differing_rows(connection: Connection[Any], one: str, other: str, key: Sequence[str]) -> int:
+    """How many rows `differing_rows` would give; they don't leave the server."""
+    row = connection.execute(f"select count(*) from ({_differing(one, other, key)}) d".encode()).fetchone()
+    return int(row[0]) if row else 0
 
 
 def primary_key(connection: Connection[Any], table: str) -> tuple[str, ...]:
     """The columns of a table's primary key, in its order; empty where it has none."""
     return tuple(name for (name,) in connection.execute(_KEY, {"table": table}).fetchall())
+
+
+def _differing(one: str, other: str, key: Sequence[str]) -> str:
+    return _by_key(one, other, key) if key else _by_row(one, other)
 
 
 def _by_key(one: str, other: str, key: Sequence[str]) -> str:

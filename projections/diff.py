@@ -1,9 +1,10 @@
 """What a rebuilt build says differently from the one that is read, as of one position, and which events explain it."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +13,8 @@ from psycopg import Connection
 
 from infra.event_store import Metadata
 from projections.abreast import abreast
-from projections.compare import RowPair, differing_rows, primary_key
+from projections.compare import RowPair, count_differing_rows, differing_rows, primary_key
+from projections.disclosure import Disclosure
 from projections.engine import Build
 from projections.projection import Projection
 from projections.rebuild import Works
@@ -49,7 +51,10 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True)
 class DifferingRow:
-    """One row: what the build that is read says, and what the other says; None where one has no such row."""
+    """One row: what the build that is read says, and what the other says; None where one has no such row.
+
+    Without what is personal; `columns` names all that differ.
+    """
 
     table: str
     key: dict[str, Any]
@@ -120,17 +125,24 @@ def snapshot(
 def _compare(connection: Connection[Any], live: Build, other: Build, table: str, found: Diff, limit: int) -> None:
     one, two = _tables(live, other, table)
     key = ("position",) if table == "parked" else primary_key(connection, one)
-    differing = 0
-    for pair in differing_rows(connection, one, two, key):
-        differing += 1
-        if len(found.rows) < limit:
-            event = explain(connection, live.projection, table, pair, found.position)
-            found.rows.append(DifferingRow(table, pair.key, pair.columns, pair.one, pair.other, event))
+    room = limit - len(found.rows)
+    with closing(differing_rows(connection, one, two, key)) as pairs:
+        shown = [_shown(connection, live.projection, table, pair, found.position) for pair in islice(pairs, room)]
+    found.rows += shown
+    differing = len(shown) if len(shown) < room else count_differing_rows(connection, one, two, key)
     row = connection.execute(
         f"select (select count(*) from {one} a), (select count(*) from {two} b)".encode()
     ).fetchone()
     assert row is not None  # noqa: S101 - counts are always there
     found.tables.append(TableCounts(table, row[0], row[1], differing))
+
+
+def _shown(
+    connection: Connection[Any], projection: Projection, table: str, pair: RowPair, position: int
+) -> DifferingRow:
+    show = Disclosure(projection).shown
+    event = explain(connection, projection, table, pair, position)
+    return DifferingRow(table, show(pair.key) or {}, pair.columns, show(pair.one), show(pair.other), event)
 
 
 def _tables(live: Build, other: Build, table: str) -> tuple[str, str]:

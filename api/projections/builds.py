@@ -106,7 +106,9 @@ class EventView(View):
 
 
 class DifferingRowView(View):
-    """A row as either build has it; null where one hasn't. `columns` are those that differ."""
+    """A row as either build has it, without its personal columns; null where one hasn't. `columns` are those that
+    differ.
+    """
 
     table: str
     key: dict[str, Any]

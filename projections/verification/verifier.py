@@ -11,12 +11,12 @@ from psycopg import Connection
 from infra.conninfo import bounded
 from infra.event_store import Log
 from projections.compare import RowPair
+from projections.disclosure import Disclosure
 from projections.engine import Build
 from projections.facts import Fact, read_page, read_streams
 from projections.owned import value_of
 from projections.plan import Plan
 from projections.projection import Projection
-from projections.verification.disclosure import Disclosure
 from projections.verification.findings import NO_STREAM, Differing, Findings
 from projections.verification.scratch import NUMBER, STATEMENT_SECONDS, Scratch, scratch
 from projections.verification.snapshot import Snapshot, Spreads, snapshot

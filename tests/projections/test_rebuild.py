@@ -292,7 +292,9 @@ def test_a_diff_names_the_first_rows_that_differ_and_the_event_that_explains_eac
     assert (rows["Ship 3"].event.position, rows["Ship 3"].event.actor) == (12, "user:harbourmaster")
     assert rows["Vasa"].other is None
     assert found.differences == 201
-    assert len(diff(works, Build(HARBOUR, 1), shadow, "grace", limit=2).rows) == 2
+    for limit in (0, 2, 201):
+        fewer = diff(works, Build(HARBOUR, 1), shadow, "grace", limit=limit)
+        assert (len(fewer.rows), fewer.differences) == (limit, 201)
     assert status(connection, HARBOUR).differences == 201
 
 

@@ -162,7 +162,7 @@ def diff(wired: Wired, projection: str, limit: int, actor: str, as_json: bool) -
     """Compare the rebuilt view with the one that is read, both as of one position, while both are fed.
 
     Counts of each table, the first rows that differ with what each build says, and for each the newest event of the
-    stream that owns it. Exit status 0 also where something differs.
+    stream that owns it. Personal columns aren't shown. Exit status 0 also where something differs.
 
     \b
     Example:
@@ -204,7 +204,7 @@ def _told(row: DifferingRow, found: Diff) -> dict[str, Any]:
     def said(values: dict[str, Any] | None) -> str:
         if values is None:
             return "no such row"
-        return _text({name: values[name] for name in row.columns} if row.columns else values)
+        return _text({name: values.get(name, "(personal)") for name in row.columns} if row.columns else values)
 
     event = row.event
     return {
