@@ -1,6 +1,6 @@
 """Compares a build with a fresh fold of the whole log: what must be equal, whatever crashed in between."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -75,7 +75,7 @@ def differing_rows(
     key: Sequence[str],
     *,
     parameters: Mapping[str, Any] | None = None,
-) -> Iterator[RowPair]:
+) -> Generator[RowPair, None, None]:
     """Streams the rows that differ between two tables of the same columns, in the order of the primary key `key`.
 
     `one` and `other` are tables or queries in parentheses; with `parameters`, `%(name)s` in them is filled in. Rows are
