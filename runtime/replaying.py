@@ -1,10 +1,10 @@
 """Feeds a range of the log, in order, to an analyst's own function, object or class."""
 
 import importlib
+import inspect
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -25,11 +25,16 @@ class NoHandler(Exception):
 class HandlerFailed(Exception):
     """The handler raised. `event` is the one it was given; what lies before it was handled."""
 
-    def __init__(self, event: Event, error: Exception) -> None:
+    def __init__(self, event: Event, error: BaseException) -> None:
         self.event = event
-        place = next(reversed(traceback.extract_tb(error.__traceback__)), None)
-        where = f" ({Path(place.filename).name}:{place.lineno})" if place else ""
-        super().__init__(f"raised {type(error).__name__}: {error}{where}")
+        super().__init__(f"raised {_said(error)}")
+
+
+class FinishFailed(Exception):
+    """Every event was handled, and then `finish` raised."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(f"finish raised {_said(error)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +62,15 @@ class Handler:
         handle = self.handles[event.type] if isinstance(self.handles, Mapping) else self.handles
         try:
             handle(event)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise HandlerFailed(event, error) from error
+
+    def end(self) -> object:
+        """What `finish` returns, if there is one. Raises FinishFailed."""
+        try:
+            return self.finish() if self.finish else None
+        except (Exception, SystemExit) as error:
+            raise FinishFailed(error) from error
 
 
 @dataclass
@@ -74,7 +86,7 @@ def replay(conninfo: str, selection: Selection, handler: Handler, reached: Reach
     """Every selected event to the handler, in the order of positions; what its `finish` returns.
 
     `reached` is kept up to date, so that whoever is interrupted can say where to go on. Raises HandlerFailed,
-    Unavailable, NewerSoftware.
+    FinishFailed, Unavailable, NewerSoftware.
     """
     wanted = handler.narrowed(selection)
     if wanted is not None:
@@ -86,7 +98,7 @@ def replay(conninfo: str, selection: Selection, handler: Handler, reached: Reach
             reached.position = chunk.position
             reached.told(chunk.position)
     reached.position = selection.upto
-    return handler.finish() if handler.finish else None
+    return handler.end()
 
 
 def imported(target: str) -> Any:
@@ -94,17 +106,15 @@ def imported(target: str) -> Any:
     module, colon, name = target.partition(":")
     if not colon or not module or not name:
         raise NoHandler(f"{target!r}: name it module:function, such as tally:count")
+    _see_present_folder()
     try:
-        with _present_folder():
-            found: Any = importlib.import_module(module)
+        found: Any = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name and (module == error.name or module.startswith(f"{error.name}.")):
             raise NoHandler(f"there is no module {error.name!r} here (in {Path.cwd()}, or installed)") from error
         raise NoHandler(f"{module} can't be imported: {error}") from error
-    except Exception as error:  # whatever the module's own code does
-        where = next(reversed(traceback.extract_tb(error.__traceback__)), None)
-        line = f" ({Path(where.filename).name}:{where.lineno})" if where else ""
-        raise NoHandler(f"{module} can't be imported: {type(error).__name__}: {error}{line}") from error
+    except (Exception, SystemExit) as error:  # whatever the module's own code does
+        raise NoHandler(f"{module} can't be imported: {_said(error)}") from error
     for part in name.split("."):
         if not hasattr(found, part):
             raise NoHandler(f"{module} has no {name!r}")
@@ -122,13 +132,14 @@ def handler_of(target: str) -> Handler:
     if isinstance(found, type):
         try:
             found = found()
-        except Exception as error:
-            raise NoHandler(f"{target}() raised {type(error).__name__}: {error}") from error
+        except (Exception, SystemExit) as error:
+            raise NoHandler(f"{target}() raised {_said(error)}") from error
     finish = getattr(found, "finish", None)
     on = getattr(found, "on", None)
     if isinstance(on, Mapping):
         return Handler(target, _by_type(target, found, on), finish if callable(finish) else None)
     if callable(found):
+        _refuse_idle(target, found)
         return Handler(target, found, finish if callable(finish) else None)
     raise NoHandler(f"{target} is neither a function, nor has it `on`, a map from event types to functions")
 
@@ -139,6 +150,7 @@ def _by_type(target: str, owner: object, on: Mapping[Any, Any]) -> dict[str, Han
         handle = getattr(owner, value, None) if isinstance(value, str) else value
         if not callable(handle):
             raise NoHandler(f"{target}: what stands for {key!r} in `on` can't be called")
+        _refuse_idle(target, handle)
         name = getattr(key, "TOPIC", key)
         if not isinstance(name, str):
             raise NoHandler(f"{target}: {key!r} in `on` is no event type")
@@ -149,10 +161,22 @@ def _by_type(target: str, owner: object, on: Mapping[Any, Any]) -> dict[str, Han
     return handles
 
 
-@contextmanager
-def _present_folder() -> Iterator[None]:
+def _refuse_idle(target: str, handle: Any) -> None:
+    """A call of these does nothing: it makes a coroutine, or a generator, that nobody would run."""
+    called = handle if inspect.isroutine(handle) else getattr(handle, "__call__", handle)  # noqa: B004
+    if inspect.iscoroutinefunction(called) or inspect.isgeneratorfunction(called):
+        raise NoHandler(f"{target} is asynchronous, or yields: calling it would do nothing; name a plain function")
+
+
+def _said(error: BaseException) -> str:
+    """An error of somebody's own code in one line, with where it came from."""
+    place = next(reversed(traceback.extract_tb(error.__traceback__)), None)
+    where = f" ({Path(place.filename).name}:{place.lineno})" if place else ""
+    return f"{' '.join(f'{type(error).__name__}: {error}'.split())}{where}"
+
+
+def _see_present_folder() -> None:
     """An installed command doesn't see it otherwise. It stays, for what the module imports later."""
     present = str(Path.cwd())
     if present not in sys.path:
         sys.path.insert(0, present)
-    yield

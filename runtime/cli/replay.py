@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from uuid import UUID
 
 import click
+import orjson
 import psycopg
 
 from infra.conninfo import bounded
@@ -22,7 +23,7 @@ from runtime.cli.progress import progress
 from runtime.cli.ranges import PlaceType, personal, ranged
 from runtime.cli.wired import Wired
 from runtime.ranges import Asked, Place, record
-from runtime.replaying import HandlerFailed, NoHandler, Reached, handler_of, imported, replay
+from runtime.replaying import FinishFailed, HandlerFailed, NoHandler, Reached, handler_of, imported, replay
 from runtime.scratch import CannotHide, NotScratch, ScreenedLog, Wanted, build, log_id
 
 ACTION = "muniment events replay"
@@ -105,13 +106,23 @@ def _fed(wired: Wired, target: str, asked: Asked, resume: Path | None, actor: st
         except KeyboardInterrupt:
             _keep(resume, reached.position)
             _stop(f"stopped after {reached.position}", reached.position + 1)
+        except FinishFailed as failed:  # there is nothing to go on with: what it knows is gone with this process
+            raise click.ClickException(f"{target}: every event was handled, then {failed}") from failed
         _keep(resume, selection.upto)
     if in_json:
-        print_json({"position": selection.upto, "events": reached.events, "result": result})
+        print_json({"position": selection.upto, "events": reached.events, "result": _as_json(result)})
         return
     if result is not None:
         click.echo(str(result))
     say(f"{reached.events:,} events through position {selection.upto}")
+
+
+def _as_json(result: object) -> object:
+    """Whatever an analyst's code returns; as text where JSON has no form for it."""
+    try:
+        return orjson.Fragment(orjson.dumps(result, default=str, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_UTC_Z))
+    except TypeError:
+        return str(result)
 
 
 def _resumed(selection: Selection, resume: Path | None) -> Selection:
@@ -120,7 +131,7 @@ def _resumed(selection: Selection, resume: Path | None) -> Selection:
         return selection
     try:
         position = json.loads(resume.read_text())["position"]
-        if not isinstance(position, int):
+        if type(position) is not int or position < 0:
             raise TypeError  # noqa: TRY301
     except (ValueError, KeyError, TypeError):
         raise click.ClickException(f"{resume} isn't a file that --resume has written") from None

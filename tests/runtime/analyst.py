@@ -1,6 +1,8 @@
 """What an analyst has written: the handlers that the tests of replays name."""
 
+import sys
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from domain.identity import User
@@ -21,6 +23,42 @@ def show(event: Event) -> None:
 def trip(event: Event) -> None:
     if event.type == "access.RoleDefined" and event.body["name"] == "auditor":
         raise ValueError("an auditor!")
+
+
+def two_lines(_: Event) -> None:
+    raise ValueError("one\ntwo")
+
+
+def leave(_: Event) -> None:
+    sys.exit(0)
+
+
+async def later(_: Event) -> None: ...
+
+
+class Lazily:
+    def __call__(self, event: Event) -> Iterator[Event]:
+        yield event
+
+
+class Last:
+    """Takes everything; `finish` returns what JSON has no form for, or raises."""
+
+    said: Any = {("a", 1): 2}
+
+    def __call__(self, event: Event) -> None: ...
+
+    def finish(self) -> object:
+        return self.said
+
+
+class ByNumber(Last):
+    said: Any = {1: 2}
+
+
+class Unhappy(Last):
+    def finish(self) -> object:
+        raise LookupError("nothing to tell")
 
 
 class Users:

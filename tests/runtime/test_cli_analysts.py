@@ -218,6 +218,8 @@ def test_a_handler_that_raises_says_at_which_event_and_how_to_go_on(cli_site, tm
         (f"{HANDLERS}:Typo", "did you mean identity.UserRegistered?"),
         (f"{HANDLERS}:Broken", "raised RuntimeError: no loom"),
         (f"{HANDLERS}:NAMES", "say --into POSTGRES_URL"),
+        (f"{HANDLERS}:later", "is asynchronous, or yields"),
+        (f"{HANDLERS}:Lazily", "is asynchronous, or yields"),
     ],
 )
 def test_what_cannot_take_events_is_refused_in_one_line(cli_site, target, says):
@@ -231,13 +233,28 @@ def test_a_module_that_breaks_when_it_is_imported_is_one_line(cli_site, tmp_path
     (tmp_path / "broken_tally.py").write_text("x = 1\nraise LookupError('nothing here')\n")
     line = refused(cli_site, "events", "replay", "broken_tally:count")
     assert "LookupError: nothing here (broken_tally.py:2)" in line
+    (tmp_path / "leaving_tally.py").write_text("import sys\nsys.exit(0)\n")
+    line = refused(cli_site, "events", "replay", "leaving_tally:count")
+    assert "leaving_tally can't be imported: SystemExit: 0 (leaving_tally.py:2)" in line
+
+
+def test_a_handler_that_says_two_lines_or_leaves_is_one_line_too(cli_site):
+    assert "raised ValueError: one two (analyst.py:" in refused(cli_site, "events", "replay", f"{HANDLERS}:two_lines")
+    assert "raised SystemExit: 0 (analyst.py:" in refused(cli_site, "events", "replay", f"{HANDLERS}:leave")
+
+
+def test_what_finish_returns_may_be_anything_and_what_it_raises_is_one_line(cli_site):
+    assert cli_site.json("events", "replay", f"{HANDLERS}:Last")["result"] == "{('a', 1): 2}"
+    assert cli_site.json("events", "replay", f"{HANDLERS}:ByNumber")["result"] == {"1": 2}
+    line = refused(cli_site, "events", "replay", f"{HANDLERS}:Unhappy")
+    assert "every event was handled, then finish raised LookupError: nothing to tell (analyst.py:" in line
 
 
 def test_a_position_file_that_is_none_is_refused(cli_site, tmp_path):
-    (tmp_path / "p").write_text("hello")
-    assert "isn't a file that --resume has written" in refused(
-        cli_site, "events", "replay", f"{HANDLERS}:count", "--resume", tmp_path / "p"
-    )
+    for text in ("hello", '{"position": true}', '{"position": -1}', "[]"):
+        (tmp_path / "p").write_text(text)
+        line = refused(cli_site, "events", "replay", f"{HANDLERS}:count", "--resume", tmp_path / "p")
+        assert "isn't a file that --resume has written" in line
     (tmp_path / "p").write_text('{"position": 99999999}')
     assert "99999999" in refused(cli_site, "events", "replay", f"{HANDLERS}:count", "--resume", tmp_path / "p")
 
