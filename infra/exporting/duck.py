@@ -47,7 +47,6 @@ class Duck:
             self._database = duckdb.connect(str(path), config=_CONFIG)
         except duckdb.Error as error:
             raise _plain(error, path) from error
-        path.chmod(0o600)
         self._tables = {name for (name,) in self._rows("select table_name from duckdb_tables()")}
         for table in self._tables:  # committed, but the journal didn't come to say so
             self._run(f'delete from "{table}" where position > {int(last.get("position", 0))}')

@@ -19,7 +19,7 @@ from infra.exporting.unfinished import Made, digest
 HEADER = ("position", "id", "type", "stream", "version", "recorded_at", "actor", "correlation_id", "causation_id")
 PERSONAL_HEADER = ("ip", "user_agent")
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+FORMULA = frozenset("=+-@\t\r\n")
 """What makes a spreadsheet calculate a cell (OWASP, CSV injection)."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -72,11 +72,6 @@ def line_of(row: tuple[Any, ...], personal: bool) -> Line:
     return line
 
 
-def _private(path: str, flags: int) -> int:
-    """Whoever may read the log decides who else may read what was taken from it."""
-    return os.open(path, flags, 0o600)
-
-
 class Lines:
     """JSON Lines: each event a document of its own (jsonlines.org)."""
 
@@ -86,7 +81,7 @@ class Lines:
         self.unreadable: list[int] = list(last.get("unreadable", ()))
         self._personal = selection.personal
         self._events = int(last.get("events", 0))
-        self._file = open(path, "r+b" if last else "wb", buffering=0, opener=_private)  # noqa: SIM115 - closed by `close`
+        self._file = path.open("r+b" if last else "wb", buffering=0)  # closed by `close`
         self._file.truncate(int(last.get("bytes", 0)))
         self._file.seek(0, os.SEEK_END)
         if not last:
@@ -133,18 +128,25 @@ class Csv(Lines):
         return self._rows([[*HEADER, "body", *(PERSONAL_HEADER if self._personal else ())]])
 
     def _encoded(self, lines: list[Line]) -> bytes:
-        names = [*HEADER, "body", *(PERSONAL_HEADER if self._personal else ())]
-        return self._rows([[_cell(getattr(line, name)) for name in names] for line in lines])
+        return self._rows([_cells(line, self._personal) for line in lines])
 
     @staticmethod
-    def _rows(rows: list[list[Any]]) -> bytes:
+    def _rows(rows: list[Sequence[Any]]) -> bytes:
         text = io.StringIO(newline="")
         csv.writer(text, lineterminator="\r\n").writerows(rows)
         return text.getvalue().encode()
 
 
-def _cell(value: Any) -> Any:
+def _cells(line: Line, personal: bool) -> Sequence[Any]:
+    """In the order of the header. A body begins with a brace, and ids, types and times with what calculates nothing."""
+    cells = (
+        line.position, line.id, line.type, line.stream, line.version, line.recorded_at,
+        _harmless(line.actor), _harmless(line.correlation_id), _harmless(line.causation_id),
+        None if line.body is None else _encoder.encode(line.body).decode(),
+    )  # fmt: skip
+    return (*cells, _harmless(line.ip), _harmless(line.user_agent)) if personal else cells
+
+
+def _harmless(value: Any) -> Any:
     """What strangers wrote (a correlation id, a user agent) must not be calculated: it gets an apostrophe before it."""
-    if isinstance(value, str):
-        return f"'{value}" if value.startswith(FORMULA) else value
-    return _encoder.encode(value).decode() if isinstance(value, Struct) else value
+    return f"'{value}" if value and value[0] in FORMULA else value

@@ -61,7 +61,7 @@ class Parquet:
         self._parts: dict[str, _Part] = {}
         self._closed: list[Made] = []
         self._pending_bytes = 0
-        self._folder.mkdir(mode=0o700, exist_ok=True)
+        self._folder.mkdir(exist_ok=True)
         self._remove_all_but({made["path"] for each in checkpoints for made in each["files"]})
 
     def write(self, rows: Sequence[tuple[Any, ...]]) -> None:

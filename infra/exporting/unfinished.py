@@ -104,7 +104,7 @@ def unfinished(out: Path, header: Mapping[str, Any], *, restart: bool = False) -
         raise ExportRefused(f"{out} exists already; choose another name, or move it away")
     if not out.parent.is_dir():
         raise ExportRefused(f"{out.parent}: there is no such folder")
-    with journal_of(out).open("a+b", buffering=0) as journal:
+    with _private(), journal_of(out).open("a+b", buffering=0) as journal:
         _lock(journal, out)
         lines = [] if restart else _lines(journal)
         if lines and lines[0].get("asked") != header["asked"]:
@@ -118,6 +118,16 @@ def unfinished(out: Path, header: Mapping[str, Any], *, restart: bool = False) -
         else:
             resumed = True
         yield Unfinished(out, lines[0], lines[1:], journal, resumed)
+
+
+@contextmanager
+def _private() -> Iterator[None]:
+    """Whatever is made meanwhile, by us or by a format's library, is for its owner only: it holds a part of the log."""
+    former = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(former)
 
 
 def digest(path: Path) -> str:

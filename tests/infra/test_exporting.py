@@ -458,7 +458,21 @@ def test_times_are_rfc_3339():
     assert rfc3339(DAY_MICROSECONDS + 1) == "1970-01-02T00:00:00.000001Z"
 
 
-def test_what_was_taken_is_for_its_owner_only(filled, tmp_path):
-    for name in FORMATS:
-        taken(filled, tmp_path / name, name)
-        assert (tmp_path / name).stat().st_mode & 0o077 == 0, name
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_is_taken_is_for_its_owner_only_while_it_grows_and_afterwards(filled, tmp_path, name, monkeypatch):
+    seen = {}
+    copying = exporting._copy
+
+    def watched(*arguments):
+        copying(*arguments)
+        seen.update({path: path.stat().st_mode & 0o077 for path in tmp_path.rglob("*")})
+
+    monkeypatch.setattr(exporting, "_copy", watched)
+    former = os.umask(0o022)
+    try:
+        taken(filled, tmp_path / "out", name)
+        assert (os.umask(0o022), len(seen) > 1) == (0o022, True)
+    finally:
+        os.umask(former)
+    seen.update({path: path.stat().st_mode & 0o077 for path in tmp_path.rglob("*")})
+    assert {path for path, others in seen.items() if others} == set()
