@@ -20,6 +20,7 @@ from projections.compare import feed, held
 from projections.engine import Build, Engine
 from projections.errors import BuildGone
 from projections.feeds import FAUST, FOLLOWER, change_feed, give, lanes_of
+from projections.indexes import complete
 from projections.lanes import Spread
 from projections.rebuild import Works, hand_over, holder, leased
 from projections.rebuilds import note_level
@@ -58,6 +59,7 @@ def abreast(works: Works, live: Build, other: Build, actor: str) -> Iterator[tup
     """
     refuse_behind(works, live, other)
     with leased(works, other.projection, holder(actor)) as lease, works.connect() as connection:
+        complete(connection, other)  # one that was nearly built may lack indexes
         layout, _, _ = where(connection, other)
         former = _spread(works, connection, layout)
         change_feed(connection, works.log, other, REBUILD, None, former=former)

@@ -111,12 +111,6 @@ AUDITED: Mapping[type[Event], Meaning] = {
     AnalyticsReader.Changed: Meaning("analytics.changed", ACCOUNT_CHANGE, 7, _reader, ("personal",)),
     AnalyticsReader.Revoked: Meaning("analytics.revoked", ACCOUNT_CHANGE, 8, _reader),
     Retry.Requested: Meaning("projection.retry-requested", API_ACTIVITY, UPDATE, _projection, ("stream",)),
-    Rebuild.Requested: Meaning(
-        "projection.rebuild-requested", API_ACTIVITY, CREATE, _projection, ("projection_version", "rate")
-    ),
-    CutOver.Decided: Meaning("projection.cut-over", API_ACTIVITY, UPDATE, _projection, ("build", "former")),
-    Rollback.Decided: Meaning("projection.rolled-back", API_ACTIVITY, UPDATE, _projection, ("build", "former")),
-    BuildDrop.Decided: Meaning("projection.build-dropped", API_ACTIVITY, 4, _projection, ("build",)),
     Finding.DifferencesFound: Meaning(
         "projection.differences-found",
         API_ACTIVITY,
@@ -126,6 +120,12 @@ AUDITED: Mapping[type[Event], Meaning] = {
         FAILURE,
     ),
     Repair.StreamRepaired: Meaning("projection.stream-repaired", API_ACTIVITY, UPDATE, _projection, ("stream",)),
+    Rebuild.Requested: Meaning(
+        "projection.rebuild-requested", API_ACTIVITY, CREATE, _projection, ("projection_version", "rate")
+    ),
+    CutOver.Decided: Meaning("projection.cut-over", API_ACTIVITY, UPDATE, _projection, ("build", "former")),
+    Rollback.Decided: Meaning("projection.rolled-back", API_ACTIVITY, UPDATE, _projection, ("build", "former")),
+    BuildDrop.Decided: Meaning("projection.build-dropped", API_ACTIVITY, 4, _projection, ("build",)),
     Skip.EventSkipped: Meaning("projection.event-skipped", API_ACTIVITY, 4, _projection, ("position", "reason")),
     Backup.Started: Meaning("log.backup-started", API_ACTIVITY, READ, lambda _: "log", ("destination", "after")),
     Backup.Finished: Meaning(
@@ -247,6 +247,7 @@ AUDIT = Projection(
     on={**dict.fromkeys(AUDITED, _from_meaning), Entry.Recorded: _from_service},
     owners={"entries": Owner("position", "position")},
     only_rebuilt=True,
+    generated=(_INSERT,),
 )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from psycopg import Connection
 
 from projections.engine import WHOLE, Build, Lane
+from projections.indexes import postpone
 from projections.projection import Projection
 
 CHANNEL = "muniment_builds"
@@ -55,7 +56,7 @@ _LEAST = """
         select b.projection, b.version, min(p.position) as least_position
           from projection_builds b
           join projection_progress p using (projection, version, build, layout)
-         where b.active group by 1, 2
+         where b.active and b.feed <> 'rebuild' group by 1, 2
     ) active
      where projection = %(projection)s and version = %(version)s
 """
@@ -90,7 +91,10 @@ def ensure_builds(
 
 
 def create_build(connection: Connection[Any], projection: Projection, *, feed: str, lane: Lane = WHOLE) -> Build:
-    """A further, empty build of this version, which nobody reads yet, to be fed by `feed`."""
+    """A further, empty build of this version, which nobody reads yet, to be fed by `feed`.
+
+    One to be rebuilt lacks the indexes that can wait for its end (`projections/indexes.py`).
+    """
     with connection.transaction():
         _lock(connection)
         key = {"projection": projection.name, "version": projection.version}
@@ -162,6 +166,8 @@ def _create(connection: Connection[Any], build: Build, *, active: bool, feed: st
     place = {"layout": lane.layout, "topic": lane.topic, "partition": lane.partition}
     for statement in build.projection.ddl(build.number):
         connection.execute(statement.encode())
+    if feed == REBUILD:
+        postpone(connection, build)
     connection.execute(_INSERT, row | place)
     connection.execute(_START, build.key | place)
     _announce(connection)

@@ -86,6 +86,15 @@ LEADS_BACK = frozenset({"stream", "position"})
 """Parameters from which the stream is known: its id itself, and the place of one of its events in the log."""
 
 
+@dataclass(frozen=True, slots=True)
+class Index:
+    """An index of one build that isn't unique: what it is called, its table, and the statement that creates it."""
+
+    name: str
+    table: str
+    sql: str
+
+
 @dataclass(frozen=True)
 class Projection:
     """One read model.
@@ -97,6 +106,8 @@ class Projection:
     the view's own transaction; what it returns is added to the notification of progress.
     `owners` says of each table which rows are a stream's (a column's name will do where it holds the stream's id);
     without it the view can't be verified. `only_rebuilt` refuses to mend single rows: they are evidence.
+    `generated` are the statements that functions in `on` give, where they are always the same few: with them a rebuild
+    knows which indexes it can create at its end. They are a hint, and nothing else.
 
     Raises WrongProjection if it names a table that it doesn't declare or a field that the event hasn't.
     """
@@ -109,6 +120,7 @@ class Projection:
     notice: Notice | None = None
     owners: Mapping[str, Owner | str] = field(default_factory=dict)
     only_rebuilt: bool = False
+    generated: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         self._check_names()
@@ -138,8 +150,29 @@ class Projection:
         return _TABLE.sub(lambda found: self.table(found.group(1), build), sql)
 
     def ddl(self, build: int) -> list[str]:
-        """The statements that create one build's tables."""
-        return [self._create(part, build) for part in self._parts()]
+        """The statements that create one build's tables and indexes."""
+        return [self._create(part, build, number) for number, part in enumerate(self._parts())]
+
+    def indexes(self, build: int) -> list[Index]:
+        """The declared indexes of one build that aren't unique."""
+        found = [(number, part, _INDEX.match(part)) for number, part in enumerate(self._parts())]
+        return [
+            Index(
+                self._index_name(match[2], build, number),
+                self.table(match[2], build),
+                self._create(part, build, number),
+            )
+            for number, part, match in found
+            if match and not match[1]
+        ]
+
+    @property
+    def statements(self) -> list[str] | None:
+        """All SQL that its events may become; None where functions give it, and it isn't known which."""
+        if self.generated is None and any(map(callable, self.on.values())):
+            return None
+        own = [sql for action in self.on.values() for sql in statements_of(action)]
+        return list(dict.fromkeys([*own, *(self.generated or ())]))
 
     @property
     def label(self) -> str:
@@ -149,12 +182,16 @@ class Projection:
     def _parts(self) -> list[str]:
         return split_statements(self.tables)
 
-    def _create(self, part: str, build: int) -> str:
+    def _index_name(self, table: str, build: int, number: int) -> str:
+        return f"{self.table(table, build)}_x{number}"
+
+    def _create(self, part: str, build: int, number: int) -> str:
         if head := _table_head(part):
             return self.bind(f"create table {{{head.group(1)}}} {part[head.end() - 1 :]}", build)
         if index := _INDEX.match(part):
-            unique = index.group(1) or ""
-            return self.bind(f"create {unique}index on {{{index.group(2)}}} {part[index.end() :].lstrip()}", build)
+            table, rest = index.group(2), part[index.end() :].lstrip()
+            kind = "unique index" if index.group(1) else f"index {self._index_name(table, build, number)}"
+            return self.bind(f"create {kind} on {{{table}}} {rest}", build)
         if not _OTHER.match(part):
             raise WrongProjection(f"{self.label}: neither a table, an index nor a statement of its own: {part}")
         return self.bind(part, build)
@@ -171,6 +208,11 @@ class Projection:
         for name in names:
             if len(self.table(name, 9999)) > IDENTIFIER_LIMIT:
                 raise WrongProjection(f"{self.label}: the name of table {name} is too long")
+        for index in self.indexes(9999):
+            if len(index.name) > IDENTIFIER_LIMIT:
+                raise WrongProjection(
+                    f"{self.label}: the name of table {index.table} is too long for one with an index"
+                )
         self.ddl(1)
         for event in self.invalidates:
             if event not in self.on:

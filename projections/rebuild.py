@@ -1,9 +1,10 @@
 """Rebuilds a projection: brings a build that nobody reads from the log's beginning to its end, in bulk.
 
 The same declaration and the same engine as the live feeds'. Progress is in the build's own progress row, moved in the
-transaction that writes the rows: whoever was killed goes on where the last commit was. One process at a time, by
-lease; one that was frozen past its lease is refused by the fence of whoever came after it. Near the head the build is
-handed to the feed of the build that is read, at one position, and follows the log from then on.
+transaction that writes the rows: whoever was killed goes on where the last commit was. Indexes that the load doesn't
+need are created after it; which are missing, the catalogue says. One process at a time, by lease; one that was frozen
+past its lease is refused by the fence of whoever came after it. Near the head the build is handed to the feed of the
+build that is read, at one position, and follows the log from then on.
 """
 
 import os
@@ -27,6 +28,7 @@ from projections.builds import REBUILD_LANE
 from projections.bulk import BulkState, forward
 from projections.engine import Build, Engine
 from projections.feeds import FAUST, FOLLOWER, change_feed
+from projections.indexes import complete, missing
 from projections.lane import FollowerLimits, connect
 from projections.lanes import Spread
 from projections.projection import Projection
@@ -154,7 +156,10 @@ def rebuild(
     with leased(works, build.projection, who) as lease, works.connect() as connection:
         engine = Engine(connection, works.log, build, lane=REBUILD_LANE, fence=lease.fence, quiet=True)
         run = _Run(works, build, engine, who, rate, stopping, report)
-        run.to_head(engine.take_over())
+        position = run.to_head(engine.take_over())
+        while missing(connection, build):
+            complete(connection, build, stopping)
+            position = run.to_head(position)  # what has come meanwhile, when nothing could be written
         _analyse(works, build)
         return hand_over(works, connection, build)
 
@@ -174,8 +179,8 @@ class _Run:
         self._runner, self._rate, self._stopping, self._report = runner, rate, stopping, report
         self._noted_at, self._noted = 0.0, 0
 
-    def to_head(self, position: int) -> None:
-        """Brings the build so near to the head that less than a batch has come since. Raises Stopped."""
+    def to_head(self, position: int) -> int:
+        """Brings the build so near to the head that less than a batch has come since; where. Raises Stopped."""
         with self._works.connect() as notes:
             self._note(notes, position, 0.0)
             while True:
@@ -187,7 +192,7 @@ class _Run:
                 if position < head:
                     raise Stopped(position)
                 if self._works.log.head() - position < NEAR_EVENTS:
-                    return
+                    return position
 
     def _forward(self, notes: Connection[Any], head: int) -> int:
         def told(state: BulkState) -> None:

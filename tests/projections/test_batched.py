@@ -19,6 +19,7 @@ from projections.builds import create_build, drop_build
 from projections.compare import differences
 from projections.engine import Engine
 from projections.facts import read
+from projections.indexes import complete
 from projections.plan import Plan
 from projections.projection import Projection
 
@@ -128,7 +129,11 @@ def declared(draw):
                 parcel uuid, position integer, grams bigint not null, at timestamptz, by uuid, actor text,
                 unique (parcel, position)
             );
-            stamps (parcel uuid, position bigint, value float, notes jsonb not null, unique (parcel, position))
+            stamps (parcel uuid, position bigint, value float, notes jsonb not null, unique (parcel, position));
+            index on parcels (label);
+            index on parcels (grams) where paid > 0;
+            index on weights (parcel);
+            index on stamps (value, parcel)
         """,
         on={kind: action(kind) for kind in ACTIONS},
     )
@@ -160,7 +165,7 @@ def eager(monkeypatch):
 
 @contextmanager
 def folded(connection, log, projection, start, bulk_events, batch):
-    build = create_build(connection, projection, feed="scratch")
+    build = create_build(connection, projection, feed="rebuild" if bulk_events == 1 else "scratch")
     before, engines.BULK_EVENTS = engines.BULK_EVENTS, bulk_events
     try:
         connection.execute(
@@ -170,6 +175,7 @@ def folded(connection, log, projection, start, bulk_events, batch):
         one, position = Engine(connection, log, build, quiet=True), start
         while facts := read(log, position, batch):
             position = one.apply(facts, position)
+        complete(connection, build)
         yield build
     finally:
         engines.BULK_EVENTS = before
@@ -182,6 +188,13 @@ def reached(connection, build):
         " where (projection, version, build) = (%s, %s, %s)"
     )
     return connection.execute(sql, tuple(build.key.values())).fetchone()
+
+
+def indexes(connection, build):
+    shape = "regexp_replace(indexdef, '.* ON \\S+_b[0-9]+ ', '')"
+    sql = f"select {shape} from pg_indexes where tablename = any(%s) order by 1"
+    tables = [build.projection.table(name, build.number) for name in build.projection.table_names]
+    return connection.execute(sql, (tables,)).fetchall()
 
 
 def parked(connection, build):
@@ -213,6 +226,7 @@ def test_any_declaration_and_any_history_come_out_the_same(projection, history, 
         assert differences(connection, many, single) == []
         assert reached(connection, many) == reached(connection, single)
         assert parked(connection, many) == parked(connection, single)
+        assert indexes(connection, many) == indexes(connection, single)
 
 
 @pytest.fixture

@@ -15,10 +15,24 @@ def declared(**changes):
 
 
 def test_tables_and_indexes_belong_to_a_build():
-    boats = declared(tables="boats (id uuid, name text default 'a;b'); unique index on boats (name) where name <> '{}'")
+    boats = declared(
+        tables="""boats (id uuid, name text default 'a;b'); unique index on boats (name) where name <> '{}';
+        index on boats (id)"""
+    )
     assert boats.ddl(7) == [
         "create table pier_boats_v1_b7 (id uuid, name text default 'a;b')",
         "create unique index on pier_boats_v1_b7 (name) where name <> '{}'",
+        "create index pier_boats_v1_b7_x2 on pier_boats_v1_b7 (id)",
+    ]
+    assert [(index.name, index.table) for index in boats.indexes(7)] == [("pier_boats_v1_b7_x2", "pier_boats_v1_b7")]
+
+
+def test_all_statements_are_known_unless_functions_give_them():
+    boats = declared(on={Ship.Moored: "delete from {boats}"})
+    assert boats.statements == ["delete from {boats}"]
+    assert declared(on={Ship.Moored: lambda _: []}).statements is None
+    assert declared(on={Ship.Moored: lambda _: []}, generated=["delete from {boats}"]).statements == [
+        "delete from {boats}"
     ]
 
 
