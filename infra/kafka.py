@@ -57,6 +57,16 @@ def check_kafka(config: Mapping[str, Any], patience_seconds: float = CHECK_SECON
 
     Raises KafkaRefused, in one line and without secrets, where name, password, certificates or settings are wrong.
     """
+    if answers(config, patience_seconds):
+        return True
+    if "ssl" in str(config.get("security.protocol", "")).lower():
+        # By TLS 1.3 a broker that misses a certificate of ours just hangs up, as one does that is about to stop.
+        logger.warning("Kafka at %s doesn't answer; %s", config["bootstrap.servers"], CERTIFICATE)
+    return False
+
+
+def answers(config: Mapping[str, Any], patience_seconds: float) -> bool:
+    """As `check_kafka`, which says more, for who asks again and again."""
     refusals: list[KafkaError] = []
     try:
         heard: dict[str, Any] = {**config, "error_cb": lambda error: _note(error, refusals), "log_level": 0}
@@ -73,9 +83,6 @@ def check_kafka(config: Mapping[str, Any], patience_seconds: float = CHECK_SECON
             return True
         if refusals:
             raise KafkaRefused(f"Kafka at {config['bootstrap.servers']} refuses us: {_words(refusals[0])}")
-    if "ssl" in str(config.get("security.protocol", "")).lower():
-        # By TLS 1.3 a broker that misses a certificate of ours just hangs up, as one does that is about to stop.
-        logger.warning("Kafka at %s doesn't answer; %s", config["bootstrap.servers"], CERTIFICATE)
     return False
 
 

@@ -58,9 +58,9 @@ def _let_in(settings: Settings, beat: Callable[[], None]) -> None:
     """Begins to work, unless Kafka refuses us: that is one line, and no crash."""
     try:
         check_kafka(client_config(settings))
+        _work(settings, beat)
     except KafkaRefused as refused:
         raise SystemExit(f"Error: {refused}") from None
-    _work(settings, beat)
 
 
 def _work(settings: Settings, beat: Callable[[], None]) -> None:

@@ -17,9 +17,12 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import faust
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor  # type: ignore[import-untyped]
+from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, EventT, StreamT
 from faust.types.auth import CredentialsT
 
+from infra.kafka import answers, client_config
 from infra.messages import Place
 from infra.settings import Settings
 from stream_apps.batches import Batches
@@ -40,6 +43,10 @@ SWITCH_SECONDS = 0.001
 METADATA_SECONDS = 5.0
 """How long a worker goes by what it knows of topics and partitions; Faust's own 5 minutes are long without any."""
 
+
+# Whoever has a partition of one topic must have the same of all others: there stand the watermarks for it. Without
+# tables Faust takes Kafka's round robin, which spreads topics without regard to each other, and leaves no choice.
+driver.RoundRobinPartitionAssignor = RangePartitionAssignor  # type: ignore[attr-defined]
 
 _Taken: TypeAlias = tuple[EventT[bytes], StreamT[bytes]]
 """A message, and the stream that it is acknowledged to."""
@@ -116,7 +123,7 @@ def configured(settings: Settings, instance: str, limits: BusLimits) -> faust.Ap
         topic_disable_leader=True,
         # Topics that were away when the partitions were shared out are noticed by asking again.
         consumer_metadata_max_age_ms=int(METADATA_SECONDS * 1000),
-        # Without tables and standbys Faust leaves the assignment to Kafka's own round robin.
+        # Without tables and standbys Faust leaves the assignment to Kafka's own assignor, which is set above.
         table_standby_replicas=0,
         store="memory://",
         key_serializer="raw",
@@ -138,7 +145,8 @@ def run(
 ) -> None:
     """Feeds until SIGTERM or SIGINT. `beat` is called once a second while the event loop goes round.
 
-    Raises NewerSoftware, NewTopics, Deaf, and what the feeder gives up for.
+    Where Kafka is away, from the log, until it answers. Raises KafkaRefused, NewerSoftware, NewTopics, Deaf, and what
+    the feeder gives up for.
     """
     quiet_libraries()
     sys.setswitchinterval(SWITCH_SECONDS)
@@ -160,31 +168,79 @@ async def _run(
     limits: BusLimits,
 ) -> None:
     stopped = asyncio.Event()
+
+    def stop() -> None:
+        stopped.set()
+        feeder.stop()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    app, batches = build_app(settings, topics, instance, feeder, limits)
+        asyncio.get_running_loop().add_signal_handler(number, stop)
     # One thread does the work of the database: in order, and the event loop keeps its heartbeats meanwhile.
     with ThreadPoolExecutor(1, "feeder") as thread:
-        async with _started(app, limits) as starting:
-            tasks = [
-                asyncio.ensure_future(work)
-                for work in (
-                    stopped.wait(),
-                    _feed(batches, feeder, thread),
-                    _tick(batches, feeder, thread),
-                    _beat(app, starting, beat),
-                )
-            ]
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            feeder.stop()
-            for task in tasks[1:]:
-                task.cancel()
-            results = await asyncio.gather(*tasks[1:], return_exceptions=True)
-            tasks[0].cancel()
+        await _wait_for_kafka(settings, feeder, thread, stopped, beat)
+        app, batches = build_app(settings, topics, instance, feeder, limits)
+        results = [] if stopped.is_set() else await _listen(app, batches, feeder, thread, stopped, beat, limits)
         thread.submit(feeder.close).result()
     for result in results:
         if isinstance(result, Exception):
             raise result
+
+
+async def _listen(
+    app: faust.App,
+    batches: Batches[_Taken],
+    feeder: Feeder,
+    thread: ThreadPoolExecutor,
+    stopped: asyncio.Event,
+    beat: Callable[[], None],
+    limits: BusLimits,
+) -> list[Any]:
+    """Until it is stopped or something ends; how each part of it ended."""
+    async with _started(app, limits) as starting:
+        tasks = [
+            asyncio.ensure_future(work)
+            for work in (
+                stopped.wait(),
+                _feed(batches, feeder, thread),
+                _tick(batches, feeder, thread),
+                _beat(app, starting, beat),
+            )
+        ]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        feeder.stop()
+        for task in tasks[1:]:
+            task.cancel()
+        results = await asyncio.gather(*tasks[1:], return_exceptions=True)
+        tasks[0].cancel()
+    return results
+
+
+async def _wait_for_kafka(
+    settings: Settings,
+    feeder: Feeder,
+    thread: ThreadPoolExecutor,
+    stopped: asyncio.Event,
+    beat: Callable[[], None],
+) -> None:
+    """Feeds from the log what nobody feeds, until Kafka answers: Faust gives up where it doesn't.
+
+    Raises KafkaRefused, and what the feeder gives up for.
+    """
+    loop, config = asyncio.get_running_loop(), client_config(settings)
+    beating = asyncio.ensure_future(_beat_alone(beat))
+    feeder.stand_in()
+    try:
+        while not stopped.is_set() and not await loop.run_in_executor(None, answers, config, TICK_SECONDS):
+            await loop.run_in_executor(thread, feeder.tick)
+    finally:
+        beating.cancel()
+        feeder.own(())
+
+
+async def _beat_alone(beat: Callable[[], None]) -> None:
+    while True:
+        beat()
+        await asyncio.sleep(TICK_SECONDS)
 
 
 @contextlib.asynccontextmanager

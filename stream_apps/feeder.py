@@ -20,7 +20,7 @@ from psycopg import Connection
 
 from infra.event_store import Log
 from infra.layouts import CHANNEL as LAYOUTS_CHANNEL
-from infra.messages import Delivered, Headers, Messages, Place, Refused
+from infra.messages import Delivered, Headers, Messages, Place, Refused, Watermarks
 from infra.transcoding import NewerSoftware
 from projections.builds import CHANNEL as BUILDS_CHANNEL
 from projections.engine import EVERYTHING, Applied, Build, Lane
@@ -31,7 +31,8 @@ from projections.lanes import LanesEngine, Spread, take_lanes
 from projections.projection import Projection
 from stream_apps.comparison import not_in_the_log
 from stream_apps.feed import deliver
-from stream_apps.standstill import Standstill
+from stream_apps.marks import Marks
+from stream_apps.standstill import Forsaken, Standstill
 
 logger = logging.getLogger("muniment.stream")
 
@@ -127,21 +128,31 @@ class Feeder:
         self._head = 0
         self._heads: deque[tuple[float, int]] = deque()
         self._silent_since: float | None = None
+        self._marks = Marks(setup.limits.silence_seconds)
         self._standstill = Standstill()
+        self._forsaken: Forsaken | None = None
         self.alive_at = time.monotonic()
         """When it last did something, or found that there was nothing to do; for a watchdog."""
 
     @property
     def silent_seconds(self) -> float:
         """For how long the log had to stand in for a bus that has the messages, or nobody fed the views."""
+        if self._forsaken:
+            return 0.0  # it doesn't listen yet
         silent = time.monotonic() - self._silent_since if self._silent_since is not None else 0.0
         return max(silent, self._standstill.seconds)
 
     def own(self, places: Iterable[Place]) -> None:
         """These partitions, and no others, are this worker's from now on."""
         with self._lock:
+            self._forsaken = None
             self._owned = frozenset(places)
             self._is_stale = True
+
+    def stand_in(self) -> None:
+        """Until `own` says more: where there is no bus that shares them out, partitions that nobody feeds are ours."""
+        self.own(())
+        self._forsaken = Forsaken()
 
     def stop(self) -> None:
         """Ends what waits; `handle` and `tick` return soon."""
@@ -198,7 +209,9 @@ class Feeder:
         spread = self._spread
         if spread is None:
             return
-        lanes = self._open(batch, spread)
+        self._deliver(self._open(batch, spread))
+
+    def _deliver(self, lanes: Mapping[Lane, Sequence[Delivered]]) -> None:
         for feed in list(self._feeds.values()):
             with self._standing_back(feed.build):
                 feed.deliver(lanes)
@@ -216,11 +229,22 @@ class Feeder:
                 continue
             if message.link.layout != spread.layout:
                 DROPPED.labels("layout").inc()
-            else:
-                lanes[Lane(spread.layout, raw.place.topic, raw.place.partition)].append(message)
+                continue
+            if isinstance(message, Watermarks):
+                self._marks.keep(raw.place, message)
+                message = message.own
+            lanes[Lane(spread.layout, raw.place.topic, raw.place.partition)].append(message)
         if lanes:
             self._silent_since = None
+        self._marks.hear(lanes)
+        for lane, mark in self._marks.due(self._standing).items():
+            lanes[lane].append(mark)
         return self._of_this_past(lanes)
+
+    def _standing(self, lane: Lane) -> int | None:
+        """How far all views have come in a lane; None where none has it."""
+        positions = (feed.engine.positions.get(lane) for feed in self._feeds.values())
+        return min((position for position in positions if position is not None), default=None)
 
     def _of_this_past(self, lanes: Mapping[Lane, Sequence[Delivered]]) -> Mapping[Lane, Sequence[Delivered]]:
         """Without what the log doesn't have. Where it has a lane's newest message, it has those before it, too."""
@@ -228,6 +252,7 @@ class Feeder:
         newest = [max(messages, key=lambda each: each.link.position) for messages in lanes.values()]
         if not (strangers := not_in_the_log(self._watch, newest)):
             return lanes
+        self._marks.forget()
         strangers |= not_in_the_log(self._watch, [each for messages in lanes.values() for each in messages])
         kept = {lane: [each for each in messages if each.link not in strangers] for lane, messages in lanes.items()}
         DROPPED.labels("past").inc(sum(map(len, lanes.values())) - sum(map(len, kept.values())))
@@ -250,22 +275,45 @@ class Feeder:
                 if feed.break_silence(long_ago, self._head):
                     self._note_silence(long_ago)
                 feed.measure(self._head)
+        if due := self._marks.due(self._standing):
+            self._deliver(self._of_this_past({lane: [mark] for lane, mark in due.items()}))
         for companion in self._setup.companions:
             companion.tick(self._head, long_ago)
         self._look_at_others(long_ago)
 
     def _look_at_others(self, long_ago: int) -> None:
-        if self._owned:
+        if forsaken := self._forsaken:
+            self._take_forsaken(forsaken, long_ago)
+        elif self._owned:
             self._standstill.forget()
         elif self._watch and long_ago:
             self._standstill.look(self._watch, long_ago)
 
+    def _take_forsaken(self, forsaken: Forsaken, long_ago: int) -> None:
+        if self._watch is None or self._spread is None or not long_ago:
+            return
+        found = forsaken.look(self._watch, self._spread.layout, long_ago)
+        with self._lock:
+            if forsaken is self._forsaken and not found <= self._owned:
+                logger.info("nobody feeds %d partitions: reading the log for them, as there is no bus", len(found))
+                self._owned |= found
+                self._is_stale = True
+
+    def _give_way(self) -> None:
+        """Somebody else feeds what we have stood in for."""
+        with self._lock:
+            if self._forsaken:
+                self._forsaken = Forsaken()
+                self._owned = frozenset()
+                self._is_stale = True
+
     def _note_silence(self, since: int) -> None:
         """Silent while the relay carries on: then it isn't the bus that is away, but this worker that is deaf."""
         assert self._watch is not None  # noqa: S101 - tells the type checker
-        if self._spread and self._silent_since is None:
+        if self._spread:
             row = self._watch.execute(_CARRIED, {"layout": self._spread.layout, "position": since}).fetchone()
-            self._silent_since = time.monotonic() if row and row[0] else None
+            began = time.monotonic() if self._silent_since is None else self._silent_since
+            self._silent_since = began if row and row[0] else None
 
     def _has_news(self) -> bool:
         """Whether a build or a layout has changed since. Raises OperationalError."""
@@ -286,7 +334,9 @@ class Feeder:
             self._watch.execute(f"listen {BUILDS_CHANNEL}".encode())
             self._watch.execute(f"listen {LAYOUTS_CHANNEL}".encode())
         self._setup.hooks.before_takeover()
-        self._spread = self._newest()
+        former, self._spread = self._spread, self._newest()
+        if self._spread != former:
+            self._marks.forget()
         builds = fed(self._watch, FAUST, self._setup.projections) if self._spread else []
         keys = {_key(build) for build, _ in builds}
         self._resting = {key: until for key, until in self._resting.items() if key in keys}
@@ -362,6 +412,8 @@ class Feeder:
             if feed := self._feeds.pop(_key(build), None):
                 feed.close()
             self._resting[_key(build)] = time.monotonic() + self._setup.limits.rest_seconds
+            if isinstance(error, Fenced):
+                self._give_way()
 
 
 def _key(build: Build) -> _Key:

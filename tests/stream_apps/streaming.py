@@ -1,6 +1,6 @@
 """Stream workers for tests: a bus that is only a list of messages, and a feeder that is handed them.
 
-As a program, a worker that can be killed: `python streaming.py CONNINFO BROKERS PREFIX INSTANCE`.
+As a program, a worker that can be killed: `python streaming.py CONNINFO BROKERS PREFIX INSTANCE [BULK_EVENTS]`.
 """
 
 import logging
@@ -74,6 +74,26 @@ def watermark(place: Place, last: Any, previous: int, spread: Spread) -> Message
     )
 
 
+def together(log: Log, spread: Spread, from_position: int = 0) -> list[Raw]:
+    """What the relay says at the end of the log instead of a watermark for everybody: one message a partition."""
+    newest, last = dict.fromkeys(places(spread), from_position), None
+    for fact in read(log, from_position, 1_000_000):
+        lane = spread.lane(fact)
+        assert lane
+        newest[Place(lane.topic, lane.partition)], last = fact.position, fact
+    assert last
+    assert not isinstance(last, Unreadable)
+    found = []
+    for number in range(spread.partitions):
+        place = Place(spread.topics["projections"], number)
+        told = {topic: newest[Place(topic, number)] for topic in spread.topics.values()}
+        message = MESSAGES.watermarks(
+            place, last.id, last.recorded_at, position=last.position, layout=spread.layout, newest=told
+        )
+        found.append(raw(place, message))
+    return found
+
+
 def raw(place: Place, message: Message) -> Raw:
     return Raw(place, message.key, message.value, message.headers)
 
@@ -126,14 +146,14 @@ def fetch_soon() -> None:
     aiokafka.AIOKafkaConsumer.__init__ = init  # type: ignore[method-assign]
 
 
-def main(conninfo: str, brokers: str, prefix: str, instance: str) -> None:
+def main(conninfo: str, brokers: str, prefix: str, instance: str, bulk_events: str = "0") -> None:
     logging.basicConfig(level=logging.INFO)
     fetch_soon()
     with psycopg.connect(conninfo, autocommit=True) as connection:
         ensure_builds(connection, PROJECTIONS)
         topics = spread_of(connection).topics.values()
     log = Log(conninfo)
-    limits = FeederLimits(bulk_events=0, rest_seconds=0.5, engine=FollowerLimits(lease_seconds=2.0))
+    limits = FeederLimits(bulk_events=int(bulk_events), rest_seconds=0.5, engine=FollowerLimits(lease_seconds=2.0))
     feeder = Feeder(FeederSetup(log, conninfo, PROJECTIONS, MESSAGES, spread_of, limits=limits), topics)
     settings = Settings(kafka=brokers, kafka_prefix=prefix)
     bus.run(settings, topics, instance, feeder, limits=bus.BusLimits(session_seconds=6.0, batch_messages=50))

@@ -31,6 +31,7 @@ from projections.lanes import Spread
 from projections.read import Reader
 from runtime import modules
 from runtime.relay import wanted
+from stream_apps import standstill
 from stream_apps.feeder import DROPPED, Feeder, FeederSetup, NewTopics, Raw
 from tests.e2e.platform import eventually
 from tests.projections.harbour import HARBOUR, Keeper
@@ -168,6 +169,38 @@ def test_silent_partitions_keep_up_by_watermarks(connection: psycopg.Connection[
         log.save_work([ship], metadata=METADATA)
     feeder.handle(carried(log, ONE))
     assert set(positions(connection)) == {log.head()}
+
+
+def test_one_message_a_partition_lets_all_topics_keep_up_though_it_comes_before_their_events(
+    connection: psycopg.Connection[Any], log: Log, feeder: Feeder
+) -> None:
+    ships = fleet(log)
+    sail(log, ships, 20)
+    before = total(HEALED), total(HOLES)
+    events = [message for message in carried(log, ONE) if message.key is not None]
+    feeder.handle(together(log, ONE))
+    assert min(positions(connection)) < log.head()
+    feeder.handle(events[:10])
+    assert min(positions(connection)) < log.head()
+    feeder.handle(events[10:])
+    assert set(positions(connection)) == {log.head()}
+    assert (total(HEALED), total(HOLES)) == before
+
+
+def test_a_last_event_that_never_comes_is_missed_by_what_was_said_elsewhere(
+    database: str, connection: psycopg.Connection[Any], log: Log
+) -> None:
+    ships = fleet(log)
+    feeder = Feeder(feeder_setup(database, log, silence_seconds=0.0), ONE.topics.values())
+    feeder.own(places(ONE))
+    feeder.handle(carried(log, ONE))
+    sail(log, ships, 20)
+    before = total(HOLES)
+    feeder.handle(together(log, ONE))
+    assert set(positions(connection)) == {log.head()}
+    assert total(HOLES) > before
+    assert_level(database, log)
+    feeder.close()
 
 
 def test_at_least_a_position_is_reached_where_most_partitions_have_been_silent_for_hours(
@@ -375,6 +408,69 @@ def test_a_worker_without_partitions_notices_that_nobody_feeds_the_views(
     idle.tick()
     assert idle.silent_seconds == 0
     idle.close()
+
+
+@pytest.fixture
+def impatient(setup: FeederSetup, monkeypatch: pytest.MonkeyPatch) -> FeederSetup:
+    """Nothing needs to be silent or to stand still for long."""
+    monkeypatch.setattr(standstill, "FORSAKEN_SECONDS", 0.0)
+    return replace(setup, limits=replace(setup.limits, bulk_events=10_000, silence_seconds=0.0))
+
+
+def tick_until_level(database: str, log: Log, *feeders: Feeder) -> None:
+    def is_level() -> bool:
+        for feeder in feeders:
+            feeder.tick()
+        with psycopg.connect(database) as connection:
+            return min(positions(connection, "harbour") + positions(connection, "keepers")) == log.head()
+
+    eventually(is_level)
+    assert_level(database, log)
+
+
+def test_without_a_bus_a_worker_feeds_from_the_log_what_nobody_feeds(
+    database: str, log: Log, impatient: FeederSetup
+) -> None:
+    ships = fleet(log)
+    lonely = Feeder(impatient, ONE.topics.values())
+    lonely.stand_in()
+    for _ in range(3):
+        sail(log, ships, 5)
+        tick_until_level(database, log, lonely)
+    lonely.close()
+
+
+def test_without_a_bus_two_workers_leave_nothing_behind(database: str, log: Log, impatient: FeederSetup) -> None:
+    ships = fleet(log)
+    workers = [Feeder(impatient, ONE.topics.values()) for _ in range(2)]
+    for each in workers:
+        each.stand_in()
+    for _ in range(3):
+        sail(log, ships, 5)
+        tick_until_level(database, log, *workers)
+    for each in workers:
+        each.close()
+
+
+def test_who_stood_in_gives_way_to_whom_the_bus_gives_the_partitions(
+    database: str, log: Log, impatient: FeederSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ships = fleet(log)
+    lonely = Feeder(impatient, ONE.topics.values())
+    lonely.stand_in()
+    tick_until_level(database, log, lonely)
+    monkeypatch.setattr(standstill, "FORSAKEN_SECONDS", 1e9)
+    rightful = worker(replace(impatient, limits=replace(impatient.limits, silence_seconds=1e9)))
+    rightful.tick()
+    for _ in range(3):
+        sail(log, ships, 5)
+        lonely.tick()
+    rightful.handle(carried(log, ONE))
+    assert_level(database, log)
+    assert len(rightful._feeds) == len(BUILDS)
+    assert not lonely._feeds
+    lonely.close()
+    rightful.close()
 
 
 def test_a_lost_connection_loses_nothing(
