@@ -105,6 +105,7 @@ class Settings:
     # the follower
     follow_batch_events: int = _setting(1000, "events that a view applies in one transaction", least=1)
     follow_tail_events: int = _setting(2000, "newest events that all views share in memory", least=1)
+    follow_tail_bytes: int = _setting(16_777_216, "bytes, as stored, that these may come to", least=1024)
     follow_lease_seconds: float = _setting(3.0, "how long a follower's lease lasts unless renewed", least=1)
     verify_streams_per_minute: int = _setting(
         60, "streams of each view that are folded again and compared, in the background; 0 = none", least=0, most=6000

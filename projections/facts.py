@@ -39,6 +39,12 @@ def read(log: Log, after: int, limit: int, most_bytes: int = READ_BYTES) -> list
     return [_fact_of(log, row) for row in _recorder(log).read_bounded(after, limit, most_bytes)]
 
 
+def read_sized(log: Log, after: int, limit: int, most_bytes: int = READ_BYTES) -> tuple[list[Fact], list[int]]:
+    """What `read` gives, and the bytes that each of them is in the log."""
+    rows = _recorder(log).read_bounded(after, limit, most_bytes)
+    return [_fact_of(log, row) for row in rows], [len(state) + len(metadata) for _, _, _, state, _, _, metadata in rows]
+
+
 def read_range(log: Log, after: int, upto: int, ignored: Sequence[str], *, limit: int, most_bytes: int) -> list[Fact]:
     """The facts between two positions, without those of the ignored topics, in position order; the last in any case.
 

@@ -25,7 +25,7 @@ from projections.builds import CHANNEL as BUILDS_CHANNEL
 from projections.builds import builds_fed_by
 from projections.engine import Build, Engine
 from projections.errors import BuildGone, Fenced
-from projections.facts import read
+from projections.facts import READ_BYTES, read_sized
 from projections.lane import Backoff, BuildLane, ConsumerLane, Setup, connect, dismiss, sign
 from projections.tail import Tail
 
@@ -103,7 +103,7 @@ class _Term:
         self._failure: Exception | None = None
         self._read_at = 0.0
         self._renew_at = 0.0
-        self._tail = Tail(setup.log.head(), setup.limits.tail_events)
+        self._tail = Tail(setup.log.head(), setup.limits.tail_events, setup.limits.tail_bytes)
         self._lanes: dict[tuple[Any, ...], BuildLane] = {}
         self._consumers: dict[str, ConsumerLane] = {}
 
@@ -178,9 +178,12 @@ class _Term:
         limit = self._setup.limits.batch_events
         time.sleep(max(0.0, self._read_at + self._setup.limits.gather_seconds - time.monotonic()))
         self._read_at = time.monotonic()
-        while facts := read(self._setup.log, self._tail.head, limit):
-            self._tail.extend(facts)
-            if len(facts) < limit or time.monotonic() >= self._renew_at:
+        while True:
+            facts, sizes = read_sized(self._setup.log, self._tail.head, limit)
+            if facts:
+                self._tail.extend(facts, sizes)
+            at_head = len(facts) < limit and sum(sizes) < READ_BYTES
+            if at_head or time.monotonic() >= self._renew_at:
                 return
 
     def _builds(self) -> list[Build]:

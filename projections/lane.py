@@ -54,10 +54,11 @@ class Hooks:
 
 @dataclass(frozen=True)
 class FollowerLimits:
-    """The follower's limits: events per batch and in the shared tail, and times in seconds."""
+    """The follower's limits: events per batch, events and bytes in the shared tail, and times in seconds."""
 
     batch_events: int = 1000
     tail_events: int = 2000
+    tail_bytes: int = 16 * 1024 * 1024
     gather_seconds: float = 0.005
     lease_seconds: float = 3.0
     renew_seconds: float = 1.0

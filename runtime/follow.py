@@ -73,6 +73,7 @@ def limits(settings: Settings) -> FollowerLimits:
     return FollowerLimits(
         batch_events=settings.follow_batch_events,
         tail_events=settings.follow_tail_events,
+        tail_bytes=settings.follow_tail_bytes,
         lease_seconds=settings.follow_lease_seconds,
         renew_seconds=settings.follow_lease_seconds / 3,
     )

@@ -14,7 +14,7 @@ from infra.transcoding import NewerSoftware
 from projections.builds import create_build, drop_build, ensure_builds
 from projections.compare import fold_views
 from projections.engine import Build
-from projections.facts import read
+from projections.facts import read_sized
 from projections.follower import Follower
 from projections.lane import FollowerLimits, Hooks
 from tests.projections.conftest import PATIENCE_SECONDS, following, row
@@ -114,9 +114,9 @@ def test_a_log_that_grows_as_fast_as_it_is_read_costs_no_lease(setup, record, co
     def growing(log, after, limit):
         if threading.current_thread() is reader and not enough.is_set():
             record(Keeper(f"Keeper {after}"))
-        return read(log, after, limit)
+        return read_sized(log, after, limit)
 
-    monkeypatch.setattr("projections.follower.read", growing)
+    monkeypatch.setattr("projections.follower.read_sized", growing)
     follower = Follower(replace(setup, limits=limits))
     reader = threading.Thread(target=follower.run)
     reader.start()
