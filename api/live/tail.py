@@ -167,10 +167,11 @@ class Tail:
             return False
         reader.live = True
         self._by_wish.setdefault(reader.wanted, {})[reader] = None
-        for piece in pieces(
-            told for told in self._newest if told.position > reader.position and told.wanted_by(reader.wanted)
-        ):
+        left = [each for each in self._newest if each.position > reader.position and each.wanted_by(reader.wanted)]
+        for piece in pieces(left):
             reader.put(piece)
+        if (left[-1].position if left else reader.position) < self.position:
+            reader.put(Piece(self.position, 0, b"id: %d\n\n" % self.position))
         return True
 
     async def _read_past(self, reader: Reader) -> None:

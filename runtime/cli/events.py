@@ -1,6 +1,7 @@
 """`muniment events`: the log itself, secrets left out."""
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from uuid import UUID
@@ -9,18 +10,29 @@ import click
 import msgspec
 
 from api.events import EventView, view_of
+from api.events.listing import ACTOR
 from domain.errors import PositionUnknown
-from infra.event_store import Recorded
+from infra.event_store import Log, Recorded
+from infra.wanted import Wanted
+from runtime.cli.chart import chart_command
 from runtime.cli.export import export_command
 from runtime.cli.options import as_json, complete_event_types
-from runtime.cli.output import cut, fields_in_line, print_fields, text, utc
+from runtime.cli.output import cut, fields_in_line, print_fields, say, text, utc
 from runtime.cli.ranges import known_types
 from runtime.cli.replay import replay_command
-from runtime.cli.tail import follow, read_on
+from runtime.cli.story import story_command
+from runtime.cli.tail import Tail, follow
 from runtime.cli.wired import Wired
 from runtime.ranges import NoSuchStream
 
 LAST = 10
+_ACTOR = re.compile(ACTOR)
+
+
+def _actor(_: click.Context, __: click.Parameter, given: str | None) -> str | None:
+    if given is not None and not _ACTOR.match(given):
+        raise click.BadParameter("an actor is user:…, service:…, operator:…, system:… or anonymous:")
+    return given
 
 
 @click.group()
@@ -35,6 +47,8 @@ def events() -> None:
 
 events.add_command(export_command)
 events.add_command(replay_command)
+events.add_command(story_command)
+events.add_command(chart_command)
 
 
 @events.command("tail")
@@ -47,29 +61,54 @@ events.add_command(replay_command)
     "--types", metavar="TYPE,...", multiple=True, callback=known_types, shell_complete=complete_event_types,
     help="Only events of these types.",
 )  # fmt: skip
+@click.option("--stream", metavar="ID", type=click.UUID, help="Only events of this stream.")
+@click.option("--actor", metavar="KIND:ID", callback=_actor, help="Only what this actor did, such as operator:ada.")
 @click.option("--follow/--no-follow", "live", default=True, show_default=True, help="Go on as events are recorded.")
 @as_json
 @click.pass_obj
-def tail(wired: Wired, after: int | None, last: int, types: tuple[str, ...], live: bool, as_json: bool) -> None:
+def tail(
+    wired: Wired,
+    after: int | None,
+    last: int,
+    types: tuple[str, ...],
+    stream: UUID | None,
+    actor: str | None,
+    live: bool,
+    as_json: bool,
+) -> None:
     """Print events as they are recorded, until Ctrl-C. With --json, one document a line (NDJSON).
+
+    A lost connection to PostgreSQL is made again, and nothing is missed or printed twice.
 
     \b
     Example:
       muniment events tail --after 1200 --json | jq .type
     """
-    show = _printer(as_json)
     try:
-        with wired.log() as log, wired.connection() as connection:
-            start = max(0, log.head() - last) if after is None else after
-            if live:
-                follow(connection, log, start, types, show)
-            else:
-                read_on(log, start, types, show)
+        with wired.log() as log:
+            tailed = Tail(Wanted(frozenset(types), stream, actor), _start(log, after, last), _printer(as_json))
+            try:
+                if live:
+                    follow(tailed, log, wired.connection)
+                else:
+                    tailed.read_on(log)
+            except KeyboardInterrupt:
+                say(f"shown through position {tailed.position}; go on with --after {tailed.position}")
     except KeyboardInterrupt:
         pass
     except BrokenPipeError:
         # whoever read this has gone; what Python still holds for them must not complain at the end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _start(log: Log, after: int | None, last: int) -> int:
+    """Raises PositionUnknown."""
+    head = log.head()
+    if after is None:
+        return max(0, head - last)
+    if after > head:
+        raise PositionUnknown(f"no event has the position {after} yet; the log ends at {head}")
+    return after
 
 
 @events.command("show")

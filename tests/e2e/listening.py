@@ -38,7 +38,11 @@ class Ear:
         self._raw = b""
         self._text = b""
         self.ended = False
-        self.head = self._read_head()
+        try:
+            self.head = self._read_head()
+        except OSError:
+            self.socket.close()
+            raise
 
     def _read_head(self) -> str:
         while b"\r\n\r\n" not in self._raw:

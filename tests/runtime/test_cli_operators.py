@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import signal
 from uuid import uuid4
 
@@ -271,10 +272,10 @@ def test_the_tail_shows_what_is_recorded_meanwhile(cli_site: Site, tail, email):
     assert (told["type"], told["stream"]) == ("identity.UserRegistered", user)
 
 
-def test_ctrl_c_ends_the_tail_quietly(tail):
+def test_ctrl_c_ends_the_tail_and_says_where_to_go_on(tail):
     tail.send_signal(signal.SIGINT)
     assert tail.wait(10) == 0
-    assert tail.stderr.read() == ""
+    assert re.fullmatch(r"shown through position (\d+); go on with --after \1\n", tail.stderr.read())
 
 
 def test_the_tail_ends_quietly_when_its_reader_has_gone(tail):
@@ -284,15 +285,28 @@ def test_the_tail_ends_quietly_when_its_reader_has_gone(tail):
     tail.stdout = None
 
 
-def test_a_tail_that_is_cut_off_says_where_to_go_on(cli_site: Site, tail):
-    head = cli_site.events()[-1].position
+def test_a_tail_that_is_cut_off_comes_back_and_misses_nothing(cli_site: Site, tail, email):
     with psycopg.connect(cli_site.settings.postgres_url, autocommit=True) as connection:
         connection.execute(
             "select pg_terminate_backend(pid) from pg_stat_activity"
             " where application_name = 'muniment (command line)' and datname = current_database()"
         )
-    assert tail.wait(10) == 1
-    assert tail.stderr.read() == f"Error: the connection to PostgreSQL was lost; go on with --after {head}\n"
+    first, second = cli_site.user(email), cli_site.user(f"again.{email}")
+    told = [json.loads(tail.stdout.readline()) for _ in range(4)]
+    assert [event["position"] for event in told] == [*range(told[0]["position"], told[0]["position"] + 4)]
+    assert {first, second} <= {event["stream"] for event in told}
+    assert tail.stderr.readline().startswith("the connection to PostgreSQL was lost; shown through position ")
+
+
+def test_a_tail_shows_what_one_actor_did_to_one_stream(cli_site: Site, email):
+    user, other = cli_site.user(email), cli_site.user(f"another.{email}")
+    cli_site.done("users", "suspend", user, "--as", "mallory")
+    cli_site.done("users", "suspend", other, "--as", "mallory")
+    tailed = cli_site.done("events", "tail", "--no-follow", "--after", 0, "--json", "--actor", "operator:mallory",
+                           "--stream", user).stdout  # fmt: skip
+    assert [json.loads(line)["type"] for line in tailed.splitlines()] == ["identity.UserSuspended"]
+    assert cli_site.call("events", "tail", "--actor", "mallory").exit_code == 2
+    assert cli_site.call("events", "tail", "--after", 10**9).stderr.startswith("Error: no event has the position")
 
 
 def test_a_list_into_a_closed_pipe_is_quiet(cli_site: Site):
