@@ -13,12 +13,15 @@ import msgspec
 from domain.aggregate import PERSONAL
 from infra.disclosure import marked
 from infra.event_store import Metadata
-from infra.messages import CONTENT_TYPE, POINTER, SOURCE, WATERMARK, published
+from infra.messages import CONTENT_TYPE, POINTER, SOURCE, WATERMARK, WATERMARKS, published
 from infra.topics import topic_name
 
 DIGITS = {"type": "string", "pattern": "^[0-9]+$"}
 TEXT = {"type": "string"}
 OPTIONAL_HEADERS = ("ce_subject", "ce_correlationid", "ce_causationid", "ce_traceparent")
+CONTROL = "projections"
+"""In whose topic the watermarks of all stand."""
+
 SCHEMAS = "#/components/schemas/"
 
 _HEADERS: dict[str, dict[str, Any]] = {
@@ -61,7 +64,7 @@ def document(types: Mapping[str, type[Any]], version: str) -> dict[str, Any]:
         "operations": {f"carry-{module}": _operation(module) for module in modules},
         "components": {
             "messages": {topic: _event_message(topic, types[topic]) for topic in sorted(types)}
-            | {WATERMARK: _watermark(), POINTER: _pointer()},
+            | {WATERMARK: _watermark(), WATERMARKS: _watermarks(), POINTER: _pointer()},
             "schemas": {
                 "headers": {
                     "type": "object",
@@ -76,7 +79,7 @@ def document(types: Mapping[str, type[Any]], version: str) -> dict[str, Any]:
 
 
 def _channel(module: str, topics: list[str]) -> dict[str, Any]:
-    names = [*topics, WATERMARK, POINTER]
+    names = [*topics, WATERMARK, *([WATERMARKS] if module == CONTROL else []), POINTER]
     address = topic_name("muniment", module, 1)
     return {
         "address": address,
@@ -130,6 +133,26 @@ def _watermark() -> dict[str, Any]:
         "summary": "This partition has nothing between `previous` and `position`. Not part of the chain; has no key.",
         "headers": {"$ref": f"{SCHEMAS}headers"},
         "payload": {"$ref": f"{SCHEMAS}nothing"},
+    }
+
+
+def _watermarks() -> dict[str, Any]:
+    return {
+        "name": WATERMARKS,
+        "summary": "All that stands in this partition of any topic, up to `position`, was sent before. Has no key.",
+        "headers": {"$ref": f"{SCHEMAS}headers"},
+        "payload": {
+            "type": "object",
+            "properties": {
+                "newest": {
+                    "type": "object",
+                    "description": "The position of the newest event there, by topic.",
+                    "additionalProperties": {"type": "integer", "minimum": 0},
+                }
+            },
+            "required": ["newest"],
+            "additionalProperties": False,
+        },
     }
 
 

@@ -18,6 +18,9 @@ from infra.topics import topic_name
 CHANNEL = "muniment_bus"
 """Notified when a layout begins; the payload is its number."""
 
+PROTOCOL = "2"
+"""Moves when what a message says changes: then a new layout begins. 2: watermarks of all topics in one message."""
+
 _COLUMNS = "layout, incarnation, partitions, topics, types_digest, from_position"
 _CURRENT = f"select {_COLUMNS} from bus_layouts order by layout desc limit 1"
 _HOLD = (
@@ -85,8 +88,8 @@ class Wanted:
 
     @property
     def types_digest(self) -> str:
-        """Of the event types that are published."""
-        return sha256("\n".join(sorted(self.types)).encode()).hexdigest()
+        """Of the event types that are published, and of how they and what stands beside them are written."""
+        return sha256("\n".join((PROTOCOL, *sorted(self.types))).encode()).hexdigest()
 
     def topics(self, incarnation: int) -> list[str]:
         """The Kafka topics of all these types, sorted."""

@@ -3,9 +3,10 @@
 A message stands in a chain: per Kafka topic, partition and layout, each event's message names the position of the
 event before it (`previous`). A consumer that has applied less than `previous` has found a hole, wherever it came from.
 
-Three types of message stand there. An *event* carries itself. A *pointer* says that there is an event which doesn't
+Four types of message stand there. An *event* carries itself. A *pointer* says that there is an event which doesn't
 fit into a message, or can't be read: whoever gets it reads the log up to its position. A *watermark* says that the
 partition has nothing between `previous` and its position; it isn't part of the chain, so it may come twice or never.
+*Watermarks* say that of one partition of every topic at once: a message in place of one for each.
 
 The seal is an HMAC over everything that a message means, its topic and partition too: what is copied to another place
 is as good as forged. Secret fields stay behind, by a list of what each event type may say (`published`).
@@ -32,6 +33,7 @@ from infra.event_store import Metadata, Recorded
 from infra.transcoding import EventMapper, OrjsonTranscoder, RecordedEvent, event_type
 
 WATERMARK = "muniment.watermark"
+WATERMARKS = "muniment.watermarks"
 POINTER = "muniment.pointer"
 SOURCE = "/muniment"
 CONTENT_TYPE = "content-type"
@@ -108,12 +110,37 @@ class Watermark(NamedTuple):
     recorded_at: datetime
 
 
+class Watermarks(NamedTuple):
+    """Nothing more stands in this partition of any topic up to `link.position`; its newest event there, by topic.
+
+    `link` is that of a watermark of the place where it was found.
+    """
+
+    link: Link
+    recorded_at: datetime
+    newest: Mapping[str, int]
+
+    @property
+    def own(self) -> Watermark:
+        """What it says about the place where it was found."""
+        return Watermark(self.link, self.recorded_at)
+
+    def of(self, topic: str) -> Watermark | None:
+        """What it says about the same partition of another topic."""
+        newest = self.newest.get(topic)
+        return None if newest is None else Watermark(self.link._replace(previous=newest), self.recorded_at)
+
+
 Delivered: TypeAlias = Carried | Pointed | Watermark
 
 
 class _Body(msgspec.Struct):
     event: msgspec.Raw
     metadata: msgspec.Raw
+
+
+class _Newest(msgspec.Struct):
+    newest: dict[str, int]
 
 
 class Messages:
@@ -124,6 +151,7 @@ class Messages:
         self._transcoder = OrjsonTranscoder()
         self._mapper = EventMapper(self._transcoder)
         self._body = msgspec.json.Decoder(_Body)
+        self._newest = msgspec.json.Decoder(_Newest)
 
     def event(self, place: Place, recorded: Recorded, *, previous: int, layout: int) -> Message:
         """The message of one event: what its type may say, and its metadata."""
@@ -191,7 +219,29 @@ class Messages:
         headers = _headers(_Chained("", 0, position, previous, layout), WATERMARK, recorded_at, identity)
         return self._sealed(place, None, b"{}", headers)
 
-    def open(self, place: Place, key: bytes | None, value: bytes | None, headers: Headers | None) -> Delivered:
+    def watermarks(
+        self,
+        place: Place,
+        event_id: str,
+        recorded_at: datetime,
+        *,
+        position: int,
+        layout: int,
+        newest: Mapping[str, int],
+    ) -> Message:
+        """The message that lets this partition of every topic keep up with the log. It has no key.
+
+        `newest` is the position of the newest event in this partition of each topic (by its full name, that of `place`
+        among them), up to `position`; where there is none, that from which the layout starts.
+        """
+        identity = f"{event_id}@*:{place.partition}:{layout}".encode()
+        chain = _Chained("", 0, position, newest[place.topic], layout)
+        headers = _headers(chain, WATERMARKS, recorded_at, identity)
+        return self._sealed(place, None, orjson.dumps({"newest": newest}, option=orjson.OPT_SORT_KEYS), headers)
+
+    def open(
+        self, place: Place, key: bytes | None, value: bytes | None, headers: Headers | None
+    ) -> Delivered | Watermarks:
         """What a message that was found at this place says.
 
         Raises Refused for what isn't authentic (not ours, forged, copied from elsewhere, damaged), and NewerSoftware
@@ -226,12 +276,15 @@ class Messages:
             raise Refused("forged")
         return known
 
-    def _opened(self, known: Mapping[str, bytes], value: bytes) -> Delivered:
+    def _opened(self, known: Mapping[str, bytes], value: bytes) -> Delivered | Watermarks:
         kind, identity = known["ce_type"].decode(), known["ce_id"].decode()
         place = int(known["ce_position"]), int(known["ce_previous"]), int(known["ce_layout"])
         recorded_at = _from_time(known["ce_time"])
         if kind == WATERMARK:
             return Watermark(Link(*place, identity.partition("@")[0]), recorded_at)
+        if kind == WATERMARKS:
+            link = Link(*place, identity.partition("@")[0])
+            return Watermarks(link, recorded_at, self._newest.decode(value).newest)
         link = Link(*place, identity)
         if kind == POINTER:
             return Pointed(link)

@@ -30,6 +30,10 @@ class Chains:
         self._sent[place] = self._previous[place] = position
         return previous
 
+    def newest(self, partition: int) -> dict[str, int]:
+        """The newest event in this partition of each topic."""
+        return {place.topic: previous for place, previous in self._previous.items() if place.partition == partition}
+
     def behind(self, position: int, *, everywhere: bool = False) -> dict[Place, int]:
         """Lets all chains keep up with the log: the newest event of each that needs a watermark for it.
 

@@ -10,7 +10,7 @@ from confluent_kafka import Message as Found
 from psycopg import Connection
 
 from infra.layouts import Layout, Reached, ids_at, is_given_up, times_at
-from infra.messages import Carried, Delivered, Link, Messages, Place, Refused, Watermark
+from infra.messages import Carried, Delivered, Link, Messages, Place, Refused, Watermark, Watermarks
 from infra.topics import ADMIN_SECONDS, BusAway
 
 LOOK_BACK = 20
@@ -75,9 +75,10 @@ def _ends(consumer: Consumer, place: Place) -> tuple[int, int]:
 def _opened(messages: Messages, place: Place, found: Found) -> Delivered | None:
     headers: Any = found.headers()
     try:
-        return messages.open(place, found.key(), found.value(), headers)
+        opened = messages.open(place, found.key(), found.value(), headers)
     except Refused:
         return None
+    return opened.own if isinstance(opened, Watermarks) else opened
 
 
 def time_of(message: Delivered) -> datetime | None:
@@ -109,7 +110,8 @@ def compared(
 ) -> dict[Place, Reached]:
     """Where each chain goes on: behind what the bus has; where that is empty, behind what was sent. Raises AnotherPast.
 
-    A bus that is behind what was sent gets that again, and one that is ahead of what was noted doesn't.
+    A bus that is behind what was sent gets that again, and one that is ahead of what was noted doesn't. One that ends
+    with the newest event that was sent isn't behind: what follows it may have been said elsewhere, for all topics.
     """
     if is_given_up(connection, layout):
         raise AnotherPast(f"what was noted of layout {layout.number} isn't in the log")
@@ -132,5 +134,6 @@ def compared(
         link = each.link
         if link.layout == layout.number:
             previous = link.previous if isinstance(each, Watermark) else link.position
-            reached[place] = Reached(link.position, previous)
+            here, noted = Reached(link.position, previous), reached[place]
+            reached[place] = noted if noted.previous == previous and noted.position > link.position else here
     return reached

@@ -34,16 +34,48 @@ _PRODUCER = {
 }
 
 
+class Acknowledged:
+    """How far each chain has come on the bus.
+
+    A watermark that stands elsewhere brings a chain on only once its newest event is there: acknowledgements of
+    different partitions come in any order.
+    """
+
+    def __init__(self, started: Mapping[Place, Reached]) -> None:
+        self._events = {place: reached.previous for place, reached in started.items()}
+        self._marked: dict[Place, Reached] = {}
+        self._news: dict[Place, Reached] = {}
+
+    def add(self, place: Place, reached: Reached) -> None:
+        """This chain has come so far, by what stands in it."""
+        self._events[place] = reached.previous
+        marked = self._marked.get(place, reached)
+        is_further = marked.previous == reached.previous and marked.position > reached.position
+        self._news[place] = marked if is_further else reached
+
+    def mark(self, marked: Mapping[Place, Reached]) -> None:
+        """These chains have come so far as soon as their newest event is there."""
+        self._marked |= marked
+        for place, reached in marked.items():
+            if self._events[place] == reached.previous:
+                self._news[place] = reached
+
+    def take(self) -> dict[Place, Reached]:
+        """What is new since this was last asked."""
+        news, self._news = self._news, {}
+        return news
+
+
 class Lost(Exception):
     """A message couldn't be delivered, and won't be: look again what the bus has."""
 
 
 class Outbox:
-    """One producer, and what it has on its way."""
+    """One producer, and what it has on its way. `started` is how far each chain has come."""
 
-    def __init__(self, config: Mapping[str, Any], limit: int) -> None:
+    def __init__(self, config: Mapping[str, Any], limit: int, started: Mapping[Place, Reached]) -> None:
         self._failure: str | None = None
-        self._acknowledged: dict[Place, Reached] = {}
+        self._acknowledged = Acknowledged(started)
         self._producer = Producer(
             {**config, **_PRODUCER, "queue.buffering.max.messages": limit, "error_cb": self._on_error}
         )
@@ -53,16 +85,19 @@ class Outbox:
         """Messages that Kafka hasn't acknowledged yet."""
         return len(self._producer)
 
-    def send(self, place: Place, message: Message, reached: Reached | None) -> bool:
+    def send(
+        self, place: Place, message: Message, reached: Reached | None, marked: Mapping[Place, Reached] | None = None
+    ) -> bool:
         """Hands a message over; False if there is no room for it now.
 
         `reached` is where it brings its chain, which `acknowledged` will tell; None where that needn't be told.
+        `marked` is where it brings others, as soon as their events are there.
         """
         try:
-            if reached is None:
+            if reached is None and not marked:
                 self._produce(place, message)
             else:
-                self._produce(place, message, on_delivery=partial(self._on_delivery, place, reached))
+                self._produce(place, message, on_delivery=partial(self._on_delivery, place, reached, marked or {}))
         except BufferError:
             return False
         return True
@@ -80,8 +115,7 @@ class Outbox:
 
     def acknowledged(self) -> dict[Place, Reached]:
         """How far each chain has come since this was last asked."""
-        acknowledged, self._acknowledged = self._acknowledged, {}
-        return acknowledged
+        return self._acknowledged.take()
 
     def close(self, seconds: float) -> None:
         """Sends what can be sent in this time, and forgets the rest: the bus itself tells what it has."""
@@ -91,11 +125,20 @@ class Outbox:
             self._producer.purge()
             self._producer.flush(1.0)
 
-    def _on_delivery(self, place: Place, reached: Reached, error: KafkaError | None, _: Sent) -> None:
+    def _on_delivery(
+        self,
+        place: Place,
+        reached: Reached | None,
+        marked: Mapping[Place, Reached],
+        error: KafkaError | None,
+        _: Sent,
+    ) -> None:
         if error is not None:
             self._failure = f"{place.topic} {place.partition}: {error}"
-        else:
-            self._acknowledged[place] = reached
+            return
+        if reached is not None:
+            self._acknowledged.add(place, reached)
+        self._acknowledged.mark(marked)
 
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal():

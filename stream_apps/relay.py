@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -41,10 +42,11 @@ from infra.layouts import (
 from infra.leases import Lease
 from infra.messages import Message, Messages, Place
 from infra.recorder import LogRecorder
-from infra.topics import BusAway, TopicLimits, ensure_topics
+from infra.topics import BusAway, TopicLimits, ensure_topics, topic_name
 from infra.transcoding import RecordedEvent
 from infra.wake import Wake
 from projections.lane import Backoff, FollowerLimits, connect
+from projections.lanes import CONTROL
 from stream_apps import metrics
 from stream_apps.chains import Chains
 from stream_apps.comparison import AnotherPast, compared, newest_messages
@@ -162,9 +164,12 @@ class _Term:
         """Leads until told to stop or the lease is lost. Raises what `Relay.run` tries again or gives up for."""
         self._layout, reached = self._settle()
         self._chains = Chains(reached)
-        self._placing = Placing(self._layout, self._setup.wanted.prefix)
+        prefix = self._setup.wanted.prefix
+        self._placing = Placing(self._layout, prefix)
+        control = topic_name(prefix, CONTROL, self._layout.incarnation)
+        self._control = control if control in self._layout.topics else None
         self._position = self._chains.start
-        self._outbox = Outbox(self._setup.kafka, self._limits.inflight_messages)
+        self._outbox = Outbox(self._setup.kafka, self._limits.inflight_messages, reached)
         metrics.LAYOUT.set(self._layout.number)
         logger.info("layout %d from %d, fence %d", self._layout.number, self._position, self._lease.fence)
         try:
@@ -344,20 +349,42 @@ class _Term:
         )
 
     def _mark(self) -> None:
-        """Watermarks for the partitions that are behind; at first for all, so that consumers find holes at once."""
+        """Watermarks for the partitions that are behind, one for all topics.
+
+        At first one in each partition of each, so that consumers find holes at once.
+        """
         newest = self._newest_row()
         self._marked_at, self._marked = time.monotonic(), self._position
         if newest is None:
             return
         late = self._chains.behind(newest.position, everywhere=self._is_first_round)
+        if self._is_first_round or self._control is None:
+            self._mark_each(newest, late)
+        else:
+            self._mark_together(newest, late, self._control)
         self._is_first_round = False
-        event_id, layout = f"{newest.originator_id}:{newest.originator_version}", self._layout.number
+
+    def _mark_each(self, newest: RecordedEvent, late: Mapping[Place, int]) -> None:
+        layout = self._layout.number
         for place, previous in late.items():
             message = self._setup.messages.watermark(
-                place, event_id, newest.recorded_at, position=newest.position, previous=previous, layout=layout
+                place, _event_id(newest), newest.recorded_at, position=newest.position, previous=previous, layout=layout
             )
             self._send(place, message, Reached(newest.position, previous))
         metrics.WATERMARKS.inc(len(late))
+
+    def _mark_together(self, newest: RecordedEvent, late: Mapping[Place, int], topic: str) -> None:
+        by_partition: dict[int, dict[Place, Reached]] = defaultdict(dict)
+        for place, previous in late.items():
+            by_partition[place.partition][place] = Reached(newest.position, previous)
+        for partition, marked in by_partition.items():
+            place = Place(topic, partition)
+            message = self._setup.messages.watermarks(
+                place, _event_id(newest), newest.recorded_at,
+                position=newest.position, layout=self._layout.number, newest=self._chains.newest(partition),
+            )  # fmt: skip
+            self._send(place, message, None, marked)
+        metrics.WATERMARKS.inc(len(by_partition))
 
     def _newest_row(self) -> RecordedEvent | None:
         if self._newest is None and self._position:
@@ -369,9 +396,11 @@ class _Term:
         assert isinstance(recorder, LogRecorder)  # noqa: S101 - tells the type checker
         return recorder.read(after, limit)
 
-    def _send(self, place: Place, message: Message, reached: Reached | None) -> None:
+    def _send(
+        self, place: Place, message: Message, reached: Reached | None, marked: Mapping[Place, Reached] | None = None
+    ) -> None:
         """Waits while there is no room, with the lease held. Raises Lost, LeaseLost."""
-        while not self._outbox.send(place, message, reached):
+        while not self._outbox.send(place, message, reached, marked):
             self._outbox.poll(self._limits.progress_seconds)
             if time.monotonic() >= self._renew_at:
                 self._hold()
@@ -384,6 +413,10 @@ class _Term:
         with suppress(psycopg.Error):
             if self._unstored:
                 self._store(time.monotonic())
+
+
+def _event_id(row: RecordedEvent) -> str:
+    return f"{row.originator_id}:{row.originator_version}"
 
 
 def _stream(row: RecordedEvent) -> UUID:

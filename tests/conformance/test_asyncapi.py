@@ -70,4 +70,9 @@ def test_real_messages_satisfy_it(kind):
 
 def test_watermarks_and_pointers_satisfy_it():
     satisfies(MESSAGES.watermark(HERE, "a:1", NOON, position=9, previous=5, layout=1), "muniment.watermark")
+    newest = {"muniment.identity": 5, "muniment.projections": 9}
+    satisfies(
+        MESSAGES.watermarks(HERE, "a:1", NOON, position=9, layout=1, newest=newest),
+        "muniment.watermarks",
+    )
     satisfies(MESSAGES.pointer(HERE, uuid4(), 1, NOON, position=9, previous=5, layout=1), "muniment.pointer")

@@ -15,7 +15,7 @@ from domain.access import UserAssignments
 from domain.aggregate import SECRET, Aggregate, First
 from domain.identity import User
 from infra.disclosure import disclosed, marked
-from infra.messages import Carried, Link, Message, Messages, Place, Pointed, Refused, Watermark, published
+from infra.messages import Carried, Link, Message, Messages, Place, Pointed, Refused, Watermark, Watermarks, published
 from infra.transcoding import EventMapper, NewerSoftware, OrjsonTranscoder, RecordedEvent
 from tests.stream_apps.events import KINDS, any_recorded, recorded
 
@@ -92,6 +92,16 @@ def test_a_watermark_arrives():
     message = MESSAGES.watermark(HERE, "a:1", NOON, position=9, previous=5, layout=1)
     assert message.key is None
     assert opened(message) == Watermark(Link(9, 5, 1, "a:1"), NOON)
+
+
+def test_watermarks_of_all_topics_arrive_in_one_message():
+    newest = {"muniment.identity": 7, "muniment.access": 0, "muniment.projections": 9}
+    message = MESSAGES.watermarks(HERE, "a:1", NOON, position=9, layout=1, newest=newest)
+    marks = opened(message)
+    assert (message.key, marks) == (None, Watermarks(Link(9, 7, 1, "a:1"), NOON, newest))
+    assert marks.own == marks.of("muniment.identity") == Watermark(Link(9, 7, 1, "a:1"), NOON)
+    assert marks.of("muniment.access") == Watermark(Link(9, 0, 1, "a:1"), NOON)
+    assert marks.of("muniment.audit") is None
 
 
 def test_a_pointer_arrives():

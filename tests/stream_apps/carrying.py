@@ -17,7 +17,7 @@ from domain.access import Role
 from domain.identity import User
 from infra.event_store import Log, Metadata, Recorded
 from infra.layouts import Layout, Placing, Wanted, current_layout
-from infra.messages import Carried, Messages, Place, Pointed
+from infra.messages import Carried, Messages, Place, Pointed, Watermarks
 from stream_apps.relay import Relay, RelayLimits, RelaySetup
 from tests.stream_apps.broker import PARTITIONS, PATIENCE_SECONDS, Broker
 from tests.stream_apps.events import KINDS
@@ -92,9 +92,13 @@ class Seen:
 def consume(kafka: Broker, layout: Layout) -> dict[Place, Seen]:
     """Reads everything, as a consumer that knows nothing but the layout: applies in order, ignores what it has."""
     seen = {place: Seen(layout.from_position) for place in layout.places}
+    marks = []
     for place, messages in kafka.messages(layout.places).items():
         for message in messages:
             delivered = MESSAGES.open(place, message.key(), message.value(), message.headers())
+            if isinstance(delivered, Watermarks):
+                marks += [(Place(topic, place.partition), delivered.of(topic)) for topic in delivered.newest]
+                delivered = delivered.own
             here, link = seen[place], delivered.link
             if link.layout != layout.number:
                 here.strangers += 1
@@ -107,6 +111,12 @@ def consume(kafka: Broker, layout: Layout) -> dict[Place, Seen]:
             if isinstance(delivered, Carried | Pointed):
                 here.events.append((link.position, link.event_id))
             here.position = link.position
+    for place, mark in marks:
+        here = seen[place]
+        newest = max((position for position, _ in here.events if position <= mark.link.position), default=0)
+        if mark.link.layout == layout.number and here.holes == []:
+            assert mark.link.previous == max(newest, layout.from_position)
+            here.position = max(here.position, mark.link.position)
     return seen
 
 

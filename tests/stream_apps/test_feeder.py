@@ -171,38 +171,6 @@ def test_silent_partitions_keep_up_by_watermarks(connection: psycopg.Connection[
     assert set(positions(connection)) == {log.head()}
 
 
-def test_one_message_a_partition_lets_all_topics_keep_up_though_it_comes_before_their_events(
-    connection: psycopg.Connection[Any], log: Log, feeder: Feeder
-) -> None:
-    ships = fleet(log)
-    sail(log, ships, 20)
-    before = total(HEALED), total(HOLES)
-    events = [message for message in carried(log, ONE) if message.key is not None]
-    feeder.handle(together(log, ONE))
-    assert min(positions(connection)) < log.head()
-    feeder.handle(events[:10])
-    assert min(positions(connection)) < log.head()
-    feeder.handle(events[10:])
-    assert set(positions(connection)) == {log.head()}
-    assert (total(HEALED), total(HOLES)) == before
-
-
-def test_a_last_event_that_never_comes_is_missed_by_what_was_said_elsewhere(
-    database: str, connection: psycopg.Connection[Any], log: Log
-) -> None:
-    ships = fleet(log)
-    feeder = Feeder(feeder_setup(database, log, silence_seconds=0.0), ONE.topics.values())
-    feeder.own(places(ONE))
-    feeder.handle(carried(log, ONE))
-    sail(log, ships, 20)
-    before = total(HOLES)
-    feeder.handle(together(log, ONE))
-    assert set(positions(connection)) == {log.head()}
-    assert total(HOLES) > before
-    assert_level(database, log)
-    feeder.close()
-
-
 def test_at_least_a_position_is_reached_where_most_partitions_have_been_silent_for_hours(
     database: str, connection: psycopg.Connection[Any], log: Log, feeder: Feeder
 ) -> None:

@@ -11,7 +11,7 @@ from cloudevents.core.bindings.kafka import KafkaMessage, from_kafka_event
 from domain.identity import User
 from infra.event_store import Log
 from infra.layouts import Reached, current_layout, progress, store_progress
-from infra.messages import Carried, Place, Pointed, Watermark
+from infra.messages import Carried, Place, Pointed, Watermark, Watermarks
 from infra.partitions import partition_of
 from infra.topics import WrongPartitions
 from stream_apps.relay import Relay
@@ -97,18 +97,23 @@ def test_the_official_sdk_reads_what_stands_on_the_broker(carry, kafka, log, wri
     assert {event.get_data()["metadata"]["actor"] for event in events.values()} == {"user:ada"}
 
 
-def test_silent_partitions_keep_up_by_watermarks(carry, kafka, writer, database):
+def test_silent_partitions_keep_up_by_watermarks(carry, kafka, writer, database, prefix):
     with relaying(carry()):
         first, second = writer.write(), 0
         wait_until_sent(database, first)
         second = writer.write(24 * 3)
         wait_until_sent(database, second)
-    seen = consume(kafka, layout_of(database))
+    seen, topics = consume(kafka, layout_of(database)), set(layout_of(database).topics)
     assert {here.position for here in seen.values()} == {second}
-    silent = next(place for place, here in seen.items() if not here.events)
-    marks = [opened(silent, message) for message in kafka.messages([silent])[silent]]
-    assert all(isinstance(mark, Watermark) and mark.link.previous == 0 for mark in marks)
-    assert marks[-1].link.position == second
+    control = [Place(f"{prefix}.projections", number) for number in range(4)]
+    for place, messages in kafka.messages(control).items():
+        first_mark, *others = [opened(place, message) for message in messages]
+        assert isinstance(first_mark, Watermark), "a relay that starts tells every place by itself"
+        assert others, "and then all topics in one message"
+        assert all(isinstance(mark, Watermarks) and set(mark.newest) == topics for mark in others)
+        assert others[-1].link.position == second
+    silent = [place for place, here in seen.items() if not here.events and place not in control]
+    assert {len(messages) for messages in kafka.messages(silent).values()} == {1}
 
 
 def test_a_relay_that_starts_marks_every_partition_so_that_holes_show(carry, kafka, writer, database):
@@ -129,6 +134,24 @@ def test_a_relay_that_starts_marks_every_partition_so_that_holes_show(carry, kaf
         events = [o.link.position for o in (opened(place, m) for m in messages) if isinstance(o, Carried)]
         assert isinstance(mark, Watermark)
         assert (mark.link.position, mark.link.previous) == (head, max(events, default=0))
+
+
+def test_who_goes_on_reads_nothing_again_for_partitions_that_were_silent(
+    carry, kafka, log, writer, database, monkeypatch
+):
+    with relaying(carry()):
+        writer.write(100)
+        wait_until_sent(database, writer.write(1))
+    with psycopg.connect(database, autocommit=True) as connection:
+        assert set(progress(connection, current_layout(connection)).values()) > {Reached(101, 101)}
+    setup, reads = carry(), []
+    read = type(setup.log.recorder).read
+    monkeypatch.setattr(
+        type(setup.log.recorder), "read", lambda self, after, limit: reads.append(after) or read(self, after, limit)
+    )
+    with relaying(setup):
+        wait_until_sent(database, writer.write(1))
+    assert min(reads) >= 100
 
 
 def test_who_goes_on_repeats_nothing_and_keeps_the_chain(carry, kafka, log, writer, database, prefix):
