@@ -3,6 +3,8 @@
 from functools import cache
 from typing import Any, get_args, get_type_hints
 
+import psycopg
+
 from domain.aggregate import PERSONAL, SECRET
 from infra.event_store import Recorded
 
@@ -28,10 +30,19 @@ def disclosed(recorded: Recorded) -> dict[str, Any]:
     return {name: value for name, value in recorded.fields().items() if marks.get(name) != SECRET}
 
 
-def without_secrets(text: str, recorded: Recorded) -> str:
-    """A text about an event, such as an error's, without what its secret fields hold."""
+def without_marked(text: str, recorded: Recorded) -> str:
+    """A text about an event, such as an error's, without what its secret and its personal fields hold."""
     for name, mark in marked(type(recorded.event)).items():
         value = recorded.fields().get(name)
-        if mark == SECRET and isinstance(value, str) and len(value) >= SECRET_CHARS:
-            text = text.replace(value, f"({name}: secret)")
+        if isinstance(value, str) and len(value) >= SECRET_CHARS:
+            text = text.replace(value, f"({name}: {mark})")
+    return text
+
+
+def without_rows(text: str, error: BaseException | None) -> str:
+    """A text about an error, without the values of rows that PostgreSQL tells as details of it and what led to it."""
+    while error is not None:
+        if isinstance(error, psycopg.Error) and (detail := error.diag.message_detail):
+            text = text.replace(detail, "(left out)")
+        error = error.__cause__ or error.__context__
     return text

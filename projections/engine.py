@@ -18,7 +18,7 @@ import orjson
 import psycopg
 from psycopg import Connection, Cursor
 
-from infra.disclosure import without_secrets
+from infra.disclosure import without_marked, without_rows
 from infra.event_store import Log, Recorded
 from projections.batched import Calls, Prepared
 from projections.errors import BuildGone, Fenced, Hole, is_poison
@@ -278,12 +278,14 @@ class Engine(Obeying):
             if len(ready) == 1:
                 self._park(cursor, batch, ready[0], error)
                 return
-            middle = len(ready) // 2
-            self._halve(cursor, batch, ready[:middle])
-            self._halve(cursor, batch, ready[middle:])
         else:
             batch.done.extend(ready)
             batch.stale.update(dict.fromkeys(stale))
+            return
+        # Not while the error is at hand: a traceback would tell of the errors of others, too.
+        middle = len(ready) // 2
+        self._halve(cursor, batch, ready[:middle])
+        self._halve(cursor, batch, ready[middle:])
 
     def _ready(self, cursor: Cursor[Any], batch: Batch, facts: Sequence[Fact]) -> list[Fact]:
         """The facts that do something here, without those whose stream is parked: these are parked behind it."""
@@ -310,14 +312,14 @@ class Engine(Obeying):
 
     def _park(self, cursor: Cursor[Any], batch: Batch, fact: Fact, error: Exception | None) -> None:
         batch.parked.add(fact.stream)
-        trace = "".join(traceback.format_exception(error))[-TRACEBACK_LIMIT:] if error else None
+        trace = "".join(traceback.format_exception(error)) if error else None
         row = {
             "position": fact.position,
             "stream": fact.stream,
             "stream_version": fact.version,
             "topic": fact.topic,
-            "error": _text(f"{type(error).__name__}: {error}", fact) if error else None,
-            "traceback": _text(trace, fact) if trace else None,
+            "error": _text(f"{type(error).__name__}: {error}", fact, error) if error else None,
+            "traceback": _text(trace, fact, error)[-TRACEBACK_LIMIT:] if trace else None,
         }
         cursor.execute(_PARK, self.build.key | row)
         # Whoever has cached what this event was to change must look again, and find that it is parked.
@@ -336,7 +338,8 @@ def _payload(build: Build, position: int, stale: tuple[str, ...], extra: Mapping
     return text.decode()
 
 
-def _text(text: str, fact: Fact) -> str:
-    """Without the one character that PostgreSQL can't store, and without what the event keeps secret."""
-    told = without_secrets(text, fact) if isinstance(fact, Recorded) else text
+def _text(text: str, fact: Fact, error: BaseException | None) -> str:
+    """Without the one character that PostgreSQL can't store, and without what is secret or personal."""
+    text = without_rows(text, error)
+    told = without_marked(text, fact) if isinstance(fact, Recorded) else text
     return told.replace("\0", "\\0")

@@ -175,6 +175,15 @@ class TestPoison:
         (notification,) = connection.notifies(timeout=5, stop_after=1)
         assert json.loads(notification.payload)["invalidate"] == [str(sunk.id)]
 
+    def test_tells_neither_the_values_of_its_row_nor_the_errors_of_others(self, record, catch_up, connection):
+        record(ship("Black\0Pearl"), ship("Edmund Fitzgerald", 0), ship("Vasa"))
+        catch_up()
+        told = connection.execute("select error || traceback from projection_parked order by position").fetchall()
+        assert len(told) == 2
+        for (text,) in told:
+            assert "Failing row" not in text
+            assert ("harbour_ships_v1_b1_berth_check" in text) != ("NUL" in text)
+
     def test_text_with_a_null_character_is_parked_and_described(self, record, catch_up, parked):
         record(ship("Black\0Pearl"))
         catch_up()

@@ -272,11 +272,11 @@ def test_an_event_that_is_itself_wrong_is_read_otherwise_and_not_edited(
     assert equals_a_fresh_fold()
 
 
-def test_no_error_tells_what_an_event_keeps_secret():
+def test_no_error_tells_what_an_event_keeps_secret_or_personal():
     from datetime import UTC, datetime
 
     from domain.identity import User
-    from infra.disclosure import without_secrets
+    from infra.disclosure import without_marked
     from infra.event_store import Metadata, Recorded
 
     user = User("ada@engine.example", "Ada", "$2b$12$abcdefghijklmnopqrstuv")
@@ -284,5 +284,5 @@ def test_no_error_tells_what_an_event_keeps_secret():
     recorded = Recorded(
         1, user.id, 1, "identity.UserRegistered", datetime(2026, 1, 1, tzinfo=UTC), Metadata("a", "b"), registered
     )
-    told = without_secrets("can't apply $2b$12$abcdefghijklmnopqrstuv of Ada", recorded)
-    assert told == "can't apply (password: secret) of Ada"
+    told = without_marked("can't apply $2b$12$abcdefghijklmnopqrstuv of ada@engine.example", recorded)
+    assert told == "can't apply (password: secret) of (email: personal)"
