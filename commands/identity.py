@@ -430,9 +430,11 @@ def complete_onboarding(work: Work, command: CompleteOnboarding) -> None:
     verification = work.find(EmailVerification, EmailVerification.create_id(command.user_id))
     if verification is None or not verification.verified:
         return  # as of most: whoever is given a role while not verified costs one stream, not four
+    if work.find(Onboarding, Onboarding.create_id(command.user_id)):
+        return  # and a further role of somebody onboarded costs two
     user = work.find(User, command.user_id)
     assignments = work.find(UserAssignments, UserAssignments.create_id(command.user_id))
-    if not (user and assignments) or work.find(Onboarding, Onboarding.create_id(command.user_id)):
+    if not (user and assignments):
         return
     for read in (user, verification, assignments):
         work.guard(read)
