@@ -200,6 +200,8 @@ class Decisions:
             facts = await self._reader.facts(user_id, marks=marks)
         else:
             position, moment = await self._reader.moment(as_of)
+            if position > self._track.position and self._listener.lag_seconds(ACCESS.name) >= self._lag_seconds:
+                return "store", await self._fold(user_id, as_of)
             await self._wait(position)
             facts = await self._reader.facts_of(user_id, position, moment, marks=marks)
         if self._trusts(facts, current=as_of is None):

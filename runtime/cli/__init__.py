@@ -1,6 +1,6 @@
 """`muniment`, the command line: its table of contents.
 
-Exit status 0: done; 1: refused or failed, and one line on stderr says why; 2: wrong usage.
+Exit status 0: done; 1: refused or failed, and one line on stderr says why; 2: wrong usage; 3, of `explain`: no.
 """
 
 import click

@@ -126,6 +126,20 @@ def test_a_user_is_read_through_the_cache_and_never_too_old(platform, newcomer, 
         assert {answer.json()["name"] for answer in answers} == {name}
 
 
+def test_a_user_is_shown_by_the_name_that_they_had_and_not_before_they_came(platform, newcomer, anywhere):
+    here, there = anywhere
+    ida = newcomer("Ida Lewis").me
+    renamed = position(here.done("PATCH", f"/api/v1/users/{ida}", {"name": "Ida Lewis Wilson"}))
+    then = there.get(f"/api/v1/users/{ida}?as_of={renamed - 1}")
+    assert (then.json()["name"], position(then)) == ("Ida Lewis", renamed - 1)
+    assert there.get(f"/api/v1/users/{ida}?as_of={renamed}").json()["name"] == "Ida Lewis Wilson"
+    before = there.get(f"/api/v1/users/{ida}?as_of=1")
+    assert (before.status_code, before.json()["code"]) == (404, "user-not-found")
+    assert "registered later" in before.json()["detail"]
+    for nonsense in ("yesterday", "2026-01-01T00:00:00", "99999999", "2999-01-01T00:00:00Z"):
+        assert there.get(f"/api/v1/users/{ida}?as_of={nonsense}").status_code == 422
+
+
 def test_without_valkey_checks_are_still_answered(platform, newcomer, role, anywhere):
     here, there = anywhere
     ida = newcomer("Ida Lewis").me

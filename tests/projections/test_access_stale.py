@@ -436,6 +436,16 @@ async def test_when_the_view_is_far_behind_the_event_store_is_asked(world, ada):
         assert (await process.decisions._find(ada, 0)).level == "store"
 
 
+async def test_a_view_that_is_far_behind_isn_t_waited_for_to_answer_about_the_past(world, ada):
+    async with process_of(world.database, world.valkey, world.log, lag_seconds=0.3) as process:
+        revoked = world.revoke(ada, "viewer")
+        await process.heard()
+        await asyncio.sleep(0.35)
+        for as_of, allowed in ((revoked, False), (revoked - 1, True)):
+            assert (await process.decisions.explain(ada, "page:read", as_of=as_of)).allowed == allowed
+            assert (await process.decisions.decide_from(ada, "page:read", as_of=as_of)).allowed == allowed
+
+
 async def test_a_process_that_starts_beside_a_view_that_is_behind_asks_the_event_store(world, ada):
     world.revoke(ada, "viewer")
     await asyncio.sleep(0.35)
