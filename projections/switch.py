@@ -149,8 +149,10 @@ def _drop(_: Works, connection: Connection[Any], projection: Projection, wish: W
     drop_unread(connection, Build(projection, wish.build), lambda: forget(connection, wish))
 
 
-def drop_unread(connection: Connection[Any], build: Build, also: Callable[[], None] = lambda: None) -> None:
-    """Drops a build that isn't read. Raises BuildIsRead, NoOtherBuild, StillRead.
+def drop_unread(
+    connection: Connection[Any], build: Build, also: Callable[[], object] = lambda: None, *, though_active: bool = False
+) -> None:
+    """Drops a build that isn't read. Raises BuildIsRead (unless `though_active`), NoOtherBuild, StillRead.
 
     Its tables are locked without waiting, all or none, so that no reader and no feed is ever kept waiting, or in a
     circle with it: whoever still reads them may finish.
@@ -159,7 +161,7 @@ def drop_unread(connection: Connection[Any], build: Build, also: Callable[[], No
     while True:
         try:
             with connection.transaction():
-                _drop_now(connection, build)
+                _drop_now(connection, build, though_active=though_active)
                 also()
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
             if time.monotonic() > deadline:
@@ -169,13 +171,13 @@ def drop_unread(connection: Connection[Any], build: Build, also: Callable[[], No
             return
 
 
-def _drop_now(connection: Connection[Any], build: Build) -> None:
+def _drop_now(connection: Connection[Any], build: Build, *, though_active: bool) -> None:
     connection.execute("set local lock_timeout = '2s'")
     connection.execute("select pg_advisory_xact_lock(%s)", (BUILDS_LOCK,))
     row = connection.execute(_FOR_DROP, build.key).fetchone()
     if row is None:
         raise NoOtherBuild(f"{build.projection.name} has no build {build.number}")
-    if row[0]:
+    if row[0] and not though_active:
         raise BuildIsRead(f"{build.projection.name}: build {build.number} is the one that is read")
     connection.execute(_HOLD, build.key)  # first what the feed locks first
     tables = [build.projection.table(name, build.number) for name in build.projection.table_names]

@@ -148,9 +148,10 @@ class Readiness:
             return []
         return [f"postgres: its queue of notifications is {self._queue_usage:.0%} full; does a process hang?"]
 
-    @staticmethod
-    def _lagging(statuses: Sequence[Status]) -> list[str]:
-        active = [status for status in statuses if status.active]
+    def _lagging(self, statuses: Sequence[Status]) -> list[str]:
+        # What a former release has left behind isn't fed any more, and no process of this one reads it.
+        read = {(projection.name, projection.version) for projection in self._projections}
+        active = [status for status in statuses if status.active and (status.name, status.version) in read]
         lagging = [
             f"{s.name}: {s.lag_events} events, {s.lag_seconds:.0f} s behind"
             for s in active

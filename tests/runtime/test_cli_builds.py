@@ -3,6 +3,7 @@
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -66,6 +67,19 @@ def test_a_difference_in_what_is_personal_is_counted_and_not_shown(here):
     assert (found["differences"], found["rows"][0]["columns"]) == (1, ["name"])
     for said in (shown, str(found)):
         assert not {word for word in ("Augusta", "Byron", "ada@engine.example") if word in said}
+
+
+def test_what_a_former_release_has_left_behind_is_dropped_by_its_version(here, monkeypatch):
+    drop = ("projections", "drop", "identity", "--version", 1)
+    assert "is the one that is read" in here.call(*drop, "--build", 1).stderr
+    monkeypatch.setattr(modules, "declared", lambda: (replace(USERS, version=2), ACCESS))
+    assert "no build 7" in here.call(*drop, "--build", 7).stderr
+    assert here.json(*drop)["build"] == 1
+    assert "no second build" in here.call(*drop).stderr
+    with psycopg.connect(here.settings.postgres_url) as connection:
+        assert connection.execute("select to_regclass('identity_users_v1_b1')").fetchone() == (None,)
+        assert connection.execute("select count(*) from projection_wishes").fetchone() == (0,)
+    assert here.events("projections.BuildDropDecided")[-1].event.projection_version == 1
 
 
 def test_the_audit_view_which_refuses_changes_is_rebuilt_and_dropped_too(here):

@@ -48,6 +48,28 @@ def test_a_database_that_hangs_keeps_no_probe_waiting(database, valkey, tmp_path
     assert again.state == "ready"
 
 
+def test_a_view_that_a_former_release_has_left_behind_degrades_nothing(database, valkey, tmp_path):
+    async def probe():
+        async with readiness(database, valkey, tmp_path, look_seconds=5) as probed:
+            return await probed.health()
+
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(
+            "insert into projection_builds (projection, version, build, active, feed, layout, checksum)"
+            " values ('harbour', 1, 1, true, 'follower', 0, '')"
+        )
+        connection.execute(
+            "insert into projection_progress (projection, version, build, layout, topic, partition)"
+            " values ('harbour', 1, 1, 0, '', 0)"
+        )
+        connection.execute(
+            "insert into stored_events values"
+            " (gen_random_uuid(), 1, 'harbour.ShipMoored', '{}', 1, now() - interval '1 hour', '{}')"
+        )
+        connection.execute("update log_head set position = 1")
+    assert asyncio.run(probe()).reasons == []
+
+
 def test_a_kafka_that_is_away_degrades_and_nothing_more(database, valkey, tmp_path):
     async def probe():
         async with readiness(database, valkey, tmp_path, look_seconds=5, kafka="127.0.0.1:1") as probed:
