@@ -71,12 +71,14 @@ class Ear:
     def messages(self, seconds: float = 20) -> Iterator[Message]:
         """Each message as it comes, until the stream ends or so long nothing more has come."""
         until = time.monotonic() + seconds
-        while not self.ended:
+        while True:
             while b"\n\n" in self._text:
                 block, _, self._text = self._text.partition(b"\n\n")
                 message = self._dispatch(block.decode())
                 if message is not None:
                     yield message
+            if self.ended:
+                return
             left = until - time.monotonic()
             if left <= 0:
                 return
