@@ -1,10 +1,11 @@
 """A stream worker that is far behind catches up from the log, beside a bare Faust agent that only acknowledges.
 
-    python -m benchmarks.catchup [--events 1000000] [--views access] [--messages 15000] [--kafka HOST:PORT]
+    python -m benchmarks.catchup [--events 1000000] [--views access] [--together] [--messages 15000] [--kafka HOST:PORT]
 
 The worker is the very feeder of `muniment stream`, in a process of its own, with all lanes of a layout of four
 partitions at the log's beginning: it takes them, and brings the views to the head in bulk. It counts as many events as
-the log has that concern a view; with several views the log is read once, and the events are counted once, too. The bare
+the log has that concern a view; with several views the log is read once, and the events are counted once, too:
+`--together` prints what a worker does for all views, after what it does for those chosen. The bare
 agent takes what a relay has published of the same log, with `noack_take`: from librdkafka's broker in a process of its
 own, which is quicker than a real one and keeps the newest 5 MB of a partition; or from a real one.
 """
@@ -97,15 +98,16 @@ def bare(messages: int, kafka: str) -> float:
         return bare_agent(brokers, [topic], messages=messages)
 
 
-def main(events: int, views: list[str], messages: int, kafka: str) -> None:
-    """Prints what the module says."""
+def main(events: int, chosen: list[list[str]], messages: int, kafka: str) -> None:
+    """Prints what the module says, for each choice of views."""
     theirs = printed("--bare", "--messages", str(messages), *(["--kafka", kafka] if kafka else []))
     told("a bare Faust agent, events/s", [theirs], digits=0)
-    with postgres() as conninfo:
-        fill(conninfo, events)
-        ours = printed("--feed", conninfo, "--views", *views)
-    told(f"a worker {events:,} events behind ({', '.join(views)}), events/s", [ours], digits=0)
-    told("the worker / the bare agent", [ours / theirs], GOAL, digits=1)
+    for views in chosen:
+        with postgres() as conninfo:
+            fill(conninfo, events)
+            ours = printed("--feed", conninfo, "--views", *views)
+        told(f"a worker {events:,} events behind ({', '.join(views)}), events/s", [ours], digits=0)
+        told("the worker / the bare agent", [ours / theirs], GOAL, digits=1)
 
 
 if __name__ == "__main__":
@@ -113,6 +115,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--views", nargs="+", default=["access"], choices=names)
+    parser.add_argument("--together", action="store_true", help="all views, too")
     parser.add_argument("--messages", type=int, default=15_000)
     parser.add_argument("--kafka", default="", metavar="HOST:PORT", help="a real Kafka")
     parser.add_argument("--feed", metavar="CONNINFO", help=argparse.SUPPRESS)
@@ -123,4 +126,4 @@ if __name__ == "__main__":
     elif given.feed:
         feed(given.feed, given.views)
     else:
-        main(given.events, given.views, given.messages, given.kafka)
+        main(given.events, [given.views, *([names] if given.together else [])], given.messages, given.kafka)

@@ -2,11 +2,16 @@
 
     python -m benchmarks.rebuild [--events 100000] [--rounds 3] [--peer-seconds 8] [--memory 100000 2000000]
 
-Every event counted is one that the view applies. Per round the same log is read three times: by the library (its query
-for notifications of these topics, each mapped to its event, and nothing else); by the library's ProjectionRunner, with
-a view that runs the same statements on the same tables, for some seconds; and by a rebuild, in a process of its own, as
-`muniment projections rebuild` applies events: from the beginning to the head. `--memory`: the most memory that this
-process used at these lengths of the log. `--skip runner` or `--skip memory` leave these out.
+Every event counted is one that the view applies. Per round the same events are read several times: by the library (its
+query for notifications of these topics, each mapped to its event by its own mapper and JSON, and nothing else), from a
+table of its own, in which they are as that mapper stores them, with their times and typed ids; by the same from our
+rows, which have less in them, and of which it makes events without times and with ids as text; the same with our own
+mapper in the place of its own, which makes whole ones; by the library's ProjectionRunner, with a view that runs the
+same statements on the same tables, for some seconds; and by a rebuild, in a process of its own, as `muniment
+projections rebuild` does it: from the empty tables to the moment when the live feed has the build, the indexes and
+statistics included. Beside the clock's time, the processor time per event of the process and of PostgreSQL is printed,
+which says the same while the machine does other things. `--memory`: the most memory that the process used at these lengths of the log.
+`--skip runner`, `--skip memory`, `--skip bare` leave these out.
 """
 
 import argparse
@@ -15,67 +20,110 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
+import psutil
 import psycopg
 from eventsourcing.persistence import Tracking
-from eventsourcing.postgres import PostgresTrackingRecorder
+from eventsourcing.postgres import PostgresApplicationRecorder, PostgresTrackingRecorder
 from eventsourcing.projection import Projection as LibrarysProjection
 from eventsourcing.projection import ProjectionRunner
 
-from benchmarks.common import ROOT, postgres, ratios, told
+from benchmarks.common import ROOT, postgres, processor_seconds, ratios, told
 from benchmarks.history import TOPICS, fill
+from benchmarks.relay import library
 from infra.event_store import Log
 from projections.access import ACCESS
 from projections.builds import create_build, drop_build
-from projections.bulk import BulkState, forward
-from projections.engine import Build, Engine
+from projections.engine import Build
+from projections.facts import Unreadable, read
 from projections.projection import statements_of
+from projections.rebuild import Works
+from projections.rebuild import rebuild as run_rebuild
+from projections.rebuilds import start
 from runtime import modules
 
 BATCH = 1000
+MICRO = 1e6
 RUNNER_GOAL, BARE_GOAL, SAME_GOAL, MEMORY_GOAL = ">= 60", ">= 0.8", "< 1.1", "< 200"
 
 assert modules.MODULES  # every module's events are known
 
 
-def bare(log: Log) -> float:
-    """Events per second of the library's reading and mapping."""
-    started, position, count = time.monotonic(), 0, 0
-    while notifications := log.recorder.select_notifications(position + 1, BATCH, topics=TOPICS):
+def bare(recorder: Any, mapper: Any) -> tuple[float, float]:
+    """Events per second of the library's reading and mapping, and microseconds of this process's processor for each."""
+    started, used, position, count = time.monotonic(), time.process_time(), 0, 0
+    while notifications := recorder.select_notifications(position + 1, BATCH, topics=TOPICS):
         for notification in notifications:
-            log.mapper.to_domain_event(notification)
+            mapper.to_domain_event(notification)
         position = int(notifications[-1].id)
         count += len(notifications)
-    return count / (time.monotonic() - started)
+    return count / (time.monotonic() - started), (time.process_time() - used) / count * MICRO
 
 
-def rebuilt(conninfo: str) -> tuple[float, float]:
-    """Applied events per second of a rebuild in a process of its own, and the most memory it used, in MB."""
+def as_the_library_has_them(conninfo: str, log: Log, mapper: Any) -> Any:
+    """The library's recorder, on a table in which the log's events are as the library's mapper stores them."""
+    recorder = PostgresApplicationRecorder(log.factory.datastore, events_table_name="library_events")  # type: ignore[attr-defined]
+    recorder.create_table()
+    columns = "originator_id, originator_version, topic, state, notification_id"
+    with psycopg.connect(conninfo) as connection, connection.cursor() as cursor:
+        with cursor.copy(f"copy library_events ({columns}) from stdin (format binary)".encode()) as copy:
+            copy.set_types(["uuid", "int8", "text", "bytea", "int8"])
+            position = 0
+            while facts := read(log, position, BATCH):
+                for fact in facts:
+                    assert not isinstance(fact, Unreadable)
+                    row = mapper.to_stored_event(fact.event)
+                    copy.write_row((row.originator_id, row.originator_version, row.topic, row.state, fact.position))
+                position = facts[-1].position
+        cursor.execute("analyze library_events")
+    return recorder
+
+
+class Rebuilt(NamedTuple):
+    """What a rebuild did: events per second, megabytes at most, and what was used for each event.
+
+    Microseconds of the processor: of its own process, and of all of PostgreSQL's; of these, those of what follows the
+    load (indexes, statistics). `tail_seconds` is the clock's time for that.
+    """
+
+    per_second: float
+    megabytes: float
+    own: float
+    server: float
+    tail: float
+    tail_seconds: float
+
+
+def rebuilt(conninfo: str) -> Rebuilt:
+    """A rebuild in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.rebuild", "--rebuild", conninfo]
-    found = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
-    per_second, megabytes = found.stdout.split()
-    return float(per_second), float(megabytes)
+    found = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    return Rebuilt(*map(float, found.stdout.split()))
 
 
 def rebuild(conninfo: str) -> None:
-    """Brings a new build to the head, and drops it; prints events per second, and megabytes."""
-    log, states = Log(conninfo), list[BulkState]()
-    applied = 0
-
-    def committed(facts: Any) -> None:
-        nonlocal applied
-        applied += len(facts.facts)
-
+    """Rebuilds the view from the log's beginning until it is handed over, and drops it; prints what `Rebuilt` says."""
+    log = Log(conninfo)
+    head, loaded = log.head(), list[tuple[float, float]]()
     with psycopg.connect(conninfo, autocommit=True) as connection:
-        build = create_build(connection, ACCESS, feed="benchmark")
-        engine = Engine(connection, log, build, quiet=True, committed=committed)
-        started = time.monotonic()
-        forward(log, [engine], log.head(), told=states.append)
-        seconds = time.monotonic() - started
+        server = psutil.Process(connection.info.backend_pid).ppid()
+        row = connection.execute("select count(*) from stored_events where topic = any(%s)", (list(TOPICS),)).fetchone()
+        events = row[0] if row else 0
+        build = start(connection, ACCESS, asked_by="benchmark", attended=True)
+        began, used, theirs = time.monotonic(), time.process_time(), processor_seconds(server)
+
+        def report(position: int, _: int) -> None:
+            if position == head:
+                loaded.append((time.monotonic(), processor_seconds(server)))
+
+        run_rebuild(Works(conninfo, log), build, "benchmark", report=report)
+        ended, own, all_theirs = time.monotonic(), time.process_time() - used, processor_seconds(server)
         drop_build(connection, build)
     log.close()
-    print(applied / seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    (loaded_at, load), megabytes = loaded[0], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    each = (seconds / events * MICRO for seconds in (own, all_theirs - theirs, all_theirs - load))
+    print(events / (ended - began), megabytes, *each, ended - loaded_at)
 
 
 # --- the library's own
@@ -143,25 +191,47 @@ def runner(conninfo: str, seconds: float) -> float:
 
 def main(events: int, rounds: int, peer_seconds: float, memory: list[int], skip: list[str]) -> None:
     """Prints what the module says."""
-    with postgres() as conninfo:
-        fill(conninfo, events)
-        log = Log(conninfo)
-        bare(log)  # warm: all read from PostgreSQL's memory
-        theirs, runners, ours = [], [], []
-        for _ in range(rounds):
-            theirs.append(bare(log))
-            if "runner" not in skip:
-                runners.append(runner(conninfo, peer_seconds))
-            ours.append(rebuilt(conninfo)[0])
-        log.close()
-        told("the library's bare reading and mapping, events/s", theirs, digits=0)
-        told("a rebuild, applied events/s", ours, digits=0)
-        told("the rebuild / bare reading and mapping", ratios(ours, theirs), BARE_GOAL)
-        if runners:
-            told("the library's ProjectionRunner, events/s", runners, digits=0)
-            told("the rebuild / the ProjectionRunner", ratios(ours, runners), RUNNER_GOAL, digits=1)
+    if "bare" not in skip:
+        beside(events, rounds, 0 if "runner" in skip else peer_seconds)
     if "memory" not in skip:
         grown(memory)
+
+
+def beside(events: int, rounds: int, peer_seconds: float) -> None:
+    """Prints the rates, beside those of the others; the ProjectionRunner's only where it is given time."""
+    with postgres() as conninfo:
+        fill(conninfo, events)
+        log, stock = Log(conninfo), library()
+        peer = as_the_library_has_them(conninfo, log, stock)
+        bare(log.recorder, stock)  # warm: all read from PostgreSQL's memory
+        bare(peer, stock)
+        theirs, poorer, faster, runners, ours = [], [], [], [], []
+        for _ in range(rounds):
+            theirs.append(bare(peer, stock))
+            poorer.append(bare(log.recorder, stock))
+            faster.append(bare(log.recorder, log.mapper))
+            if peer_seconds:
+                runners.append(runner(conninfo, peer_seconds))
+            ours.append(rebuilt(conninfo))
+        log.close()
+    rates = [each.per_second for each in ours]
+    told("the library's bare reading and mapping, events/s", [rate for rate, _ in theirs], digits=0)
+    told("the same from our rows, events/s", [rate for rate, _ in poorer], digits=0)
+    told("the same from our rows with our own mapper, events/s", [rate for rate, _ in faster], digits=0)
+    told("a rebuild, applied events/s", rates, digits=0)
+    told("the rebuild / the library's bare reading and mapping", ratios(rates, [rate for rate, _ in theirs]), BARE_GOAL)
+    told("the rebuild / the same from our rows", ratios(rates, [rate for rate, _ in poorer]))
+    told("the rebuild / the same from our rows with our own mapper", ratios(rates, [rate for rate, _ in faster]))
+    if runners:
+        told("the library's ProjectionRunner, events/s", runners, digits=0)
+        told("the rebuild / the ProjectionRunner", ratios(rates, runners), RUNNER_GOAL, digits=1)
+    told("processor per event: the library's bare reading", [used for _, used in theirs], digits=1, unit=" us")
+    told("processor per event: the same from our rows", [used for _, used in poorer], digits=1, unit=" us")
+    told("processor per event: our mapper's bare reading", [used for _, used in faster], digits=1, unit=" us")
+    told("processor per event: the rebuild's process", [each.own for each in ours], digits=1, unit=" us")
+    told("processor per event: all of PostgreSQL", [each.server for each in ours], digits=1, unit=" us")
+    told("of which after the load (indexes, statistics)", [each.tail for each in ours], digits=1, unit=" us")
+    told("what follows the load takes", [each.tail_seconds for each in ours], digits=1, unit=" s")
 
 
 def grown(lengths: list[int]) -> None:
@@ -170,9 +240,14 @@ def grown(lengths: list[int]) -> None:
     for length in lengths:
         with postgres() as conninfo:
             fill(conninfo, length)
-            per_second, megabytes = rebuilt(conninfo)
-        used.append(megabytes)
-        told(f"memory of a rebuild of {length:,} events ({per_second:,.0f}/s)", [megabytes], MEMORY_GOAL, unit=" MB")
+            found = rebuilt(conninfo)
+        used.append(found.megabytes)
+        what = f"memory of a rebuild of {length:,} events ({found.per_second:,.0f}/s)"
+        told(what, [found.megabytes], MEMORY_GOAL, unit=" MB")
+        told("    processor per event: its process", [found.own], digits=1, unit=" us")
+        told("    processor per event: all of PostgreSQL", [found.server], digits=1, unit=" us")
+        told("    of which after the load (indexes, statistics)", [found.tail], digits=1, unit=" us")
+        told("    what follows the load takes", [found.tail_seconds], digits=1, unit=" s")
     told("the longest log's / the shortest one's", [used[-1] / used[0]], SAME_GOAL)
 
 
@@ -182,7 +257,7 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peer-seconds", type=float, default=8.0)
     parser.add_argument("--memory", type=int, nargs="+", default=[100_000, 2_000_000], metavar="EVENTS")
-    parser.add_argument("--skip", action="append", default=[], choices=("runner", "memory"))
+    parser.add_argument("--skip", action="append", default=[], choices=("bare", "runner", "memory"))
     parser.add_argument("--rebuild", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.rebuild:
