@@ -10,8 +10,8 @@ mapper in the place of its own, which makes whole ones; by the library's Project
 same statements on the same tables, for some seconds; and by a rebuild, in a process of its own, as `muniment
 projections rebuild` does it: from the empty tables to the moment when the live feed has the build, the indexes and
 statistics included. Beside the clock's time, the processor time per event of the process and of PostgreSQL is printed,
-which says the same while the machine does other things. `--memory`: the most memory that the process used at these lengths of the log.
-`--skip runner`, `--skip memory`, `--skip bare` leave these out.
+which says the same while the machine does other things. `--memory`: the most memory that the process used at these
+lengths of the log. `--skip runner`, `--skip memory`, `--skip bare` leave these out.
 """
 
 import argparse
