@@ -30,6 +30,7 @@ from infra.authenticator import Authenticator
 from infra.cache import Loaded
 from infra.caches import Caches
 from infra.embedded import DataFolder
+from infra.embedded.parent import end_with_parent
 from infra.listener import Listener
 from infra.migrate import check_compatible
 from infra.parts import parts_file
@@ -265,6 +266,7 @@ class Api:
 
 def app() -> Application:
     """What granian's worker calls. Its settings come from the environment."""
+    end_with_parent()  # a killed master's worker would go on answering, with nobody to end it
     settings = located(Settings.from_env())
     logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
     return Api(settings).app
