@@ -1,5 +1,8 @@
 """A rebuild does without the indexes that none of its statements looks rows up by, and creates them at its end."""
 
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from threading import Thread
 
@@ -126,6 +129,42 @@ def test_two_at_once_create_each_index_once(build, connection, database):
     for each in both:
         each.join(20)
     assert sum(created) == 4
+
+
+MANY_ROWS = """
+    insert into audit_entries_v1_b1
+    select n, '', now(), md5(n::text), md5(n::text || 'a'), 1, 1, md5(n::text || 't'), '', 1, '', '', '', '', '{}', null
+      from generate_series(1, 60000) n
+"""
+COMPLETE = """
+import sys, psycopg
+from projections.audit import AUDIT
+from projections.engine import Build
+from projections.indexes import complete
+with psycopg.connect(sys.argv[1], autocommit=True) as connection:
+    print("begins", flush=True)
+    complete(connection, Build(AUDIT, 1))
+"""
+
+
+def test_whoever_is_killed_while_indexes_are_created_leaves_whole_ones_and_the_next_creates_the_others(
+    build, connection, database
+):
+    made = build(AUDIT)
+    connection.execute(MANY_ROWS)
+    left = [len(missing(connection, made))]
+    for seconds in (0.05, 0.2):
+        with subprocess.Popen([sys.executable, "-c", COMPLETE, database], stdout=subprocess.PIPE) as process:
+            process.stdout.readline()
+            time.sleep(seconds)
+            process.kill()
+        left.append(len(missing(connection, made)))
+    assert left == sorted(left, reverse=True)
+    complete(connection, made)
+    assert missing(connection, made) == []
+    assert shapes(connection, made) == shapes(connection, build(AUDIT, feed="follower"))
+    valid = "select bool_and(indisvalid) from pg_index where indrelid = 'audit_entries_v1_b1'::regclass"
+    assert connection.execute(valid).fetchone() == (True,)
 
 
 INDEXED = replace(HARBOUR, name="indexed", tables=HARBOUR.tables + "; index on ships (berth)", generated=())
