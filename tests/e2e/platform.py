@@ -242,6 +242,7 @@ class Platform:
             bcrypt_cost=4,
             login_address_limit="100000/minute",
             login_account_limit="1000/minute",
+            access_token_seconds=86_400,  # a slow machine is long about it
             pool_size=8,
             **settings,
         )

@@ -186,7 +186,7 @@ def test_who_was_frozen_past_the_lease_can_do_nothing_afterwards(database):
         frozen_at = time.monotonic()
         wait_until(lambda: leader_fence(connection) > 1)
         wait_for_progress(connection, 20)
-        assert time.monotonic() - frozen_at < 5
+        assert time.monotonic() - frozen_at < 15
         fence = leader_fence(connection)
         zombie.send_signal(signal.SIGCONT)
         wait_for_progress(connection, 300)
