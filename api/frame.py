@@ -115,6 +115,7 @@ class Frame:
             await self._others(scope, receive, send)
             return
         started = perf_counter()
+        answered = 0.0
         asked = Asked(self, scope["method"], scope["path"], _NO_HEADERS, "")
         methods, values = self._router.find(asked.url_path) or (_NO_METHODS, ())
         if not methods and self._others.takes(scope):
@@ -126,12 +127,14 @@ class Frame:
         try:
             answer = await self._answer(asked, scope, receive, ready, methods, values)
             position = self.services.positions.handled() if answer.position is None else answer.position
+            answered = perf_counter()
             await self.sender.send(asked, answer, position, receive, send)
         except ClientGone:
             return
-        seconds = perf_counter() - started
+        # how long somebody stays on a stream says nothing about how long it took to answer
+        seconds = (perf_counter() if answer.stream is None else answered) - started
         (self.unmatched if ready is None else ready.counts).count(answer.status, seconds)
-        if self.limits.access_log or (seconds > self.limits.slow_seconds and answer.stream is None):
+        if self.limits.access_log or seconds > self.limits.slow_seconds:
             _log_request(asked, answer.status, seconds)
 
     async def _answer(

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import resource
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -53,6 +54,8 @@ from runtime.readiness import Readiness
 from runtime.view_gauges import ViewGauges
 
 FEED_LEASE = "follower"
+OTHER_FILES = 1_000
+"""Open files beside the clients' connections: to PostgreSQL and Valkey, libraries, logs."""
 LOOKUP_THREADS = 8
 """Threads for what a request needs before it is let in: sessions, accounts, grants that aren't in memory."""
 
@@ -272,8 +275,19 @@ def app() -> Application:
     return Api(settings).app
 
 
+def allow_open_files(settings: Settings) -> None:
+    """Every live reader is an open file, and 1,024 is what many systems begin with: as far as the system lets us."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = settings.live_readers + settings.queue_limit + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 def serve(settings: Settings, target: str = "runtime.serve:app") -> None:
     """Runs the API until SIGTERM or SIGINT. `target` makes the application (`module:function`)."""
+    allow_open_files(settings)
     os.environ.update(settings.to_env())
     Granian(
         target,
