@@ -11,11 +11,13 @@ from uuid import UUID
 import psycopg
 from psycopg import Connection
 
+from domain.builds import NoOtherBuild
 from infra.event_store import Metadata
 from projections.abreast import abreast
 from projections.compare import RowPair, count_differing_rows, differing_rows, primary_key
 from projections.disclosure import Disclosure
 from projections.engine import Build
+from projections.errors import BuildGone, unless_dropped
 from projections.projection import Projection
 from projections.rebuild import Works
 from projections.rebuilds import note_comparison
@@ -96,13 +98,16 @@ def diff(
     """Compares both builds as of one position; both are fed on meanwhile.
 
     They are held only until a snapshot is taken; the comparison itself runs in that, however long it takes, or at most
-    `timeout_seconds` a table. What is parked is compared like a table. Raises BuildBehind, RebuildRunning, BuildGone,
-    psycopg's QueryCanceled.
+    `timeout_seconds` a table. What is parked is compared like a table. Raises BuildBehind, RebuildRunning, HeldTooLong,
+    NoOtherBuild (one of them was dropped meanwhile), psycopg's QueryCanceled.
     """
-    with snapshot(works, live, other, actor, timeout_seconds) as (connection, position):
-        found = Diff(position, live.number, other.number)
-        for table in (*live.projection.table_names, "parked"):
-            _compare(connection, live, other, table, found, limit)
+    try:
+        with unless_dropped(), snapshot(works, live, other, actor, timeout_seconds) as (connection, position):
+            found = Diff(position, live.number, other.number)
+            for table in (*live.projection.table_names, "parked"):
+                _compare(connection, live, other, table, found, limit)
+    except BuildGone:
+        raise NoOtherBuild(f"{live.projection.name}: one of the builds was dropped meanwhile") from None
     with works.connect() as connection:
         note_comparison(connection, other, position, found.differences)
     return found

@@ -35,6 +35,15 @@ class BuildGone(Exception):
     """The build was dropped."""
 
 
+@contextmanager
+def unless_dropped() -> Iterator[None]:
+    """Whoever reads a build's tables for long, without a lock: raises BuildGone where they go meanwhile."""
+    try:
+        yield
+    except psycopg.errors.UndefinedTable as error:
+        raise BuildGone from error
+
+
 class Starting(Unavailable):
     """A view of this release is still being built."""
 

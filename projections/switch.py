@@ -219,7 +219,10 @@ def switchable(works: Works, projection: Projection, *, back: bool) -> tuple[Bui
         raise NoOtherBuild(
             f"{projection.name}: build {live.number} is read already; build {other.number} is the former one"
         )
-    refuse_behind(works, live, other)
+    try:
+        refuse_behind(works, live, other)
+    except BuildGone:
+        raise NoOtherBuild(f"{projection.name}: one of the builds was dropped meanwhile") from None
     return live, other
 
 

@@ -13,6 +13,7 @@ from infra.event_store import Log
 from projections.compare import RowPair
 from projections.disclosure import Disclosure
 from projections.engine import Build
+from projections.errors import unless_dropped
 from projections.facts import Fact, read_page, read_streams
 from projections.owned import value_of
 from projections.plan import Plan
@@ -134,12 +135,16 @@ class _Facts:
 
 @contextmanager
 def verifying(conninfo: str, log: Log, build: Build, spreads: Spreads) -> Iterator[Verifier]:
-    """Two sessions with the database until the block ends; nothing of them stays. Raises NotVerifiable."""
+    """Two sessions with the database until the block ends; nothing of them stays.
+
+    Raises NotVerifiable, BuildGone (it was dropped meanwhile).
+    """
     if not is_verifiable(build.projection):
         raise NotVerifiable(f"{build.projection.label} doesn't say which rows a stream owns")
     with (
         psycopg.connect(bounded(conninfo), autocommit=True, application_name="muniment verify") as connection,
         scratch(conninfo, log, build.projection) as session,
+        unless_dropped(),
     ):
         connection.execute("select set_config('statement_timeout', %s, false)", (f"{STATEMENT_SECONDS}s",))
         yield Verifier(connection, session, log, build, spreads)

@@ -19,7 +19,7 @@ from infra.event_store import Log
 from projections.abreast import HeldTooLong, abreast
 from projections.builds import REBUILD_LANE, active_build, builds_fed_by, ensure_builds, other_builds
 from projections.catalogue import catalogue
-from projections.compare import fold_views
+from projections.compare import fold_views, primary_key
 from projections.diff import diff
 from projections.engine import Build, Engine
 from projections.errors import BuildGone, Fenced
@@ -30,6 +30,7 @@ from projections.leftover import drop_leftover, leftover
 from projections.rebuild import Stopped, Works, leased, rebuild
 from projections.rebuilds import other_build, status
 from projections.switch import StillRead, declared, drop_unread, flip, settle
+from projections.verification import verifying
 from projections.wishes import WISHES, pending
 from tests.projections.harbour import HARBOUR, KEEPERS, Keeper, Ship
 
@@ -320,6 +321,28 @@ def test_a_diff_names_the_first_rows_that_differ_and_the_event_that_explains_eac
         fewer = diff(works, Build(HARBOUR, 1), shadow, "grace", limit=limit)
         assert (len(fewer.rows), fewer.differences) == (limit, 201)
     assert status(connection, HARBOUR).differences == 201
+
+
+def test_a_build_that_goes_during_a_comparison_is_told(shadow, works, connection, monkeypatch):
+    def dropping(*arguments):
+        drop_unread(connection, shadow)
+        return primary_key(*arguments)
+
+    monkeypatch.setattr("projections.diff.primary_key", dropping)
+    with pytest.raises(NoOtherBuild, match="dropped meanwhile"):
+        diff(works, Build(HARBOUR, 1), shadow, "grace")
+    with pytest.raises(NoOtherBuild, match="dropped meanwhile"):
+        diff(works, Build(HARBOUR, 1), shadow, "grace")
+
+
+def test_a_build_that_goes_while_it_is_verified_is_told(shadow, database, log, connection):
+    def verify_too_late():
+        with verifying(database, log, shadow, lambda *_: None) as verifier:
+            drop_unread(connection, shadow)
+            verifier.connection.execute("select from harbour_ships_v1_b2")
+
+    with pytest.raises(BuildGone):
+        verify_too_late()
 
 
 def test_under_load_a_diff_sees_both_builds_at_one_position(shadow, works, record):
