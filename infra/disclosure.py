@@ -39,6 +39,15 @@ def without_marked(text: str, recorded: Recorded) -> str:
     return text
 
 
+def told(text: str, error: BaseException | None, about: Recorded | None) -> str:
+    """A text about an error, as it may be kept and shown: without what the event hides, and without rows' values.
+
+    Nor with the one character that PostgreSQL can't store.
+    """
+    text = without_rows(text, error)
+    return (without_marked(text, about) if about else text).replace("\0", "\\0")
+
+
 def without_rows(text: str, error: BaseException | None) -> str:
     """A text about an error, without the values of rows that PostgreSQL tells as details of it and what led to it."""
     while error is not None:

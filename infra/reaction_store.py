@@ -16,6 +16,8 @@ from psycopg.rows import class_row
 
 from domain.errors import DomainError
 from domain.projections import NotParked
+from infra.disclosure import told
+from infra.event_store import Recorded
 from infra.inline import Statement
 from infra.past import SEEN
 from infra.recorder import InlineRefused
@@ -205,13 +207,14 @@ class Move:
     place: Place
     from_: int
     cause: Cause
+    about: Recorded | None = None
 
     def statement(self, result: Any, versions: Mapping[UUID, int]) -> Statement:
         """See `infra.dispatch.Rider`."""
         values = self.place.key | {"from": self.from_, "to": self.cause.position}
         if not isinstance(result, DomainError):
             return _MOVED, values
-        return _with_parking(_MOVED, self.place.reaction, self.cause, failure_of(result), values)
+        return _with_parking(_MOVED, self.place.reaction, self.cause, failure_of(result, self.about), values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,13 +223,14 @@ class Unpark:
 
     reaction: str
     cause: Cause
+    about: Recorded | None = None
 
     def statement(self, result: Any, versions: Mapping[UUID, int]) -> Statement:
         """See `infra.dispatch.Rider`."""
         values = {"reaction": self.reaction, "at": self.cause.position}
         if not isinstance(result, DomainError):
             return _UNPARKED, values
-        return _with_parking(_UNPARKED, self.reaction, self.cause, failure_of(result), values)
+        return _with_parking(_UNPARKED, self.reaction, self.cause, failure_of(result, self.about), values)
 
 
 def park(connection: Connection[Any], place: Place, from_: int, cause: Cause, failure: Failure) -> None:
@@ -328,11 +332,11 @@ def require_parked(
         raise NotParked(f"{reaction} has parked no event {f'at {position}' if position else 'there'}")
 
 
-def failure_of(error: Exception, traceback: str | None = None) -> Failure:
-    """What is kept of an error, without the one character that PostgreSQL can't store."""
+def failure_of(error: Exception, about: Recorded | None, traceback: str | None = None) -> Failure:
+    """What is kept of an error, without what is secret or personal in the event that it is about."""
     code = f" ({error.code})" if isinstance(error, DomainError) else ""
     text = f"{type(error).__name__}{code}: {error}"
-    return Failure(text.replace("\0", "\\0"), traceback.replace("\0", "\\0") if traceback else None)
+    return Failure(told(text, error, about), told(traceback, error, about) if traceback else None)
 
 
 def is_overtaken(error: Exception) -> bool:

@@ -18,7 +18,7 @@ import orjson
 import psycopg
 from psycopg import Connection, Cursor
 
-from infra.disclosure import without_marked, without_rows
+from infra.disclosure import told
 from infra.event_store import Log, Recorded
 from projections.batched import Calls, Prepared
 from projections.errors import BuildGone, Fenced, Hole, is_poison
@@ -339,7 +339,4 @@ def _payload(build: Build, position: int, stale: tuple[str, ...], extra: Mapping
 
 
 def _text(text: str, fact: Fact, error: BaseException | None) -> str:
-    """Without the one character that PostgreSQL can't store, and without what is secret or personal."""
-    text = without_rows(text, error)
-    told = without_marked(text, fact) if isinstance(fact, Recorded) else text
-    return told.replace("\0", "\\0")
+    return told(text, error, fact if isinstance(fact, Recorded) else None)

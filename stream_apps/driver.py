@@ -137,7 +137,7 @@ class Driver:
                 return fact.position
             parked.discard(fact.stream)
         try:
-            refused = self._react(fact, Move(self.place, at, cause))
+            refused = self._react(fact, Move(self.place, at, cause, _readable(fact)))
         except Exception as error:
             if not is_final(error):
                 raise
@@ -174,9 +174,10 @@ class Driver:
 
     def _failure(self, fact: Fact, error: Exception) -> store.Failure:
         PARKED.labels(self.reaction.name).inc()
-        logger.warning("reaction %s parks the event at %d: %r", self.reaction.name, fact.position, error)
         trace = "".join(traceback.format_exception(error))[-TRACEBACK_LIMIT:]
-        return store.failure_of(error, trace)
+        failure = store.failure_of(error, _readable(fact), trace)
+        logger.warning("reaction %s parks the event at %d: %s", self.reaction.name, fact.position, failure.error)
+        return failure
 
     def _waiting(self, stream: UUID | None = None) -> list[Cause]:
         return store.waiting(self._connection, self.reaction.name, stream)
@@ -194,7 +195,7 @@ class Driver:
         """Whether the parked event is out of the way: whoever takes it out of the table has reacted to it."""
         fact = read_stream(self._log, cause.stream, cause.version, cause.position)[-1]
         try:
-            refused = self._react(fact, Unpark(self.reaction.name, cause))
+            refused = self._react(fact, Unpark(self.reaction.name, cause, _readable(fact)))
         except Overtaken:
             return True
         except Exception as error:
@@ -239,3 +240,7 @@ def is_final(error: Exception) -> bool:
 
 def _cause(fact: Fact) -> Cause:
     return Cause(fact.position, fact.stream, fact.version, fact.topic)
+
+
+def _readable(fact: Fact) -> Recorded | None:
+    return None if isinstance(fact, Unreadable) else fact

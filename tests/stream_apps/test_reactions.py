@@ -6,6 +6,7 @@ import psycopg
 import pytest
 
 from domain.errors import Unavailable
+from domain.identity import User
 from domain.projections import Retry, Skip
 from infra import reaction_store as store
 from infra.dispatch import Dispatcher
@@ -246,6 +247,19 @@ def test_the_fault_of_a_moment_parks_nothing_and_is_tried_again(log, driver, rec
     tearoom.stock.clear()
     drive(one, log)
     assert rung(log, someone) == ["keemun"]
+
+
+def test_what_is_kept_of_an_error_has_nothing_personal_of_the_event(log, driver, record, connection, caplog):
+    def greet(cause):
+        raise ValueError(f"no stamp for {cause.event.email} ({cause.event.name})")
+
+    record(User(email="ada@lovelace.example", name="Ada Lovelace", password="a-hash-of-it"))
+    drive(driver(Reaction("greet", {User.Registered: greet}, from_start=True)), log)
+    [cause] = store.parked_causes(connection, "greet", limit=100)
+    kept = f"{cause.error}{cause.traceback}{caplog.text}"
+    assert "no stamp for (email: personal) ((name: personal))" in kept
+    assert "ada@lovelace.example" not in kept
+    assert "Ada Lovelace" not in kept
 
 
 def test_a_circle_is_stopped_and_parked(log, driver, record, connection):
