@@ -75,7 +75,12 @@ def reach(start: Iterable[str], roles: Mapping[str, RoleContent]) -> dict[str, t
     """Every role reached from `start` by includes, with the shortest path to it (of equally short ones, the first by
     name). A role that isn't in `roles`, since it doesn't exist or was removed, grants nothing and leads nowhere.
     """
-    paths: dict[str, tuple[str, ...]] = {name: (name,) for name in sorted(start) if name in roles}
+    return _reach(sorted(start), roles)
+
+
+def _reach(start: Iterable[str], roles: Mapping[str, RoleContent]) -> dict[str, tuple[str, ...]]:
+    """The same; of equally short paths, that from the first of `start`."""
+    paths: dict[str, tuple[str, ...]] = {name: (name,) for name in start if name in roles}
     waiting = deque(paths)
     while waiting:
         name = waiting.popleft()
@@ -84,6 +89,26 @@ def reach(start: Iterable[str], roles: Mapping[str, RoleContent]) -> dict[str, t
                 paths[included] = (*paths[name], included)
                 waiting.append(included)
     return paths
+
+
+def nearest(
+    assignments: Iterable[Assignment], roles: Mapping[str, RoleContent], patterns: Collection[str]
+) -> dict[str, Grant]:
+    """For each of these patterns that is granted, the grant with the shortest path, then the oldest assignment.
+
+    All roles are walked through once, however many are assigned.
+    """
+    given: dict[str, Assignment] = {}
+    for assignment in sorted(assignments, key=lambda each: (each.mark.position, each.role, each.scope)):
+        given.setdefault(assignment.role, assignment)
+    found: dict[str, Grant] = {}
+    for name, path in _reach(given, roles).items():  # the nearest first
+        assignment = given[path[0]]
+        for pattern in roles[name].permissions.keys() & set(patterns):
+            if pattern not in found:
+                marks = (assignment.mark, *_steps(path, roles), roles[name].permissions[pattern])
+                found[pattern] = Grant(pattern, assignment.scope, assignment.expires_at, path, marks)
+    return found
 
 
 def resolve(assignments: Iterable[Assignment], roles: Mapping[str, RoleContent]) -> list[Grant]:

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from domain.access import Assignment, Grant, Mark, RoleContent, Scope, active, covering, granting, within
+from domain.access import Assignment, Grant, Mark, RoleContent, Scope, active, covering, nearest, reach, within
 from infra.event_store import Log
 from projections.access.facts import UserFacts
 from projections.access.history import Ended, History, fold_history
@@ -15,8 +15,10 @@ from projections.access.history import Ended, History, fold_history
 NEAR_LIMIT = 3
 """What nearly matched: so many of each kind."""
 
-ENDINGS_LIMIT = 1000
-"""Events that ended something: so many of the newest are looked at for what the user has lost."""
+LOSSES_LIMIT = 100
+"""Events that ended something that could matter: so many of the newest are looked at for what the user has lost."""
+
+Roles: TypeAlias = Mapping[str, RoleContent]
 
 NearKind: TypeAlias = Literal[
     "suspended", "revoked", "permission-removed", "include-removed", "role-removed", "expired", "elsewhere",
@@ -133,23 +135,42 @@ def denied(history: History, permission: str, scope: str, *, limit: int = NEAR_L
 
 
 def _nearly(history: History, permission: str, scope: str, limit: int) -> Iterator[Near]:
-    if history.suspended and (grant := _granted(_current(history), history.contents(), permission, scope)):
+    roles = history.contents()
+    current = list(active(history.given(), history.moment))
+    if history.suspended and (grant := _granted(current, roles, permission, scope)):
         yield _near("suspended", grant)
         return
-    yield from islice(_lost(history, permission, scope), limit)
-    yield from islice(_expired(history, permission, scope), limit)
-    yield from islice(_elsewhere(history, permission, scope), limit)
-    yield from islice(_other_actions(history, permission, scope), limit)
+    yield from islice(_lost(history, current, roles, permission, scope), limit)
+    yield from islice(_expired(history, roles, permission, scope), limit)
+    yield from islice(_elsewhere(current, roles, permission, scope), limit)
+    yield from islice(_other_actions(current, roles, permission, scope), limit)
 
 
-def _lost(history: History, permission: str, scope: str) -> Iterator[Near]:
+def _lost(history: History, current: Iterable[Assignment], roles: Roles, permission: str, scope: str) -> Iterator[Near]:
     """What one event took away: without it, the check would be allowed. The newest first."""
-    for ended in islice(history.endings(), ENDINGS_LIMIT):
-        revived = ended.mark.position
-        given = active(history.given(revived), history.moment)
-        grant = _granted(given, history.contents(revived), permission, scope)
-        if grant:
-            yield _near(ended.kind, grant, ended=_fact(_taken(ended, grant), ended.mark))
+    here = [each for each in current if within(scope, each.scope)]
+    frontier = _frontier(here, roles)
+    looked_at = 0
+    for loss in history.losses(covering(permission)):
+        given = [each for each in active(loss.given, history.moment) if within(scope, each.scope)]
+        if not given and frontier.isdisjoint(loss.roles):
+            continue
+        looked_at += 1
+        if looked_at > LOSSES_LIMIT:
+            return
+        revived = {**roles, **history.contents_of(loss.roles, loss.ended.mark.position)}
+        if grant := _granted(given or here, revived, permission, scope):
+            yield _near(loss.ended.kind, grant, ended=_fact(_taken(loss.ended, grant), loss.ended.mark))
+
+
+def _frontier(assignments: Iterable[Assignment], roles: Roles) -> set[str]:
+    """The roles that assignments lead to, and those they would lead to if there were such roles still.
+
+    An event that ended something of a role matters only where the role is one of these.
+    """
+    start = {each.role for each in assignments}
+    reached = reach(start, roles)
+    return start.union(reached, *(roles[name].includes for name in reached))
 
 
 def _taken(ended: Ended, grant: Grant) -> str:
@@ -157,47 +178,37 @@ def _taken(ended: Ended, grant: Grant) -> str:
     return grant.pattern if ended.kind == "permission-removed" else ended.name
 
 
-def _expired(history: History, permission: str, scope: str) -> Iterator[Near]:
+def _expired(history: History, roles: Roles, permission: str, scope: str) -> Iterator[Near]:
     """By assignments that have ended by themselves, the last first."""
-    contents = history.contents()
     over = [each for each in history.given() if each.expires_at and each.expires_at <= history.moment]
     for assignment in sorted(over, key=lambda each: each.expires_at or history.moment, reverse=True):
-        if grant := _granted([assignment], contents, permission, scope):
+        if grant := _granted([assignment], roles, permission, scope):
             yield _near("expired", grant)
 
 
-def _elsewhere(history: History, permission: str, scope: str) -> Iterator[Near]:
+def _elsewhere(current: Iterable[Assignment], roles: Roles, permission: str, scope: str) -> Iterator[Near]:
     """At other scopes: those below first, then those that share most of the path."""
-    by_scope: dict[str, Grant] = {}
-    for grant in granting(_current(history), history.contents(), covering(permission)):
-        if not grant.counts_at(scope) and (grant.scope not in by_scope or _rank(grant) < _rank(by_scope[grant.scope])):
-            by_scope[grant.scope] = grant
+    by_scope: dict[str, list[Assignment]] = {}
+    for each in current:
+        if not within(scope, each.scope):
+            by_scope.setdefault(each.scope, []).append(each)
     for place in sorted(by_scope, key=lambda place: (not within(place, scope), -_shared(place, scope), place)):
-        yield _near("elsewhere", by_scope[place])
+        if grant := _granted(by_scope[place], roles, permission, place):
+            yield _near("elsewhere", grant)
 
 
-def _other_actions(history: History, permission: str, scope: str) -> Iterator[Near]:
+def _other_actions(current: Iterable[Assignment], roles: Roles, permission: str, scope: str) -> Iterator[Near]:
     """Other actions on the same resource, at this scope, by name."""
-    patterns = {pattern for role in history.roles.values() for pattern in role.permissions} - {*covering(permission)}
-    by_pattern: dict[str, Grant] = {}
-    for grant in granting(_current(history), history.contents(), patterns):
-        if grant.counts_at(scope) and (
-            grant.pattern not in by_pattern or _rank(grant) < _rank(by_pattern[grant.pattern])
-        ):
-            by_pattern[grant.pattern] = grant
-    for pattern in sorted(by_pattern):
-        yield _near("other-action", by_pattern[pattern])
+    here = (each for each in current if within(scope, each.scope))
+    patterns = {pattern for role in roles.values() for pattern in role.permissions} - {*covering(permission)}
+    found = nearest(here, roles, patterns)
+    for pattern in sorted(found):
+        yield _near("other-action", found[pattern])
 
 
-def _current(history: History) -> Iterator[Assignment]:
-    return active(history.given(), history.moment)
-
-
-def _granted(
-    assignments: Iterable[Assignment], roles: Mapping[str, RoleContent], permission: str, scope: str
-) -> Grant | None:
+def _granted(assignments: Iterable[Assignment], roles: Roles, permission: str, scope: str) -> Grant | None:
     there = (each for each in assignments if within(scope, each.scope))
-    return min(granting(there, roles, covering(permission)), key=_rank, default=None)
+    return min(nearest(there, roles, covering(permission)).values(), key=_rank, default=None)
 
 
 def _rank(grant: Grant) -> tuple[int, int, str]:

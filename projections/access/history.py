@@ -1,7 +1,7 @@
 """What a user has ever been given, and what ended of it, at one position: folded from the event store."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
@@ -50,6 +50,15 @@ class RoleHistory:
 
 
 @dataclass(frozen=True, slots=True)
+class Loss:
+    """What one event ended: an assignment, or something of a role."""
+
+    ended: Ended
+    given: list[Assignment] = field(default_factory=list)
+    roles: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
 class History:
     """One user's past at a position. `moment` is the time by which expiry is judged."""
 
@@ -61,27 +70,37 @@ class History:
     assignments: Mapping[tuple[str, str], tuple[Span, datetime | None]]
     roles: Mapping[str, RoleHistory]
 
-    def given(self, revived: int = 0) -> Iterator[Assignment]:
+    def given(self) -> Iterator[Assignment]:
         """The assignments that hold, those that have expired too."""
         for (role, scope), (span, expires_at) in self.assignments.items():
-            if span.holds(revived):
+            if span.holds():
                 yield Assignment(role, scope, expires_at, span.since)
 
-    def contents(self, revived: int = 0) -> dict[str, RoleContent]:
-        """What the roles hold; or would, had one event not ended something."""
+    def contents(self) -> dict[str, RoleContent]:
+        """What the roles hold."""
+        return self.contents_of(self.roles)
+
+    def contents_of(self, names: Iterable[str], revived: int = 0) -> dict[str, RoleContent]:
+        """What these roles hold; or would, had the event at the position `revived` not ended something of theirs."""
         return {
             name: RoleContent(_holding(role.permissions, revived), _holding(role.includes, revived))
-            for name, role in self.roles.items()
-            if role.removed is None or role.removed.mark.position == revived
+            for name in names
+            if (role := self.roles[name]).removed is None or role.removed.mark.position == revived
         }
 
-    def endings(self) -> list[Ended]:
-        """Everything that ended, one for each event, the newest first."""
-        spans = [span for span, _ in self.assignments.values()]
-        for role in self.roles.values():
-            spans += [*role.permissions.values(), *role.includes.values()]
-        ended = {span.ended.mark.position: span.ended for span in spans if span.ended}
-        return [ended[position] for position in sorted(ended, reverse=True)]
+    def losses(self, patterns: Collection[str]) -> list[Loss]:
+        """What ended of assignments, includes and these patterns, by event, the newest first."""
+        found: dict[int, Loss] = {}
+        for (role, scope), (span, expires_at) in self.assignments.items():
+            if span.ended:
+                loss = found.setdefault(span.ended.mark.position, Loss(span.ended))
+                loss.given.append(Assignment(role, scope, expires_at, span.since))
+        for name, history in self.roles.items():
+            held = (history.permissions[each] for each in patterns if each in history.permissions)
+            for span in (*held, *history.includes.values()):
+                if span.ended:
+                    found.setdefault(span.ended.mark.position, Loss(span.ended)).roles.add(name)
+        return [found[position] for position in sorted(found, reverse=True)]
 
 
 def fold_history(log: Log, user_id: UUID, position: int, moment: datetime, resource: str) -> History:
