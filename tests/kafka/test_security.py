@@ -81,6 +81,8 @@ def secured(kafka_program, folder):
             "ssl.keystore.location": str(store),
             "ssl.truststore.type": "PEM",
             "ssl.truststore.location": str(ours.file),
+            # Under SASL Kafka heeds this only where it names the listener (KIP-684).
+            "listener.name.broker.ssl.client.auth": "required",
         },
     )  # fmt: skip
     settings = Settings(
@@ -206,6 +208,26 @@ def test_a_part_that_isnt_let_in_ends_with_one_line_and_status_1(settings, their
     (line,) = (done.stdout + done.stderr).strip().splitlines()
     assert line.startswith("Error: Kafka at 127.0.0.1:")
     assert PASSWORD not in line
+
+
+def without_a_certificate(settings, theirs):
+    return replace(settings, kafka_ssl_certificate="", kafka_ssl_key="", kafka_ssl_key_password="")
+
+
+def with_a_strangers_certificate(settings, theirs):
+    _, own, own_key = theirs
+    return replace(
+        settings, kafka_ssl_certificate=str(own), kafka_ssl_key=str(own_key), kafka_ssl_key_password=""
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", [without_a_certificate, with_a_strangers_certificate])
+def test_a_broker_that_wants_our_certificate_lets_in_nobody_without_it(secured, theirs, mistake):
+    config = {**client_config(mistake(secured, theirs)), "log_level": 0}
+    with suppress(KafkaRefused):  # most brokers just hang up
+        assert not check_kafka(config)
+    with pytest.raises(KafkaException):
+        AdminClient(config).list_topics(timeout=2)
 
 
 def test_one_that_lets_in_answers(secured):

@@ -31,3 +31,20 @@ def test_workers_that_came_while_there_were_no_topics_get_them_when_they_are_bac
         part.thaw()
     shape.api.login("margaret@apollo.example", "the-eagle-has-landed-1969")
     shape.wait_until_quiet()
+
+
+def test_workers_that_came_while_kafka_was_away_feed_from_the_log_and_go_on_when_it_is_back(shape: FullShape) -> None:
+    for part in shape.followers:
+        part.freeze()
+    shape.node.stop()
+    for worker in shape.workers:
+        shape.restart(worker)
+    shape.api.login("margaret@apollo.example", "the-eagle-has-landed-1969")
+    shape.wait_until_quiet()
+    shape.node.start()
+    shape.wait_for_log("partitions are ours")
+    shape.api.login("margaret@apollo.example", "the-eagle-has-landed-1969")
+    shape.wait_until_quiet()
+    assert not [ended for ended in shape.ended if ended.part.startswith("stream")], shape.logs()
+    for part in shape.followers:
+        part.thaw()
