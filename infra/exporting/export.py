@@ -60,20 +60,21 @@ def export(
     header: Mapping[str, Any],
     *,
     restart: bool = False,
-    began: Callable[[Selection], None] = lambda _: None,
+    began: Callable[[Selection, Mapping[str, Any]], None] = lambda _, __: None,
     reached: Callable[[int], None] = lambda _: None,
 ) -> Done:
     """Writes the selected events to `out`; to be called again, with the same header, after a kill.
 
     `header` says what this is: `asked` (what the caller wants), `after` and `upto` (what that came to; those of an
-    export that goes on hold). `began` is told what will be read, before it is; `reached` how far it has come.
+    export that goes on hold). `began` is told what will be read, before it is, and under which header; `reached` how
+    far it has come.
 
     Raises ExportRefused, OSError (what was written stays, and it can go on), Unavailable, NewerSoftware.
     """
     open_sink = opener(name)
     with unfinished(out, header, restart=restart) as growing:
         selection = _as_begun(selection, growing)
-        began(selection)
+        began(selection, growing.header)
         sink = open_sink(growing.partial, selection, growing.entries)
         try:
             _copy(conninfo, selection, sink, growing, reached)

@@ -1,5 +1,6 @@
 """`muniment events export`: a range of the log in a file, whole or not at all."""
 
+from collections.abc import Mapping
 from contextlib import closing, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -8,6 +9,7 @@ from uuid import UUID
 
 import click
 import orjson
+from psycopg import Connection
 
 from domain.errors import Unavailable
 from infra.exporting.columns import columns_of
@@ -83,13 +85,13 @@ def export_command(
 def _exported(wired: Wired, asked: Asked, name: str, out: Path, actor: str, restart: bool) -> Done:
     with wired.log() as log, wired.connection() as connection:
         selection = asked.selection(connection)
-        first = connection.execute("select originator_id::text from stored_events where notification_id = 1").fetchone()
-        header = _header(asked, selection, name, first[0] if first else "")
+        header = _header(asked, selection, name, _event_at(connection, 1).partition(":")[0])
+        header["last"] = _event_at(connection, selection.upto)
         with closing(_Shown(name)) as shown:
 
-            def began(begun: Selection) -> None:
-                if begun.upto > log.head():
-                    raise ExportRefused(f"{out}: the log is shorter than it was when this was begun; --restart")
+            def began(begun: Selection, header: Mapping[str, Any]) -> None:
+                if _event_at(connection, begun.upto) != header["last"]:  # a backup was restored meanwhile
+                    raise ExportRefused(f"{out}: the log has another past than when this was begun; --restart")
                 record(log, ACTION, begun, context_of(actor))
                 shown.begin(header_after=selection.after, begun=begun)
 
@@ -140,6 +142,14 @@ def _header(asked: Asked, selection: Selection, name: str, log: str) -> dict[str
         "after": selection.after,
         "upto": selection.upto,
     }
+
+
+def _event_at(connection: Connection[Any], position: int) -> str:
+    """The id of the event at a position; empty where there is none."""
+    row = connection.execute(
+        "select originator_id || ':' || originator_version from stored_events where notification_id = %s", (position,)
+    ).fetchone()
+    return str(row[0]) if row else ""
 
 
 def _fields(with_personal: bool) -> str:

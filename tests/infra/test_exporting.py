@@ -301,7 +301,7 @@ def test_an_export_goes_on_where_it_was_stopped(filled, tmp_path, name, monkeypa
         export(filled, Selection(0, 9), name, tmp_path / "cut", header, reached=cut)
     assert not (tmp_path / "cut").exists()
     began: list[Selection] = []
-    done = export(filled, Selection(0, 9), name, tmp_path / "cut", header, began=began.append)
+    done = export(filled, Selection(0, 9), name, tmp_path / "cut", header, began=lambda begun, _: began.append(begun))
     assert (done.events, done.resumed, began[0].after) == (9, True, 4)
     for topic in ("audit.EntryRecorded", "weaving.CardPunched") if name in {"parquet", "duckdb"} else ():
         assert read_back(tmp_path / "cut", name, topic) == read_back(tmp_path / "whole", name, topic)

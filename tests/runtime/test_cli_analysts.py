@@ -141,6 +141,20 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(cli_site, ada, tmp
     assert not partial_of(out).exists()
 
 
+def test_an_export_of_another_past_does_not_go_on(cli_site, ada, tmp_path):
+    out = tmp_path / "out"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        refused(cli_site, "events", "export", "--out", out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    began = json.loads(journal_of(out).read_text().splitlines()[0])
+    journal_of(out).write_text(json.dumps(began | {"last": f"{uuid4()}:1"}) + "\n")
+    assert "the log has another past" in refused(cli_site, "events", "export", "--out", out)
+    assert not cli_site.json("events", "export", "--out", out, "--restart")["resumed"]
+
+
 def test_another_export_than_the_one_that_was_stopped_needs_restart(cli_site, ada, tmp_path):
     out = tmp_path / "out"
     journal_of(out).write_text('{"asked": {"format": "csv"}, "after": 0, "upto": 3}\n')
