@@ -85,9 +85,8 @@ async def effective_permissions(asked: Asked) -> Answer:
     moment = moment_of(asked.params.as_of)
     _, facts = await decisions_of(asked).facts(user_id, as_of=moment, at_least=least_position(asked))
     held: dict[str, list[SourceView]] = {}
-    for grant in facts.grants():
-        if grant.counts_at(scope):
-            held.setdefault(grant.pattern, []).append(_source(grant))
+    for grant in facts.grants(str(scope)):
+        held.setdefault(grant.pattern, []).append(_source(grant))
     permissions = [HeldView(permission=pattern, sources=sources) for pattern, sources in sorted(held.items())]
     view = EffectiveView(
         user_id=user_id,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from domain.access import Assignment, Grant, Mark, Role, RoleContent, UserAssignments, active, resolve
+from domain.access import Assignment, Grant, Mark, Role, RoleContent, UserAssignments, active, resolve, within
 from domain.identity import User
 from infra.event_store import Log, Recorded
 
@@ -27,9 +27,12 @@ class UserFacts:
     complete: bool = True
     lag_seconds: float = 0.0
 
-    def grants(self) -> list[Grant]:
-        """What the user holds; nothing while suspended."""
-        return [] if self.suspended else resolve(active(self.assignments, self.moment), self.roles)
+    def grants(self, scope: str | None = None) -> list[Grant]:
+        """What the user holds, at a scope or all of it; nothing while suspended."""
+        if self.suspended:
+            return []
+        given = active(self.assignments, self.moment)
+        return resolve((each for each in given if scope is None or within(scope, each.scope)), self.roles)
 
     def earliest_expiry(self) -> datetime | None:
         """When the first of these grants ends by itself."""
