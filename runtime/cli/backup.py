@@ -23,8 +23,8 @@ from runtime.restore import restore as run
 def backup(wired: Wired, file: str, force: bool, since: str | None, verify: bool, actor: str, as_json: bool) -> None:
     """Copy the log into one file, while the platform serves.
 
-    `-` is standard output. The file has every event up to one position, personal data in clear: it is for its owner alone (0600). It has none
-    of the secrets: keep those, too, or nobody can restore it.
+    `-` is standard output. The file has every event up to one position, personal data in clear: it is for its owner
+    alone (0600). It has none of the secrets: keep those, too, or nobody can restore it.
 
     \b
     Example:
@@ -50,10 +50,10 @@ def backup(wired: Wired, file: str, force: bool, since: str | None, verify: bool
 def restore(wired: Wired, files: tuple[str, ...], actor: str, as_json: bool) -> None:
     """Make a platform out of a backup of its log.
 
-    `-` is standard input. The platform must be stopped and its log empty, and the secrets of the installation that the backup is from must be
-    given (MUNIMENT_MASTER_KEY, MUNIMENT_PEPPER, MUNIMENT_CLAIM_KEY, or their files in the data folder). All events are
-    brought in, or none; then the views are made. Several files are one backup and those made with --since of the one
-    before.
+    `-` is standard input. The platform must be stopped and its log empty, and the secrets of the installation that
+    the backup is from must be given (MUNIMENT_MASTER_KEY, MUNIMENT_PEPPER, MUNIMENT_CLAIM_KEY, or their files in
+    the data folder). All events are brought in, or none; then the views are made. Several files are one backup and
+    those made with --since of the one before.
 
     \b
     Example:
