@@ -11,8 +11,8 @@ from uuid import UUID
 
 import orjson
 
-CORRELATION_SQL = """substring(encode(metadata, 'escape') from '"correlation_id":"([^"]*)"')"""
-"""What the index `stored_events_correlation` holds. No metadata makes it fail."""
+CORRELATION_SQL = """left(split_part(split_part(encode(metadata, 'escape'), '"correlation_id":"', 2), '"', 1), 255)"""
+"""What the index `stored_events_correlation` holds. No metadata makes it fail; every commit pays for it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
+from infra.wanted import CORRELATION_SQL
 from runtime.cli.pictures import ASCII, UNICODE, sparkline
 from tests.runtime.cli_site import Site
 
@@ -67,8 +68,7 @@ def test_a_correlation_is_found_by_an_index(cli_site: Site):
     with psycopg.connect(cli_site.settings.postgres_url) as connection:
         connection.execute("set enable_seqscan = off")
         plan = connection.execute(
-            """explain select * from stored_events
-                where substring(encode(metadata, 'escape') from '"correlation_id":"([^"]*)"') = 'x'"""
+            f"explain select * from stored_events where {CORRELATION_SQL} = 'x'".encode()
         ).fetchall()
     assert "stored_events_correlation" in str(plan)
 

@@ -5,4 +5,4 @@
 set statement_timeout = '4h';
 drop index concurrently if exists stored_events_correlation;
 create index concurrently stored_events_correlation
-    on stored_events (substring(encode(metadata, 'escape') from '"correlation_id":"([^"]*)"'));
+    on stored_events (left(split_part(split_part(encode(metadata, 'escape'), '"correlation_id":"', 2), '"', 1), 255));
