@@ -1,7 +1,7 @@
 """Whatever dies, afterwards every view equals a fresh fold of the log, each reaction has happened once, each command
 has come to what was told, and nobody was granted in between what the log at the stated position didn't give.
 
-Each drill prints its seed; `MUNIMENT_DRILL_SEED` gives another one, or the same again. `MUNIMENT_DRILL_KILLS` makes the
+Each drill prints its seed; `DRILL_SEED` gives another one, or the same again. `DRILL_KILLS` makes the
 long ones shorter. The logs of all parts stay in pytest's folder for the test.
 """
 
@@ -20,7 +20,7 @@ from tests.kafka.full_shape import FullShape
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(400)]
 
-KILLS = int(os.environ.get("MUNIMENT_DRILL_KILLS") or 50)
+KILLS = int(os.environ.get("DRILL_KILLS") or 50)
 """Of each: the relay, a stream worker, the broker."""
 
 PARTS = 5
@@ -33,8 +33,8 @@ LEAST_PER_SECOND_IN_SHORT = 40.0
 
 @pytest.fixture
 def seed() -> int:
-    given = int(os.environ.get("MUNIMENT_DRILL_SEED") or random.SystemRandom().randrange(1_000_000))
-    print(f"MUNIMENT_DRILL_SEED={given}", flush=True)
+    given = int(os.environ.get("DRILL_SEED") or random.SystemRandom().randrange(1_000_000))
+    print(f"DRILL_SEED={given}", flush=True)
     return given
 
 
