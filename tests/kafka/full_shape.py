@@ -112,13 +112,23 @@ class FullShape:
         return [OurPart(name, self.settings, self.folder / f"{name}-{number}.log") for number in range(count)]
 
     def __enter__(self) -> Self:
+        try:
+            self._begin()
+        except BaseException:
+            self._started.close()
+            raise
+        return self
+
+    def _begin(self) -> None:
         # The kernel ends what a thread has started when that thread ends: these last as long as the shape.
         self.hands = self._started.enter_context(ThreadPoolExecutor(HANDS, "hands"))
-        for part in (self.postgres, self.valkey, self.node):
+        kafka = self.hands.submit(self._run, self.node)
+        for part in (self.postgres, self.valkey):
             self._run(part)
         migrate(self.settings, lambda _: None)
         first_facts(self.settings, lambda _: None)
         define_roles(self.settings)
+        kafka.result()
         for part in (*self.followers, *self.relays, *self.workers, self.api):
             self._run(part)
         self.log = self._started.enter_context(closing(Log(self.settings.postgres_url)))
@@ -127,7 +137,6 @@ class FullShape:
         self._started.callback(keeper.join)
         self._started.callback(self._enough.set)
         eventually(lambda: self.api.anybody.get("/readyz").status_code == 200, LEVEL_SECONDS)
-        return self
 
     @property
     def _ours(self) -> Sequence[OurPart]:
