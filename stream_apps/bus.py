@@ -96,9 +96,14 @@ async def _assigned(feeder: Feeder, _: Any, assigned: Collection[TP], **__: Any)
     feeder.own(Place(each.topic, each.partition) for each in assigned)
 
 
+class _App(faust.App):
+    def _create_directories(self) -> None:
+        """None: there are no tables to keep in them. By itself, Faust makes them wherever the worker is started."""
+
+
 def configured(settings: Settings, instance: str, limits: BusLimits) -> faust.App:
     """An app without agents, kept from what Faust would do by itself."""
-    return faust.App(
+    return _App(
         f"{settings.kafka_prefix}-views",
         broker=[f"kafka://{address.strip()}" for address in settings.kafka.split(",")],
         broker_credentials=credentials(settings),

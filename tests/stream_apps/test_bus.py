@@ -79,6 +79,7 @@ def test_a_worker_feeds_views_and_stops_when_asked(
     one.terminate()
     assert one.wait(10) == 0
     assert_level(database, log, layout)
+    assert not list(ROOT.glob(f"{layout.topics['harbour'].rpartition('.')[0]}*"))  # no folder of Faust's own
 
 
 def test_workers_share_the_partitions_and_survive_kills_at_random_moments(
