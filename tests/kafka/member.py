@@ -20,7 +20,7 @@ class Idle:
     def tick(self) -> None:
         """Has nothing to do."""
 
-    stop = close = tick
+    stop = close = stand_in = tick
 
 
 if __name__ == "__main__":
