@@ -62,7 +62,9 @@ events.add_command(chart_command)
     help="Only events of these types.",
 )  # fmt: skip
 @click.option("--stream", metavar="ID", type=click.UUID, help="Only events of this stream.")
-@click.option("--actor", metavar="KIND:ID", callback=_actor, help="Only what this actor did, such as operator:ada.")
+@click.option(
+    "--actor", "whose", metavar="KIND:ID", callback=_actor, help="Only what this actor did, such as operator:ada."
+)
 @click.option("--follow/--no-follow", "live", default=True, show_default=True, help="Go on as events are recorded.")
 @as_json
 @click.pass_obj
@@ -72,7 +74,7 @@ def tail(
     last: int,
     types: tuple[str, ...],
     stream: UUID | None,
-    actor: str | None,
+    whose: str | None,
     live: bool,
     as_json: bool,
 ) -> None:
@@ -86,7 +88,7 @@ def tail(
     """
     try:
         with wired.log() as log:
-            tailed = Tail(Wanted(frozenset(types), stream, actor), _start(log, after, last), _printer(as_json))
+            tailed = Tail(Wanted(frozenset(types), stream, whose), _start(log, after, last), _printer(as_json))
             try:
                 if live:
                     follow(tailed, log, wired.connection)

@@ -41,7 +41,7 @@ def test_an_access_token_can_be_verified_with_the_published_keys(platform, newco
     keys = jwt.PyJWKSet.from_dict(platform.babbage.anybody.get("/.well-known/jwks.json").json())
     claims = jwt.decode(token, keys[header["kid"]], algorithms=["EdDSA"], audience="muniment", issuer="muniment")
     assert header["typ"] == "at+jwt"
-    assert claims["exp"] - claims["iat"] == 600
+    assert claims["exp"] - claims["iat"] == platform.settings.access_token_seconds
 
 
 @pytest.mark.parametrize(
