@@ -7,7 +7,14 @@ import pytest
 
 from tests.e2e.platform import NEVER_HEARD_OF, PASSWORD, Platform, eventually
 
-PLACES = {"id": NEVER_HEARD_OF, "name": "nobody", "role": "nobody", "key": "nobody", "correlation": "none", "position": "1"}
+PLACES = {
+    "id": NEVER_HEARD_OF,
+    "name": "nobody",
+    "role": "nobody",
+    "key": "nobody",
+    "correlation": "none",
+    "position": "1",
+}
 
 
 @pytest.fixture(scope="module")
