@@ -114,9 +114,11 @@ def consume(kafka: Broker, layout: Layout) -> dict[Place, Seen]:
     for place, mark in marks:
         here = seen[place]
         newest = max((position for position, _ in here.events if position <= mark.link.position), default=0)
-        if mark.link.layout == layout.number and here.holes == []:
+        if mark.link.layout != layout.number or mark.link.previous > here.position:
+            continue
+        if not here.holes:
             assert mark.link.previous == max(newest, layout.from_position)
-            here.position = max(here.position, mark.link.position)
+        here.position = max(here.position, mark.link.position)
     return seen
 
 
