@@ -4,7 +4,7 @@
 for an event that is in neither.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -22,42 +22,27 @@ from domain.identity import EmailClaim, EmailVerification, Keyring, LoginAttempt
 from domain.projections import Retry, Skip
 from domain.verification import Finding, Repair
 from infra.event_store import Recorded
-from projections.projection import Owner, Projection
+from projections.meaning import (
+    ACCOUNT_CHANGE,
+    API_ACTIVITY,
+    AUTHENTICATION,
+    AUTHORIZE_SESSION,
+    CREATE,
+    FAILURE,
+    OTHER,
+    READ,
+    UPDATE,
+    Meaning,
+    named,
+    own,
+)
+from projections.projection import Owner, Projection, Statements
 from projections.read import Read
-
-ACCOUNT_CHANGE, AUTHENTICATION, AUTHORIZE_SESSION, API_ACTIVITY = 3001, 3002, 3003, 6003
-CREATE, READ, UPDATE, OTHER = 1, 2, 3, 99
-SUCCESS, FAILURE = "success", "failure"
 
 Event = Aggregate.Event
 
-
-@dataclass(frozen=True, slots=True)
-class Meaning:
-    """What an event means to an auditor.
-
-    `action` is a stable code, another one for success and for failure. `class_uid` and `activity_id` are OCSF's.
-    `target` says on what it was done; `detail` which of the event's fields matter.
-    """
-
-    action: str
-    class_uid: int
-    activity_id: int
-    target: Callable[[Any], str]
-    detail: tuple[str, ...] = ()
-    outcome: str = SUCCESS
-
-
-def _own(kind: str) -> Callable[[Any], str]:
-    return lambda event: f"{kind}:{event.originator_id}"
-
-
-def _field(kind: str, name: str) -> Callable[[Any], str]:
-    return lambda event: f"{kind}:{getattr(event, name)}"
-
-
-_user, _of_user, _session = _own("user"), _field("user", "user_id"), _own("session")
-_role, _key, _reader = _field("role", "name"), _field("key", "key_id"), _field("database-role", "role")
+_user, _of_user, _session = own("user"), named("user", "user_id"), own("session")
+_role, _key, _reader = named("role", "name"), named("key", "key_id"), named("database-role", "role")
 
 
 def _projection(event: Any) -> str:
@@ -89,7 +74,7 @@ AUDITED: Mapping[type[Event], Meaning] = {
         ("reason", "failures", "pause_seconds"),
         FAILURE,
     ),
-    Keyring.Started: Meaning("keyring.started", API_ACTIVITY, CREATE, _own("keyring")),
+    Keyring.Started: Meaning("keyring.started", API_ACTIVITY, CREATE, own("keyring")),
     Keyring.Added: Meaning("key.added", API_ACTIVITY, CREATE, _key, ("purpose", "algorithm", "delay_seconds")),
     Keyring.Revoked: Meaning("key.revoked", API_ACTIVITY, 4, _key, ("reason",)),
     UserAssignments.RoleAssigned: Meaning(
@@ -101,7 +86,7 @@ AUDITED: Mapping[type[Event], Meaning] = {
     Role.IncludesChanged: Meaning("role.includes-changed", API_ACTIVITY, UPDATE, _role, ("includes",)),
     Role.Removed: Meaning("role.removed", API_ACTIVITY, 4, _role),
     Refusal.Refused: Meaning(
-        "request.refused", API_ACTIVITY, OTHER, _field("action", "action"), ("code", "permission"), FAILURE
+        "request.refused", API_ACTIVITY, OTHER, named("action", "action"), ("code", "permission"), FAILURE
     ),
     LogRead.Read: Meaning("audit.read", API_ACTIVITY, READ, lambda _: "audit-log", ("action",)),
     LogExport.Exported: Meaning(
@@ -157,7 +142,7 @@ _INSERT = """
 """
 
 
-def _entry(recorded: Recorded, **meaning: Any) -> Sequence[tuple[str, Mapping[str, Any]]]:
+def _entry(recorded: Recorded, **meaning: Any) -> Statements:
     metadata = recorded.metadata
     common = {
         "position": recorded.position,
@@ -174,24 +159,27 @@ def _entry(recorded: Recorded, **meaning: Any) -> Sequence[tuple[str, Mapping[st
     return [(_INSERT, common | meaning)]
 
 
-def _from_meaning(recorded: Recorded) -> Sequence[tuple[str, Mapping[str, Any]]]:
-    event = recorded.event
-    meaning = AUDITED[type(event)]
-    return _entry(
-        recorded,
-        # who logs in isn't anybody before: the entry names them as the actor
-        actor=f"user:{event.user_id}" if isinstance(event, Session.Opened) else recorded.metadata.actor,
-        action=meaning.action,
-        class_uid=meaning.class_uid,
-        activity_id=meaning.activity_id,
-        target=meaning.target(event),
-        outcome=meaning.outcome,
-        count=getattr(event, "count", 1),
-        detail=Jsonb({name: _plain(getattr(event, name)) for name in meaning.detail}),
-    )
+def _from(audited: Mapping[type[Event], Meaning]) -> Callable[[Recorded], Statements]:
+    def entry(recorded: Recorded) -> Statements:
+        event = recorded.event
+        meaning = audited[type(event)]
+        return _entry(
+            recorded,
+            # who logs in isn't anybody before: the entry names them as the actor
+            actor=f"user:{event.user_id}" if isinstance(event, Session.Opened) else recorded.metadata.actor,
+            action=meaning.action,
+            class_uid=meaning.class_uid,
+            activity_id=meaning.activity_id,
+            target=meaning.target(event),
+            outcome=meaning.outcome,
+            count=getattr(event, "count", 1),
+            detail=Jsonb({name: _plain(getattr(event, name)) for name in meaning.detail}),
+        )
+
+    return entry
 
 
-def _from_service(recorded: Recorded) -> Sequence[tuple[str, Mapping[str, Any]]]:
+def _from_service(recorded: Recorded) -> Statements:
     event = recorded.event
     assert isinstance(event, Entry.Recorded)  # noqa: S101 - tells the type checker
     return _entry(
@@ -215,40 +203,49 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, UUID) else value
 
 
-AUDIT = Projection(
-    name="audit",
-    version=1,
-    tables="""
-        entries (
-            position bigint primary key,
-            event_id text not null,
-            recorded_at timestamptz not null,
-            actor text not null,
-            action text not null,
-            class_uid integer not null,
-            activity_id integer not null,
-            target text not null,
-            outcome text not null,
-            count integer not null,
-            ip text,
-            user_agent text,
-            session_id text,
-            correlation_id text not null,
-            detail jsonb not null,
-            recorded_by text
-        );
-        index on entries (actor, position);
-        index on entries (action, position);
-        index on entries (target, position);
-        index on entries (recorded_at, position);
-        create trigger immutable before update or delete or truncate on {entries}
-            for each statement execute function muniment_refuse_change()
-    """,
-    on={**dict.fromkeys(AUDITED, _from_meaning), Entry.Recorded: _from_service},
-    owners={"entries": Owner("position", "position")},
-    only_rebuilt=True,
-    generated=(_INSERT,),
-)
+_TABLES = """
+    entries (
+        position bigint primary key,
+        event_id text not null,
+        recorded_at timestamptz not null,
+        actor text not null,
+        action text not null,
+        class_uid integer not null,
+        activity_id integer not null,
+        target text not null,
+        outcome text not null,
+        count integer not null,
+        ip text,
+        user_agent text,
+        session_id text,
+        correlation_id text not null,
+        detail jsonb not null,
+        recorded_by text
+    );
+    index on entries (actor, position);
+    index on entries (action, position);
+    index on entries (target, position);
+    index on entries (recorded_at, position);
+    create trigger immutable before update or delete or truncate on {entries}
+        for each statement execute function muniment_refuse_change()
+"""
+
+
+def audit_view(audited: Mapping[type[Event], Meaning]) -> Projection:
+    """The view of the events that mean something to an auditor, each an entry, and of what services have recorded."""
+    return Projection(
+        name="audit",
+        version=1,
+        tables=_TABLES,
+        on={**dict.fromkeys(audited, _from(audited)), Entry.Recorded: _from_service},
+        owners={"entries": Owner("position", "position")},
+        only_rebuilt=True,
+        generated=(_INSERT,),
+    )
+
+
+AUDIT = audit_view(AUDITED)
+"""The platform's own. Events of modules of one's own come beside these (`runtime/registry.py`)."""
 
 
 @dataclass(frozen=True, slots=True)
