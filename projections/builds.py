@@ -43,6 +43,13 @@ _FIRST_REBUILD = """
     insert into projection_rebuilds (projection, version, build, attended, asked_by)
     values (%(projection)s, %(version)s, %(build)s, false, 'system:release')
 """
+_NUMBER = """
+    insert into projection_numbers as known (projection, version, newest)
+    select %(projection)s, %(version)s, coalesce(max(build), 0) + 1 from projection_builds
+     where projection = %(projection)s and version = %(version)s
+        on conflict (projection, version) do update set newest = greatest(known.newest + 1, excluded.newest)
+    returning newest
+"""
 _DELETE = """
     delete from projection_builds
      where projection = %(projection)s and version = %(version)s and build = %(build)s
@@ -87,7 +94,7 @@ def ensure_builds(
                         f" declare them as version {projection.version + 1}"
                     )
             if not existing:
-                _create_first(connection, Build(projection, 1), bulk_events)
+                _create_first(connection, next_build(connection, projection), bulk_events)
 
 
 def create_build(connection: Connection[Any], projection: Projection, *, feed: str, lane: Lane = WHOLE) -> Build:
@@ -97,11 +104,16 @@ def create_build(connection: Connection[Any], projection: Projection, *, feed: s
     """
     with connection.transaction():
         _lock(connection)
-        key = {"projection": projection.name, "version": projection.version}
-        taken = [build for build, _, _ in connection.execute(_OF_VERSION, key).fetchall()]
-        build = Build(projection, max(taken, default=0) + 1)
+        build = next_build(connection, projection)
         _create(connection, build, active=False, feed=feed, lane=lane)
     return build
+
+
+def next_build(connection: Connection[Any], projection: Projection) -> Build:
+    """A build that isn't there yet, under a number that none of its version has had, dropped ones neither."""
+    row = connection.execute(_NUMBER, {"projection": projection.name, "version": projection.version}).fetchone()
+    assert row is not None  # noqa: S101 - an insert that returns
+    return Build(projection, row[0])
 
 
 def active_build(connection: Connection[Any], projection: Projection) -> Build | None:

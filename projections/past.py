@@ -10,7 +10,7 @@ from psycopg import Connection
 
 from infra.past import STRANGE
 from projections.builds import CHANNEL as BUILDS_CHANNEL
-from projections.builds import LOCK, checksum_of, drop_build
+from projections.builds import LOCK, checksum_of, drop_build, next_build
 from projections.engine import CHANNEL, EVERYTHING, WHOLE, Build
 from projections.projection import Projection
 
@@ -35,7 +35,6 @@ _DISCARD = f"""
      where b.projection = %(projection)s and b.version = %(version)s and b.build = %(build)s
     returning was.active, was.feed, was.layout, was.feed_chosen
 """
-_NEXT = "select max(build) + 1 from projection_builds where projection = %(projection)s and version = %(version)s"
 _INSERT = """
     insert into projection_builds (projection, version, build, active, feed, layout, feed_chosen, checksum)
     values (%(projection)s, %(version)s, %(build)s, true, %(feed)s, %(layout)s, %(chosen)s, %(checksum)s)
@@ -73,9 +72,8 @@ def discard_strange(connection: Connection[Any], projections: Sequence[Projectio
 
 
 def _succeed(connection: Connection[Any], former: Build, feed: str, layout: int, chosen: bool) -> None:
-    number = (connection.execute(_NEXT, former.key).fetchone() or (1,))[0]
-    build = Build(former.projection, number)
-    for statement in build.projection.ddl(number):
+    build = next_build(connection, former.projection)
+    for statement in build.projection.ddl(build.number):
         connection.execute(statement.encode())
     is_whole = layout <= WHOLE.layout
     values = build.key | {"feed": "follower" if is_whole else feed, "layout": WHOLE.layout if is_whole else layout}

@@ -25,6 +25,7 @@ from projections.projection import Projection
 from projections.read import Reader
 from projections.rebuild import Works
 from projections.verification import Spreads
+from runtime import modules
 from runtime.rebuilds import works
 from stream_apps.spreads import spread_of
 
@@ -48,6 +49,11 @@ class Ports:
     decisions: Decisions
     users: CacheAside[UserRow]
     live: Tail
+
+    @property
+    def declared(self) -> tuple[Projection, ...]:
+        """The projections, and those of their earlier versions that are still fed."""
+        return modules.declared()
 
     @property
     def works(self) -> Works:

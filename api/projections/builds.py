@@ -1,6 +1,6 @@
 """Building a view anew beside the one that is read: rebuild, its progress, diff, cut-over, rollback, drop."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any
@@ -28,6 +28,7 @@ from projections.builds import active_build
 from projections.diff import DIFF_LIMIT, diff
 from projections.engine import Build
 from projections.errors import Starting
+from projections.leftover import StillFed, drop_unread_version, unread_builds
 from projections.projection import Projection
 from projections.rebuilds import RebuildStatus, other_build, refuse_beside, resume, status
 from projections.switch import StillRead, declared, droppable, settle, switchable
@@ -52,9 +53,10 @@ class RebuildBody(Body):
 
 
 class DropBody(Body):
-    """Which build; the one beside the build that is read, without."""
+    """Which build; the one beside the build that is read, without. `version` is one that this release doesn't read."""
 
     build: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
+    version: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
 
 
 class DiffParams(Body):
@@ -205,15 +207,41 @@ def _switch(asked: Asked, handler: Callable[..., Any], back: bool) -> Answer:
 
 
 async def drop(asked: Asked) -> Answer:
-    """Lets the build go that isn't read. Whoever still reads it may finish."""
+    """Lets the build go that isn't read. Whoever still reads it may finish.
+
+    With `version` all that is there of a version which this release doesn't read: of the one before, or of one that is
+    declared no more.
+    """
     return await asked.in_thread(_drop, asked)
 
 
 def _drop(asked: Asked) -> Answer:
-    projection = named(asked.ports, asked.path["name"])
-    number = droppable(asked.ports.works, projection, asked.body.build).number
-    command = DropBuild(projection.name, projection.version, number)
+    name, ports, number = asked.path["name"], asked.ports, asked.body.build
+    if unread := _unread(ports, name, asked.body.version, number):
+        return Answer(None, 204, position=_drop_unread(asked, unread))
+    projection = named(ports, name)
+    if asked.body.version not in {None, projection.version}:
+        raise NoOtherBuild(f"{name} has no builds of version {asked.body.version}")
+    number = droppable(ports.works, projection, number).number
+    command = DropBuild(name, projection.version, number)
     return Answer(None, 204, position=_decide(asked, projection, drop_build, command))
+
+
+def _unread(ports: ProjectionPorts, name: str, version: int | None, number: int | None) -> list[Build]:
+    if version is None:
+        return []
+    with ports.works.connect() as connection:
+        return unread_builds(connection, ports.declared, name, version, number)
+
+
+def _drop_unread(asked: Asked, builds: Sequence[Build]) -> int:
+    position = 0
+    with asked.ports.works.connect() as connection:
+        for build in builds:
+            command = DropBuild(build.projection.name, build.projection.version, build.number)
+            position = asked.services.dispatcher.dispatch(drop_build, command, asked.context).position
+            drop_unread_version(connection, build)
+    return position
 
 
 async def build_diff(asked: Asked) -> DiffView:
@@ -278,6 +306,6 @@ ROUTES: list[Route] = [
     ),
     Endpoint(
         "POST", "/api/v1/projections/{name}/drop", drop, permission="projection:rebuild", body=DropBody, answers=204,
-        raises=(ProjectionNotFound, NoOtherBuild, BuildIsRead, StillRead),
+        raises=(ProjectionNotFound, NoOtherBuild, BuildIsRead, StillFed, StillRead),
     ),
 ]  # fmt: skip

@@ -48,7 +48,7 @@ async def list_projections(asked: Asked) -> ProjectionsView:
 
 def _catalogue(ports: ProjectionPorts) -> ProjectionsView:
     with ports.pool.connection() as connection:
-        found = details(connection, ports.projections.values())
+        found = details(connection, ports.declared)
     return ProjectionsView(items=[ProjectionView(**asdict(each)) for each in found])
 
 

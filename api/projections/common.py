@@ -1,5 +1,6 @@
 """What all routes of the views share."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from psycopg import Connection
@@ -24,6 +25,8 @@ class ProjectionPorts(Protocol):
     def pool(self) -> ConnectionPool[Connection[Any]]: ...
     @property
     def projections(self) -> dict[str, Projection]: ...
+    @property
+    def declared(self) -> Sequence[Projection]: ...
     @property
     def views(self) -> Reader: ...
     @property

@@ -8,7 +8,6 @@ from domain.context import Actor, Context
 from domain.errors import DomainError
 from infra.dispatch import Dispatcher
 from infra.event_store import Log
-from projections.engine import Build
 from projections.rebuild import Works, rebuild
 from projections.rebuilds import other_build
 from projections.switch import declared, settle, switchable
@@ -30,7 +29,9 @@ class Operator:
         settle(self.works, declared([HARBOUR]), position)
 
     def rebuild(self, rate=None):
-        rebuild(self.works, Build(HARBOUR, 2), "grace", rate=rate)
+        with self.works.connect() as connection:
+            build = other_build(connection, HARBOUR)
+        rebuild(self.works, build, "grace", rate=rate)
 
     def switch(self):
         for back in itertools.cycle([False, True]):

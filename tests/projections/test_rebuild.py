@@ -17,7 +17,7 @@ from domain.errors import Invalid
 from infra.dispatch import Dispatcher
 from infra.event_store import Log
 from projections.abreast import HeldTooLong, abreast
-from projections.builds import REBUILD_LANE, active_build, builds_fed_by, ensure_builds, other_builds
+from projections.builds import REBUILD_LANE, active_build, builds_fed_by, other_builds
 from projections.catalogue import catalogue
 from projections.compare import fold_views, primary_key
 from projections.diff import diff
@@ -26,7 +26,6 @@ from projections.errors import BuildGone, Fenced
 from projections.facts import read
 from projections.feeds import catch_up, change_feed
 from projections.lanes import LanesEngine, Spread, take_lanes
-from projections.leftover import drop_leftover, leftover
 from projections.rebuild import Stopped, Works, leased, rebuild
 from projections.rebuilds import other_build, status
 from projections.switch import StillRead, declared, drop_unread, flip, settle
@@ -236,29 +235,6 @@ def test_dropping_leaves_nothing_of_a_build(shadow, decide, connection):
     assert connection.execute("select to_regclass('harbour_ships_v1_b2')").fetchone() == (None,)
     assert connection.execute("select count(*) from projection_rebuilds").fetchone() == (0,)
     assert connection.execute("select count(*) from projection_progress where build = 2").fetchone() == (0,)
-
-
-def test_what_a_former_release_has_left_behind_is_found_and_goes(works, connection, builds):
-    former = replace(KEEPERS, version=2, tables="keepers (id uuid); keys (id uuid)", on={}, owners={})
-    neighbour = replace(KEEPERS, name="keepers_keys", version=2, tables="rings (id uuid)", on={}, owners={})
-    ensure_builds(connection, [former, neighbour])
-    newest = [HARBOUR, replace(KEEPERS, version=3)]
-    (found,) = leftover(connection, newest, "keepers", 2)
-    assert found.projection.table_names == ("keepers", "keys")
-    drop_leftover(connection, found)
-    assert leftover(connection, newest, "keepers", 2) == []
-    assert active_build(connection, neighbour) == Build(neighbour, 1)
-    assert connection.execute("select count(*) from keepers_keys_rings_v2_b1").fetchone() == (0,)
-    gone = "select to_regclass('keepers_keepers_v2_b1'), to_regclass('keepers_keys_v2_b1')"
-    assert connection.execute(gone).fetchone() == (None, None)
-
-
-def test_what_is_declared_or_newer_is_not_left_behind(connection, builds):
-    assert leftover(connection, [HARBOUR, KEEPERS], "keepers", 1) == []
-    older = replace(KEEPERS, version=1)
-    ensure_builds(connection, [replace(KEEPERS, version=2, on={})])
-    assert leftover(connection, [older], "keepers", 2) == []
-    assert [build.number for build in leftover(connection, [], "keepers", 2)] == [1]
 
 
 def test_the_build_that_is_read_is_not_dropped(shadow, decide, connection):

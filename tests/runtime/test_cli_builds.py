@@ -73,6 +73,9 @@ def test_what_a_former_release_has_left_behind_is_dropped_by_its_version(here, m
     drop = ("projections", "drop", "identity", "--version", 1)
     assert "is the one that is read" in here.call(*drop, "--build", 1).stderr
     monkeypatch.setattr(modules, "declared", lambda: (replace(USERS, version=2), ACCESS))
+    assert "is fed by another release" in here.call(*drop).stderr
+    with psycopg.connect(here.settings.postgres_url, autocommit=True) as connection:  # a follower of this release
+        connection.execute("update leases set fence = fence + 1 where name = 'follower'")
     assert "no build 7" in here.call(*drop, "--build", 7).stderr
     assert here.json(*drop)["build"] == 1
     assert "no second build" in here.call(*drop).stderr

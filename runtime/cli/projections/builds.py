@@ -23,13 +23,12 @@ from commands.builds import (
     request_rebuild,
     roll_back,
 )
-from domain.builds import NoOtherBuild
 from projections.builds import active_build
 from projections.diff import DIFF_LIMIT, Diff, DifferingRow
 from projections.diff import diff as compare
 from projections.engine import Build
 from projections.errors import BuildGone, Fenced, Starting
-from projections.leftover import drop_leftover, leftover
+from projections.leftover import drop_unread_version, unread_builds
 from projections.projection import Projection
 from projections.rebuild import Stopped, Works
 from projections.rebuild import rebuild as run_rebuild
@@ -272,14 +271,14 @@ def _switch(wired: Wired, projection: str, actor: str, *, back: bool, as_json: b
 @click.command("drop")
 @projection_argument
 @click.option("--build", type=click.IntRange(min=1), help="Which one; the one beside the build that is read.")
-@click.option("--version", type=click.IntRange(min=1), help="Of a version that this release has no use for: all of it.")
+@click.option("--version", type=click.IntRange(min=1), help="Of a version that this release doesn't read: all of it.")
 @acting
 @as_json
 @click.pass_obj
 def drop(wired: Wired, projection: str, build: int | None, version: int | None, actor: str, as_json: bool) -> None:
     """Let the build go that isn't read: a rebuilt one, or the former one. Whoever still reads it may finish.
 
-    With --version: what a former release has left behind, once none of its processes runs any more.
+    With --version: what the release before reads, or an older one has left behind, once none of its processes runs.
 
     \b
     Example:
@@ -288,9 +287,9 @@ def drop(wired: Wired, projection: str, build: int | None, version: int | None, 
     """
     with wired.core() as core:
         at = works(core.settings, core.log)
-        left = _left(at, projection, version)
-        if left:
-            dropped = _drop_left(at, core, left, build, actor)
+        unread = _unread(at, projection, version, build)
+        if unread:
+            dropped = _drop_unread(at, core, unread, actor)
         else:
             dropped = _drop_other(at, core, _declared(projection, version), build, actor)
         for number, position in dropped:
@@ -300,24 +299,20 @@ def drop(wired: Wired, projection: str, build: int | None, version: int | None, 
                 say(f"build {number} of {projection} is gone")
 
 
-def _left(at: Works, name: str, version: int | None) -> list[Build]:
-    """What a former release has left behind of that version."""
+def _unread(at: Works, name: str, version: int | None, number: int | None) -> list[Build]:
     if version is None:
         return []
     with at.connect() as connection:
-        return leftover(connection, modules.declared(), name, version)
+        return unread_builds(connection, modules.declared(), name, version, number)
 
 
-def _drop_left(at: Works, core: Core, left: list[Build], number: int | None, actor: str) -> Iterator[tuple[int, int]]:
+def _drop_unread(at: Works, core: Core, unread: list[Build], actor: str) -> Iterator[tuple[int, int]]:
     """Each build's number, and the position of the decision."""
-    chosen = [build for build in left if number in {None, build.number}]
-    if not chosen:
-        raise NoOtherBuild(f"{left[0].projection.name} v{left[0].projection.version} has no build {number}")
     with at.connect() as connection:
-        for build in chosen:
+        for build in unread:
             command = DropBuild(build.projection.name, build.projection.version, build.number)
             position = dispatch(core, drop_build, command, actor).position
-            drop_leftover(connection, build)
+            drop_unread_version(connection, build)
             yield build.number, position
 
 

@@ -33,7 +33,7 @@ def list_(wired: Wired, as_json: bool) -> None:
     """
     wired.check()
     with wired.connection() as connection:
-        found = details(connection, modules.projections())
+        found = details(connection, modules.declared())
     if as_json:
         print_json({"items": found})
         return
