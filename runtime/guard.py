@@ -1,6 +1,7 @@
 """Runs something in a child process and kills it when it stops giving signs of life, even one that was frozen.
 
-The child shares our memory as it is when it is made: there must be no thread and no connection yet.
+The child shares our memory as it is when it is made: there must be no thread and no connection yet. It ends with us,
+however we end: at once where the kernel can do it, else with its next sign of life.
 """
 
 import logging
@@ -11,6 +12,8 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+
+from infra.embedded.parent import end_with_parent
 
 logger = logging.getLogger(__name__)
 
@@ -27,10 +30,11 @@ def guarded(work: Callable[[Callable[[], None]], None], *, silence_seconds: floa
     raised with `STUCK`. Raises SystemExit with the child's status where that isn't 0.
     """
     ear, mouth = os.pipe()
+    guard = os.getpid()
     child = os.fork()
     if child == 0:
         os.close(ear)
-        _be_child(work, mouth)
+        _be_child(work, mouth, guard)
     os.close(mouth)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda passed, _: _pass_on(child, passed))
@@ -42,9 +46,10 @@ def guarded(work: Callable[[Callable[[], None]], None], *, silence_seconds: floa
         raise SystemExit(status)
 
 
-def _be_child(work: Callable[[Callable[[], None]], None], mouth: int) -> None:
+def _be_child(work: Callable[[Callable[[], None]], None], mouth: int, guard: int) -> None:
     status = 1
     try:
+        _end_with(guard)
         work(lambda: _beat(mouth))
         status = 0
     except SystemExit as ended:
@@ -57,6 +62,13 @@ def _be_child(work: Callable[[Callable[[], None]], None], mouth: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def _end_with(guard: int) -> None:
+    """Who is stuck never comes to its next sign of life, and nobody else would look after it."""
+    end_with_parent(signal.SIGKILL)
+    if os.getppid() != guard:
+        raise SystemExit("the guard is gone")
 
 
 def _beat(mouth: int) -> None:

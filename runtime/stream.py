@@ -10,6 +10,8 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
 from zlib import crc32
 
 import prometheus_client
@@ -31,6 +33,9 @@ from runtime.reactions import for_stream
 from runtime.relay import messages
 from stream_apps.counts import telling
 from stream_apps.spreads import spread_of
+
+if TYPE_CHECKING:
+    from stream_apps.feeder import Feeder as FeederType
 
 logger = logging.getLogger("muniment.stream")
 
@@ -101,19 +106,25 @@ def _work(settings: Settings, beat: Callable[[], None]) -> None:
             spread.topics.values(),
             instance,
             feeder,
-            beat=lambda: _beat_if_well(feeder.alive_at, feeder.silent_seconds, settings, beat),
+            beat=partial(_beat_if_well, feeder, settings, beat),
             limits=bus.BusLimits(
                 settings.stream_batch_messages, settings.stream_buffer_messages, settings.stream_session_seconds
             ),
         )
 
 
-def _beat_if_well(alive_at: float, silent_seconds: float, settings: Settings, beat: Callable[[], None]) -> None:
-    """No sign of life from who is stuck, or doesn't hear what the relay sends: a new process may."""
-    is_busy_too_long = time.monotonic() - alive_at > BUSY_SECONDS
-    is_deaf = silent_seconds > settings.stream_stuck_seconds
-    if not (is_busy_too_long or is_deaf):
-        beat()
+def _beat_if_well(feeder: "FeederType", settings: Settings, beat: Callable[[], None]) -> None:
+    """No sign of life from who is stuck. Raises Deaf where it doesn't hear what the relay sends: a new one may.
+
+    Who is deaf can still say good-bye to the group, which then shares out anew; who is killed comes back to its share.
+    """
+    from stream_apps.bus import Deaf  # noqa: PLC0415 - as above
+
+    if time.monotonic() - feeder.alive_at > BUSY_SECONDS:
+        return
+    if (silent := feeder.silent_seconds) > settings.stream_stuck_seconds:
+        raise Deaf(f"nothing was heard of what the relay has sent, for {silent:.0f} s")
+    beat()
 
 
 def _laid_out(core: Core, beat: Callable[[], None]) -> Spread:

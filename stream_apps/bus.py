@@ -17,14 +17,13 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import faust
-from aiokafka.coordinator.assignors.range import RangePartitionAssignor  # type: ignore[import-untyped]
-from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, EventT, StreamT
 from faust.types.auth import CredentialsT
 
 from infra.kafka import answers, client_config
 from infra.messages import Place
 from infra.settings import Settings
+from stream_apps import sharing
 from stream_apps.batches import Batches
 from stream_apps.feeder import Feeder, Raw
 
@@ -44,9 +43,7 @@ METADATA_SECONDS = 5.0
 """How long a worker goes by what it knows of topics and partitions; Faust's own 5 minutes are long without any."""
 
 
-# Whoever has a partition of one topic must have the same of all others: there stand the watermarks for it. Without
-# tables Faust takes Kafka's round robin, which spreads topics without regard to each other, and leaves no choice.
-driver.RoundRobinPartitionAssignor = RangePartitionAssignor  # type: ignore[attr-defined]
+sharing.install()
 
 _Taken: TypeAlias = tuple[EventT[bytes], StreamT[bytes]]
 """A message, and the stream that it is acknowledged to."""
@@ -128,7 +125,7 @@ def configured(settings: Settings, instance: str, limits: BusLimits) -> faust.Ap
         topic_disable_leader=True,
         # Topics that were away when the partitions were shared out are noticed by asking again.
         consumer_metadata_max_age_ms=int(METADATA_SECONDS * 1000),
-        # Without tables and standbys Faust leaves the assignment to Kafka's own assignor, which is set above.
+        # Without tables and standbys Faust leaves the assignment to Kafka's own assignor, as `sharing` has it.
         table_standby_replicas=0,
         store="memory://",
         key_serializer="raw",
@@ -340,7 +337,11 @@ def _held_error(app: faust.App) -> BaseException | None:
     It tells whoever fetches, and waits until then. But Faust fetches only where it has partitions: a worker whose
     group was refused while the partitions were shared out would wait for ever.
     """
-    return getattr(_coordinator(app), "_pending_exception", None)
+    coordinator = _coordinator(app)
+    task = getattr(coordinator, "_coordination_task", None)
+    if task and task.done() and not task.cancelled():
+        return task.exception()  # type: ignore[no-any-return]
+    return getattr(coordinator, "_pending_exception", None)
 
 
 def _raw(event: EventT[bytes]) -> Raw:

@@ -4,12 +4,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from infra.embedded import DataFolder, running
 from infra.embedded.kafka import Kafka
 from infra.embedded.kafka_jars import ProgramMissing, jars, java
+from tests.kafka.group import Group, group
 
 
 @pytest.fixture(scope="session")
@@ -44,3 +46,10 @@ def kafka_node(kafka_program: Path) -> Iterator[Kafka]:
     folder = Path(tempfile.mkdtemp(prefix="muniment-"))
     yield Kafka(DataFolder(folder))
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def members(kafka_server: str) -> Iterator[Group]:
+    """A consumer group, whose members a test starts, stops and kills."""
+    with group(kafka_server, f"group-{uuid4().hex[:8]}") as made:
+        yield made

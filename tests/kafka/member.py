@@ -1,12 +1,19 @@
-"""A member of a consumer group that does nothing with what it gets, as a program: BROKERS TOPIC NAME."""
+"""A member of a consumer group that does nothing with what it gets, as a program: BROKERS GROUP NAME TOPIC [HOW]."""
 
 import sys
 from typing import Any
+
+import aiokafka.consumer.consumer as client
+from aiokafka.consumer.group_coordinator import GroupCoordinator
 
 from infra.settings import Settings
 from stream_apps import bus
 
 SESSION_SECONDS = 30.0
+SHORT_SESSION_SECONDS = 6.0
+IDLE_SECONDS = 4.0
+FORMER, SHORT = "former", "short"
+"""As it was in a former release: as Faust and aiokafka have it. With a short session."""
 
 
 class Idle:
@@ -23,8 +30,13 @@ class Idle:
     stop = close = stand_in = tick
 
 
-if __name__ == "__main__":
-    brokers, topic, name = sys.argv[1:]
+def main(brokers: str, group: str, name: str, topic: str, how: str = "") -> None:
+    if how == FORMER:
+        client.GroupCoordinator = GroupCoordinator
     feeder: Any = Idle()
-    limits = bus.BusLimits(session_seconds=SESSION_SECONDS)
-    bus.run(Settings(kafka=brokers, kafka_prefix=topic), [topic], name, feeder, limits=limits)
+    limits = bus.BusLimits(session_seconds=SHORT_SESSION_SECONDS if how == SHORT else SESSION_SECONDS)
+    bus.run(Settings(kafka=brokers, kafka_prefix=group), [topic], name, feeder, limits=limits)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

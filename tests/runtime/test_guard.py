@@ -22,14 +22,14 @@ def work(beat):
     print(os.getpid(), flush=True)
     {body}
 
-guarded(work, silence_seconds=1.0, start_seconds=20.0)
+guarded(work, silence_seconds={silence_seconds}, start_seconds=20.0)
 """
 
 
 @contextmanager
-def running(body: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def running(body: str, silence_seconds: float = 1.0) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """The guard's process, and the worker's pid."""
-    argv = [sys.executable, "-c", PROGRAM.format(body=body)]
+    argv = [sys.executable, "-c", PROGRAM.format(body=body, silence_seconds=silence_seconds)]
     guard = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert guard.stdout
     try:
@@ -48,6 +48,7 @@ def is_alive(pid: int) -> bool:
     return True
 
 
+ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the kernel does it on Linux alone")
 BEATING = "while True: beat(); time.sleep(0.1)"
 
 
@@ -84,8 +85,9 @@ def test_asked_to_stop_the_worker_is_asked() -> None:
         assert guard.wait(20) == 0
 
 
-def test_a_worker_whose_guard_was_killed_ends_too() -> None:
-    with running(BEATING) as (guard, worker):
+@pytest.mark.parametrize("body", [BEATING, pytest.param("time.sleep(600)", marks=ON_LINUX)], ids=["beating", "stuck"])
+def test_a_worker_whose_guard_was_killed_ends_too(body: str) -> None:
+    with running(body, silence_seconds=60) as (guard, worker):
         guard.kill()
         deadline = time.monotonic() + 20
         while is_alive(worker):
