@@ -10,9 +10,8 @@ from api.routing import Asked, Body, Command, Keyset, Page, Paging, Query, Route
 from commands.audit import RecordEntry, record_entry
 from domain.audit import TEXT_LIMIT
 from domain.errors import invalid_field
-from projections.audit import AUDITED, audit_entries
+from projections.audit import audit_entries
 
-OWN_ACTIONS = frozenset(meaning.action for meaning in AUDITED.values())
 Text = Annotated[str, Meta(min_length=1, max_length=TEXT_LIMIT)]
 
 
@@ -74,9 +73,9 @@ def _newest_first(row: Any) -> Sequence[Any]:
 
 
 def _entry(asked: Asked) -> RecordEntry:
-    """Nobody records in the platform's own name. Raises Invalid."""
+    """Nobody records in the name of the platform and its modules. Raises Invalid."""
     body: EntryBody = asked.body
-    if body.action in OWN_ACTIONS:
+    if body.action in asked.ports.audited_actions:
         raise invalid_field("action", "is one that the platform itself records; choose a name of your own")
     return RecordEntry(body.action, body.target, body.outcome, body.detail, body.actor)
 

@@ -77,7 +77,7 @@ class OpenApi:
         }
 
     def _operation(self, route: Route) -> Json:
-        name, text = _name(route), _text(route)
+        name, text = operation_name(route), _text(route)
         if name in self._names:
             raise ValueError(f"{route.method} {route.path}: the operation {name} exists already; give the route a name")
         self._names.add(name)
@@ -169,7 +169,8 @@ def _function(route: Route) -> Any:
     return route.query if isinstance(route, Query) else route.endpoint
 
 
-def _name(route: Route) -> str:
+def operation_name(route: Route) -> str:
+    """Its id in the document: unique among all routes."""
     return route.name or str(_function(route).__name__).strip("_")
 
 

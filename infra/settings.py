@@ -34,6 +34,7 @@ class Settings:
     https_only: bool = _setting(False, "answer with Strict-Transport-Security (set behind TLS)")
     allowed_origins: str = _setting("", "origins that browsers may call from (CORS), https://a,https://b")
     log_level: str = _setting("info", "debug, info, warning or error")
+    modules: str = _setting("", "modules of one's own, package.module:ATTRIBUTE,...; the same for every part")
 
     # first start
     admin_email: str = _setting("", "e-mail address of the first administrator")

@@ -21,7 +21,7 @@ _AS_THEY_ARE = (str, int, float, bool, type(None), dict, list, Any, object)
 
 
 class NewerSoftware(Unavailable):
-    """The log holds an event that only a newer release of this software understands."""
+    """The log holds an event that only a newer release of this software understands, or a module that isn't here."""
 
     code = "newer-software"
 
@@ -145,7 +145,7 @@ def event_types(package: str = "") -> dict[str, type[Any]]:
         cast("Any", kind).TOPIC: kind
         for aggregate in _subclasses(Aggregate)
         if f"{aggregate.__module__}.".startswith(f"{package}." if package else "")
-        for kind in _events_of(aggregate)
+        for kind in events_of(aggregate)
     }
 
 
@@ -158,7 +158,14 @@ def event_type(topic: str) -> type[Any]:
     try:
         return _event_types[topic]
     except KeyError:
-        raise NewerSoftware(f"no event type has the topic {topic}: a newer release wrote it") from None
+        raise NewerSoftware(f"event type {topic} isn't known: {_why_unknown(topic)}") from None
+
+
+def _why_unknown(topic: str) -> str:
+    """Of a module that is here, a newer release wrote it; else the module itself is missing."""
+    module = topic.partition(".")[0]
+    is_here = any(known.partition(".")[0] == module for known in _event_types)
+    return "a newer release wrote it" if is_here else "is MUNIMENT_MODULES complete?"
 
 
 def _subclasses(kind: type[Any]) -> Iterator[type[Any]]:
@@ -167,7 +174,8 @@ def _subclasses(kind: type[Any]) -> Iterator[type[Any]]:
         yield from _subclasses(subclass)
 
 
-def _events_of(aggregate: type[Any]) -> Iterator[type[Any]]:
+def events_of(aggregate: type[Any]) -> Iterator[type[Any]]:
+    """The types of event that an aggregate declares."""
     for value in vars(aggregate).values():
         if isinstance(value, type) and issubclass(value, Aggregate.Event) and getattr(value, "TOPIC", None):
             yield value

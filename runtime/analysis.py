@@ -77,7 +77,7 @@ def events(
     Raises NoSuchType, NoSuchStream, PositionUnknown, Invalid (a time that hasn't come), and while reading
     Unavailable and NewerSoftware.
     """
-    import_module("runtime.modules")  # declares the event types
+    import_module("runtime.modules").load(Settings.from_env())  # declares the event types
     conninfo = url or _located()
     asked = Asked(from_, to, matching(types, list(event_types())), stream, personal)
     with psycopg.connect(bounded(conninfo), autocommit=True) as connection:

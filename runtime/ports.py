@@ -61,6 +61,11 @@ class Ports:
         return works(self.settings, self.log)
 
     @property
+    def audited_actions(self) -> frozenset[str]:
+        """What the platform and its modules record themselves, as the audit log calls it."""
+        return modules.registry().audited_actions
+
+    @property
     def claims(self) -> Secrets:
         """Ids under the claim key."""
         return self.secrets

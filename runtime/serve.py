@@ -272,6 +272,7 @@ def app() -> Application:
     end_with_parent()  # a killed master's worker would go on answering, with nobody to end it
     settings = located(Settings.from_env())
     logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    modules.load(settings)
     return Api(settings).app
 
 

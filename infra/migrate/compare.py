@@ -81,6 +81,10 @@ def _missing(record: Record, last_file: int, release: str) -> list[Problem]:
     oldest = record.compatible_from
     if oldest is not None and release_key(release) >= release_key(oldest):
         return []
+    if last_file == 0:
+        advice = f"is MUNIMENT_MODULES complete? (it was applied by {record.applied_by}, and this is {release})"
+        message = f"{record.file} was applied, but there is no module {record.module} here: {advice}"
+        return [Problem("newer-software", record.file, message)]
     needs = f"works with {oldest} and later" if oldest else "works only with software that has it"
     return [
         Problem(

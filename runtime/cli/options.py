@@ -91,16 +91,20 @@ def _completed(names: Callable[[click.Context], list[str]]) -> Callable[..., lis
 
 
 def _projections(_: click.Context) -> list[str]:
+    from infra.settings import Settings
     from runtime import modules
 
+    modules.load(Settings.from_env())
     return [projection.name for projection in modules.projections()]
 
 
 def event_type_names() -> list[str]:
     """The topics of all events that this platform's modules know."""
+    from infra.settings import Settings
     from infra.transcoding import event_types
 
-    import_module("runtime.modules")  # declares them
+    # Declares them. Completion doesn't come by the place where every command loads them.
+    import_module("runtime.modules").load(Settings.from_env())
     return list(event_types())
 
 

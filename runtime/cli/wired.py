@@ -117,7 +117,7 @@ class Wired:
 
 
 def prepare(context: click.Context) -> None:
-    """Reads the settings and prepares the log's lines. Raises SettingsError."""
+    """Reads the settings, prepares the log's lines and loads modules of one's own. Raises SettingsError."""
     settings = Settings.from_env()
     level = settings.log_level.upper()
     if level not in logging.getLevelNamesMapping():
@@ -127,3 +127,7 @@ def prepare(context: click.Context) -> None:
         context.color = False
     # a test, or a program that calls this one, may have given another
     context.obj = context.obj or Wired(settings)
+    if context.obj.given.modules:
+        from runtime import modules
+
+        modules.load(context.obj.given)

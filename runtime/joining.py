@@ -1,0 +1,294 @@
+"""What a module of one's own must be like to join the platform. The first thing that is wrong is one line."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from api.binding import bind_command, bind_query
+from api.limits import HttpLimits
+from api.openapi import OpenApi, operation_name
+from api.router import PARAMETER, Parameter, parameters
+from api.routing import Command, Endpoint, Query, Route, waits_for
+from domain.access import Permission
+from domain.aggregate import Aggregate
+from domain.audit import ActionName
+from domain.errors import Invalid
+from infra.disclosure import marked
+from infra.exporting.columns import table_name
+from infra.inline import Inline
+from infra.settings import Settings, SettingsError
+from infra.transcoding import event_types
+from projections.meaning import Meaning
+from projections.projection import Projection, own_fields
+from runtime.module import Module
+from runtime.registry import events, permissions_of, topic_of
+from stream_apps.reactions import Reaction
+
+API = "/api/"
+"""Where the routes of modules stand."""
+
+RESERVED_NAMES = frozenset({"muniment", "events"})
+"""`muniment.watermark` and the like stand on the bus, and `analytics.events` is a view of all events."""
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_INT = re.compile(r"-?\d+")
+
+
+class WrongModules(SettingsError):
+    """What `MUNIMENT_MODULES` names can't be used. The message is one line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(f"MUNIMENT_MODULES: {' '.join(message.split())}")
+
+
+def check(platform: Sequence[Module], named: Sequence[tuple[str, Module]], settings: Settings) -> None:
+    """Whether these modules can join the platform's; `named` are they with the entries that named them.
+
+    Raises WrongModules.
+    """
+    own = [module for _, module in named]
+    taken = {module.name for module in platform}
+    for entry, module in named:
+        if module.name in taken:
+            raise WrongModules(f"{entry}: the name {module.name} is taken by another module")
+        taken.add(module.name)
+        for objection in _of_its_own(module):
+            raise WrongModules(f"{entry}: {objection}")
+    for objection in (*_names(platform, own, settings), *_dependencies(platform, own), *_relations(platform, own)):
+        raise WrongModules(objection)
+
+
+def _of_its_own(module: Module) -> Iterator[str]:
+    """What is wrong with a module whatever else there is."""
+    if not _NAME.fullmatch(str(module.name)) or module.name in RESERVED_NAMES:
+        yield f"{module.name!r} can't be a module's name (a-z, 0-9 and _, at most 32)"
+    yield from _kinds(module)
+    if module.migrations is not None and not module.migrations.is_dir():
+        yield f"migrations: there is no folder {module.migrations}"
+    for aggregate in module.aggregates:
+        yield from _aggregate(module, aggregate)
+    known, listed = event_types(), {topic_of(kind) for kind in events(module)}
+    for topic in sorted(known.keys() - listed):
+        if topic.startswith(f"{module.name}."):
+            yield f"{known[topic].__qualname__} ({topic}) is an event of an aggregate that isn't among its aggregates"
+    yield from _audit(module)
+    for permission in module.permissions:
+        try:
+            Permission(permission)
+        except Invalid as error:
+            yield f"permission {permission!r} {error.message.partition(': ')[2]}"
+    for route in module.routes:
+        yield from _route(route)
+    yield from _documented(module)
+
+
+def _kinds(module: Any) -> Iterator[str]:
+    """Whether each field holds what it is there for, which nobody has checked so far; later checks go by that."""
+    if not isinstance(module.migrations, Path | None):
+        yield f"migrations: {module.migrations!r} is no pathlib.Path"
+    if not callable(module.reactions):
+        yield "reactions: a function of the settings is needed"
+    fields: tuple[tuple[str, Any, Any], ...] = (
+        ("depends_on", module.depends_on, str),
+        ("aggregates", module.aggregates, type),
+        ("projections", module.projections, Projection),
+        ("former", module.former, Projection),
+        ("inline", module.inline, Inline),
+        ("routes", module.routes, Command | Query | Endpoint),
+        ("permissions", module.permissions, str),
+        ("routine", module.routine, type),
+        ("audited", module.audited, type),
+    )
+    for name, values, kind in fields:
+        if isinstance(values, str) or not hasattr(values, "__iter__"):
+            yield f"{name}: {values!r} isn't a list of things"
+            return
+        for value in values:
+            if not isinstance(value, kind):
+                yield f"{name}: {value!r} is no {getattr(kind, '__name__', 'route')}"
+    for value in module.audited.values():
+        if not isinstance(value, Meaning):
+            yield f"audited: {value!r} is no Meaning"
+
+
+def _aggregate(module: Module, aggregate: type[Any]) -> Iterator[str]:
+    if Aggregate not in aggregate.__mro__:
+        yield f"{aggregate.__qualname__} is no domain.aggregate.Aggregate"
+        return
+    kinds = [kind for name, kind in vars(aggregate).items() if name != "Event" and _is_event(kind)]
+    for kind in (aggregate, *kinds):
+        topic = topic_of(kind)
+        if not topic:
+            yield f"{kind.__qualname__} has no TOPIC"
+        elif topic.partition(".")[0] != module.name or not topic.partition(".")[2].isidentifier():
+            yield f"{kind.__qualname__}: its topic {topic} isn't of the form {module.name}.Name"
+    for kind in kinds:
+        for version in range(1, getattr(kind, "class_version", 1)):
+            if not hasattr(kind, f"upcast_v{version}_v{version + 1}"):
+                yield f"{kind.__qualname__} has no upcast_v{version}_v{version + 1}"
+
+
+def _is_event(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Aggregate.Event)
+
+
+def _audit(module: Module) -> Iterator[str]:
+    own = list(events(module))
+    for kind in own:
+        if (kind in module.audited) == (kind in module.routine):
+            yield f"{topic_of(kind)}: put it either into `audited` or into `routine`"
+    for kind in sorted({*module.audited, *module.routine} - set(own), key=lambda kind: kind.__qualname__):
+        yield f"{kind.__qualname__} is audited or routine, but no event of its own"
+    for kind, meaning in module.audited.items():
+        try:
+            ActionName(meaning.action)
+        except Invalid:
+            yield f"{topic_of(kind)}: {meaning.action!r} can't be an action: lower-case words joined by . or :"
+        for name in meaning.detail:
+            if name not in own_fields(kind):
+                yield f"{topic_of(kind)}: the event has no field {name}, which is a detail for the audit log"
+            elif name in marked(kind):
+                yield f"{topic_of(kind)}.{name} is {marked(kind)[name]}: it can't be a detail for the audit log"
+
+
+def _route(route: Route) -> Iterator[str]:
+    called = f"{route.method} {route.path}"
+    if not route.path.startswith(API):
+        yield f"{called}: routes of modules stand under {API}"
+    for part in route.path.split("/"):
+        if ("{" in part or "}" in part) and not PARAMETER.fullmatch(part):
+            yield f"{called}: {part}: a parameter is a whole segment of a path"
+    try:
+        if isinstance(route, Command):
+            bind_command(route)
+        elif isinstance(route, Query):
+            bind_query(route)
+    except Exception as error:  # noqa: BLE001 - whatever keeps it from being served
+        yield f"{called}: {error}"
+
+
+def _documented(module: Module) -> Iterator[str]:
+    try:
+        OpenApi(list(module.routes), HttpLimits(), "0").document()
+    except Exception as error:  # noqa: BLE001 - types that have no schema are refused in many ways
+        yield f"its routes can't be documented: {error}"
+
+
+def _names(platform: Sequence[Module], own: Sequence[Module], settings: Settings) -> Iterator[str]:
+    """What is called as something else is called already."""
+    owners: dict[tuple[str, str], str] = {}
+    for module in platform:
+        names = [*_taken_by(module, settings), *(("permission", each) for each in _asked(module))]
+        owners |= {name: owners.get(name, module.name) for name in names}
+    for module in own:
+        for kind, name in _taken_by(module, settings):
+            if (kind, name) in owners:
+                yield f"{module.name}: the {kind} {name} is taken by {owners[kind, name]}"
+            owners[kind, name] = module.name
+
+
+def _asked(module: Module) -> Iterator[str]:
+    for route in module.routes:
+        yield from permissions_of(route)
+
+
+def _taken_by(module: Module, settings: Settings) -> Iterator[tuple[str, str]]:
+    """What may be there only once, and by which names this module has it."""
+    views, routes = (*module.projections, *module.former), module.routes
+    names: dict[str, Iterable[str]] = {
+        "topic": map(topic_of, (*module.aggregates, *events(module))),
+        "view of the log": (table_name(topic_of(kind)) for kind in events(module)),
+        "projection": (projection.name for projection in module.projections),
+        "table": (view.table(table, 1) for view in views for table in view.table_names),
+        "inline projection": (inline.name for inline in module.inline),
+        "inline table": (table for inline in module.inline for table in inline.tables),
+        "reaction": (reaction.name for reaction in _reactions(module, settings)),
+        "route": (f"{route.method} {PARAMETER.sub('{}', route.path)}" for route in routes),
+        "operation": map(operation_name, routes),
+        "permission": module.permissions,
+        "audited action": dict.fromkeys(meaning.action for meaning in module.audited.values()),
+    }
+    return ((kind, name) for kind, given in names.items() for name in given)
+
+
+def _reactions(module: Module, settings: Settings) -> Sequence[Reaction]:
+    try:
+        found = tuple(module.reactions(settings))
+    except SettingsError:
+        raise
+    except Exception as error:  # the author's code may fail in any way
+        raise WrongModules(f"{module.name}: reactions: {type(error).__name__}: {error}") from error
+    for each in found:
+        if not isinstance(each, Reaction):
+            raise WrongModules(f"{module.name}: reactions: {each!r} is no Reaction")
+    return found
+
+
+def _dependencies(platform: Sequence[Module], own: Sequence[Module]) -> Iterator[str]:
+    wanted = {module.name: module.depends_on for module in (*platform, *own)}
+    for module in own:
+        for name in module.depends_on:
+            if name not in wanted:
+                yield f"{module.name} depends on {name}, which there isn't"
+                return
+    for module in own:
+        path = _circle(module.name, wanted, ())
+        if path:
+            yield f"modules depend on each other in a circle: {' -> '.join(path)}"
+
+
+def _circle(name: str, wanted: dict[str, tuple[str, ...]], path: tuple[str, ...]) -> tuple[str, ...]:
+    if name in path:
+        return (*path[path.index(name) :], name)
+    return next((found for each in wanted[name] if (found := _circle(each, wanted, (*path, name)))), ())
+
+
+def _relations(platform: Sequence[Module], own: Sequence[Module]) -> Iterator[str]:
+    """What refers to something that another module has, or gets into its way."""
+    everybody = (*platform, *own)
+    views = {projection.name for module in everybody for projection in module.projections}
+    permissions = {p for module in platform for p in _asked(module)} | {p for module in own for p in module.permissions}
+    for module in own:
+        others = [(each.name, route) for each in everybody if each is not module for route in each.routes]
+        for route in module.routes:
+            called = f"{module.name}: {route.method} {route.path}"
+            for view in waits_for(route) or ():
+                if view not in views:
+                    yield f"{called}: there is no projection {view}"
+            for permission in permissions_of(route):
+                if permission not in permissions:
+                    yield f"{called}: the permission {permission} isn't among its permissions"
+            for owner, other in others:
+                if route.method == other.method and overlap(route.path, other.path):
+                    yield f"{called} collides with {other.path} of {owner}"
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether a request's path could be meant by both patterns."""
+    ours, theirs = _segments(one), _segments(other)
+    return len(ours) == len(theirs) and all(map(_same, ours, theirs))
+
+
+def _segments(path: str) -> list[str | Parameter]:
+    kinds = iter(parameters(path))
+    return [next(kinds) if PARAMETER.fullmatch(part) else part for part in path.split("/")]
+
+
+def _same(one: str | Parameter, other: str | Parameter) -> bool:
+    match one, other:
+        case Parameter(), Parameter():
+            return {one.kind, other.kind} != {"uuid", "int"}
+        case str(), Parameter():
+            return _fits(one, other.kind)
+        case Parameter(), str():
+            return _fits(other, one.kind)
+        case _:
+            return one == other
+
+
+def _fits(text: str, kind: str) -> bool:
+    if kind == "str":
+        return text != ""
+    return (_UUID if kind == "uuid" else _INT).fullmatch(text) is not None
