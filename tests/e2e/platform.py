@@ -120,17 +120,17 @@ class ServicePart(Part):
 
 
 class OurPart(Part):
-    """`python -m runtime <name>`."""
+    """`python -m runtime <name>`, of the release whose code is in `root`."""
 
-    def __init__(self, name: str, settings: Settings, log: Path) -> None:
-        self.name, self.settings, self.log = name, settings, log
+    def __init__(self, name: str, settings: Settings, log: Path, root: Path = ROOT) -> None:
+        self.name, self.settings, self.log, self.root = name, settings, log, root
 
     def start(self) -> Self:
         environment = {"PATH": os.environ["PATH"], **self.settings.to_env()}
         argv = launched([sys.executable, "-m", "runtime", self.name], death_signal=signal.SIGKILL)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                argv, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                argv, cwd=self.root, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         return self
 
@@ -201,8 +201,8 @@ def at_least(position: int) -> dict[str, dict[str, str]]:
 class Api(OurPart):
     """One API process."""
 
-    def __init__(self, settings: Settings, log: Path) -> None:
-        super().__init__("api", settings, log)
+    def __init__(self, settings: Settings, log: Path, root: Path = ROOT) -> None:
+        super().__init__("api", settings, log, root)
         self.url = f"http://127.0.0.1:{settings.port}"
         self.http = httpx.Client(base_url=self.url, timeout=PATIENCE_SECONDS, trust_env=False)
         self.anybody = Caller(self)
