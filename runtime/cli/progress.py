@@ -19,6 +19,9 @@ LINE_SECONDS = 5.0
 WINDOW_SECONDS = 10.0
 """The rate is that of so many seconds past."""
 
+SURE_SECONDS = 4.0
+"""So long it is watched how fast the end moves away, before that counts."""
+
 BAR_CHARS = 16
 MINUTE_SECONDS, HOUR_SECONDS, DAY_SECONDS = 60, 3600, 86_400
 
@@ -43,7 +46,7 @@ class Progress:
         self._start, self._out, self._clock = start, out, clock
         self._is_terminal = out.isatty()
         self._began = clock()
-        self._samples: deque[tuple[float, int]] = deque([(self._began, start)])
+        self._samples: deque[tuple[float, int, int]] = deque([(self._began, start, total or 0)])
         self._drawn_at = self._began if not self._is_terminal else float("-inf")
         self._drawn = ""
 
@@ -54,7 +57,7 @@ class Progress:
         now = self._clock()
         if len(self._samples) > 1 and now - self._samples[-2][0] < REDRAW_SECONDS:
             self._samples.pop()  # however often it is told, the samples are few
-        self._samples.append((now, position))
+        self._samples.append((now, position, self._total or 0))
         while len(self._samples) > 2 and self._samples[1][0] <= now - WINDOW_SECONDS:
             self._samples.popleft()
         if now - self._drawn_at >= (REDRAW_SECONDS if self._is_terminal else LINE_SECONDS):
@@ -64,15 +67,29 @@ class Progress:
     @property
     def per_second(self) -> float:
         """The rate of the last seconds."""
-        (began, first), (now, last) = self._samples[0], self._samples[-1]
-        return (last - first) / (now - began) if now > began else 0.0
+        return self._lately(1)
+
+    @property
+    def growth_per_second(self) -> float:
+        """How fast the end has moved away in the last seconds; 0 as long as that can't be told from one step."""
+        return self._lately(2) if self._samples[-1][0] - self._samples[0][0] >= SURE_SECONDS else 0.0
+
+    @property
+    def never_ends(self) -> bool:
+        """Whether the end moves away as fast as the work comes forward."""
+        return 0 < self.growth_per_second >= self.per_second
 
     @property
     def eta_seconds(self) -> float | None:
         """How long it will take at this rate; None if that can't be said."""
-        if self._total is None or self.per_second <= 0:
+        nearer = self.per_second - self.growth_per_second
+        if self._total is None or nearer <= 0:
             return None
-        return max(0, self._total - self.position) / self.per_second
+        return max(0, self._total - self.position) / nearer
+
+    def _lately(self, column: int) -> float:
+        first, last = self._samples[0], self._samples[-1]
+        return (last[column] - first[column]) / (last[0] - first[0]) if last[0] > first[0] else 0.0
 
     def line(self) -> str:
         """`identity  [#####---]  62%  31,000 of 50,000 events  12,400/s  2 s left`."""
@@ -85,8 +102,11 @@ class Progress:
         of = f" of {self._total:,}" if self._total is not None else ""
         parts.append(f"{self.position:,}{of} {self._unit}")
         parts.append(f"{self.per_second:,.0f}/s")
-        if self.eta_seconds is not None and self.position < (self._total or 0):
-            parts.append(f"{duration(self.eta_seconds)} left")
+        if self.position < (self._total or 0):
+            if self.never_ends:
+                parts.append(f"it won't end so: {self.growth_per_second:,.0f}/s are added")
+            elif self.eta_seconds is not None:
+                parts.append(f"{duration(self.eta_seconds)} left")
         return "  ".join(parts)
 
     def close(self, *, done: bool) -> None:

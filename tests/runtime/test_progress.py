@@ -94,3 +94,19 @@ def test_what_was_stopped_says_where(clock):
 )
 def test_durations_are_said_as_people_say_them(seconds, said):
     assert duration(seconds) == said
+
+
+def test_an_end_that_moves_away_as_fast_is_told_instead_of_a_time_that_is_never_kept(clock):
+    with progress("identity", "events", 1000, out=io.StringIO(), clock=clock.read) as shown:
+        for second in range(1, 6):
+            clock.seconds = float(second)
+            shown.advance_to(second * 100, 1000 + second * 150)
+        assert shown.eta_seconds is None
+        assert shown.line().endswith("500 of 1,750 events  100/s  it won't end so: 150/s are added")
+
+
+def test_the_time_left_counts_what_comes_meanwhile(clock):
+    with progress("identity", "events", 1000, out=io.StringIO(), clock=clock.read) as shown:
+        clock.seconds = 10.0
+        shown.advance_to(500, 1250)
+        assert shown.eta_seconds == 750 / 25

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -23,6 +24,7 @@ from commands.builds import (
     request_rebuild,
     roll_back,
 )
+from infra.event_store import Log
 from projections.builds import active_build
 from projections.diff import DIFF_LIMIT, Diff, DifferingRow
 from projections.diff import diff as compare
@@ -30,7 +32,7 @@ from projections.engine import Build
 from projections.errors import BuildGone, Fenced, Starting
 from projections.leftover import drop_unread_version, unread_builds
 from projections.projection import Projection
-from projections.rebuild import Stopped, Works
+from projections.rebuild import Report, Stopped, Works
 from projections.rebuild import rebuild as run_rebuild
 from projections.rebuilds import is_in_hand, other_build, refuse_beside, resume, status
 from projections.switch import declared, droppable, settle, switchable
@@ -38,7 +40,7 @@ from runtime import modules
 from runtime.cli.operator import context_of, dispatch
 from runtime.cli.options import acting, as_json, projection_argument
 from runtime.cli.output import print_fields, print_json, print_table, say
-from runtime.cli.progress import progress
+from runtime.cli.progress import Progress, progress
 from runtime.cli.views import ProjectionNotFound, named
 from runtime.cli.wired import Wired
 from runtime.core import Core
@@ -46,6 +48,9 @@ from runtime.rebuilds import works
 
 NICENESS = 10
 """How far a rebuild gives way (setpriority(2)): checks come first, where the processor is short."""
+
+HEAD_SECONDS = 1.0
+"""How often it is looked where the log's end is."""
 
 version_option = click.option(
     "--version", type=click.IntRange(min=1), help="Of another version than this release's own."
@@ -119,15 +124,29 @@ def _run(at: Works, build: Build, actor: str, rate: int | None, stopping: Callab
         if quiet:
             return _modestly(lambda: run_rebuild(at, build, actor, rate=rate, stopping=stopping))
         with progress(f"{build.projection.name} build {build.number}", "events", begun) as shown:
-            return _modestly(
-                lambda: run_rebuild(at, build, actor, rate=rate, stopping=stopping, report=shown.advance_to)
-            )
+            report = _with_newest_head(at.log, shown)
+            return _modestly(lambda: run_rebuild(at, build, actor, rate=rate, stopping=stopping, report=report))
     except Stopped as stopped:
         raise click.ClickException(f"stopped at {stopped.position}; the same command goes on from there") from None
     except Fenced:
         raise click.ClickException("somebody else has gone on with this rebuild") from None
     except BuildGone:
         raise click.ClickException(f"build {build.number} of {build.projection.name} was dropped") from None
+
+
+def _with_newest_head(log: Log, shown: Progress) -> Report:
+    """The log's end moves away meanwhile; a slow rebuild, above all, must be told so."""
+    looked_at = time.monotonic()
+
+    def report(position: int, head: int) -> None:
+        nonlocal looked_at
+        if (now := time.monotonic()) - looked_at >= HEAD_SECONDS:
+            looked_at, head = now, log.head()
+            shown.advance_to(position, head)
+        else:
+            shown.advance_to(position)
+
+    return report
 
 
 def _modestly(work: Callable[[], int]) -> int:
