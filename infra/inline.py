@@ -40,8 +40,8 @@ class Inline:
     """A table written in the commit's own transaction.
 
     `on` maps an event's type to SQL (or several) with `%(stream)s`, `%(version)s`, `%(position)s`, `%(recorded_at)s`,
-    `%(actor)s` and the event's own fields by name. `announces` maps an event's type to what the commit's notification
-    tells every process, such as `session:<id>`.
+    `%(actor)s`, `%(metadata)s` (JSON text) and the event's own fields by name. `announces` maps an event's type to
+    what the commit's notification tells every process, such as `session:<id>`.
 
     `tables` are those that it writes, where they can be filled anew from the log (infra/refill.py). None are named
     where rows end by something else than an event, such as work that was done: filled anew, it would come back.
@@ -170,9 +170,9 @@ class InlineTables:
         """What the commit of these events writes into inline tables, in the events' order."""
         if not self._statements:
             return []
-        actor = actor_of(metadata)
+        given = {"actor": actor_of(metadata), "metadata": metadata.decode()}
         return [
-            (sql, self._params(event, actor, len(events) - ordinal))
+            (sql, self._params(event, given, len(events) - ordinal))
             for ordinal, event in enumerate(events, start=1)
             for sql in self._statements.get(type(event), ())
         ]
@@ -184,12 +184,13 @@ class InlineTables:
         return [announce(event) for event in events for announce in self._announcers.get(type(event), ())]
 
     @staticmethod
-    def _params(event: Event, actor: str, events_after: int) -> dict[str, Any]:
+    def _params(event: Event, given: Params, events_after: int) -> dict[str, Any]:
         stream: UUID = event.originator_id
-        return own_fields(event) | {
+        return {
+            **own_fields(event),
+            **given,
             "stream": stream,
             "version": event.originator_version,
             "event_id": f"{stream}:{event.originator_version}",
-            "actor": actor,
             OFFSET: events_after,
         }

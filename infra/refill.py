@@ -4,6 +4,7 @@ PostgreSQL itself goes through the log, with the very statements that commits us
 where an event has to be brought to a newer version first, which is Python's business, does it come here.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
@@ -16,6 +17,8 @@ from infra.inline import OFFSET, PLACEHOLDER, Inline, actor_of, adaptable, own_f
 from infra.transcoding import RecordedEvent
 
 READ_EVENTS = 2_000
+REFILLING = "select set_config('muniment.refilling', 'on', true)"
+"""What a statement may ask for that refuses a commit: what has been committed isn't refused any more."""
 
 _RESERVED = {
     "stream": "_e.originator_id",
@@ -24,6 +27,7 @@ _RESERVED = {
     "recorded_at": "_e.recorded_at",
     "event_id": "(_e.originator_id || ':' || _e.originator_version)",
     "actor": "coalesce(convert_from(_e.metadata, 'UTF8')::jsonb ->> 'actor', '')",
+    "metadata": "convert_from(_e.metadata, 'UTF8')",
 }
 _TYPES = "select parameter_types::text[] from pg_prepared_statements where name = 'muniment_refill'"
 _LOOP = """
@@ -54,6 +58,7 @@ def refill(connection: Connection[Any], mapper: Mapper[UUID], tables: Sequence[I
     hold `log_head`, so that nothing is committed meanwhile. Raises psycopg.Error.
     """
     tables = [table for table in tables if table.tables]
+    connection.execute(REFILLING)
     for name in (name for table in tables for name in table.tables):
         connection.execute(sql.SQL("delete from {}").format(sql.Identifier(name)))
     statements = _statements(tables)
@@ -97,6 +102,7 @@ def _values(row: RecordedEvent, event: Any) -> Mapping[str, Any]:
         "recorded_at": row.recorded_at,
         "event_id": f"{row.originator_id}:{row.originator_version}",
         "actor": actor_of(row.metadata),
+        "metadata": row.metadata.decode(),
     }
 
 
@@ -117,7 +123,8 @@ def _in_place(connection: Connection[Any], text: str) -> str:
     def expression(name: str) -> str:
         return _RESERVED.get(name) or _field(name, types[name])
 
-    return PLACEHOLDER.sub(lambda match: "%" if match[2] else expression(match[1]), text)
+    text = PLACEHOLDER.sub(lambda match: "%" if match[2] else expression(match[1]), text)
+    return re.sub(r"^\s*select\b", "perform", text)  # PL/pgSQL wants to know that the result isn't wanted
 
 
 def _parameter_types(connection: Connection[Any], text: str, names: Sequence[str]) -> list[str]:

@@ -19,6 +19,7 @@ from domain.audit import Entry, LogExport, LogRead, Refusal
 from domain.backup import Backup, Restoration
 from domain.builds import BuildDrop, CutOver, Rebuild, Rollback
 from domain.identity import EmailClaim, EmailVerification, Keyring, LoginAttempts, Onboarding, Session, User
+from domain.jobs import Job, JobKey, Queue
 from domain.projections import Retry, Skip
 from domain.verification import Finding, Repair
 from infra.event_store import Recorded
@@ -43,6 +44,7 @@ Event = Aggregate.Event
 
 _user, _of_user, _session = own("user"), named("user", "user_id"), own("session")
 _role, _key, _reader = named("role", "name"), named("key", "key_id"), named("database-role", "role")
+_queue = named("queue", "name")
 
 
 def _projection(event: Any) -> str:
@@ -119,6 +121,12 @@ AUDITED: Mapping[type[Event], Meaning] = {
     Restoration.Restored: Meaning(
         "log.restored", API_ACTIVITY, CREATE, lambda _: "log", ("position", "head_event", "release", "taken_at")
     ),
+    Job.CancellationRequested: Meaning("job.cancellation-requested", API_ACTIVITY, UPDATE, own("job"), ("reason",)),
+    Job.JobCancelled: Meaning("job.cancelled", API_ACTIVITY, 4, own("job"), ("reason", "attempt", "worker")),
+    Job.JobRetried: Meaning("job.retried", API_ACTIVITY, UPDATE, own("job"), ("reason", "attempts_more")),
+    Queue.Paused: Meaning("queue.paused", API_ACTIVITY, UPDATE, _queue, ("reason",)),
+    Queue.Resumed: Meaning("queue.resumed", API_ACTIVITY, UPDATE, _queue),
+    Queue.Limited: Meaning("queue.limited", API_ACTIVITY, UPDATE, _queue, ("limit",)),
 }
 
 ROUTINE: frozenset[type[Event]] = frozenset(
@@ -130,6 +138,13 @@ ROUTINE: frozenset[type[Event]] = frozenset(
         LoginAttempts.Started,  # saved with the first failure, which is audited
         LoginAttempts.Cleared,  # saved with the login, which is audited
         UserAssignments.Opened,  # saved with the first assignment, which is audited
+        Job.Enqueued,  # what is to be done isn't done yet, and what it comes from is recorded beside it
+        Job.AttemptSucceeded,  # what it decided is saved with it, and audited where that matters
+        Job.AttemptFailed,  # nothing was done
+        Job.AttemptSnoozed,  # nothing was done
+        JobKey.Claimed,  # saved with the job
+        JobKey.Passed,  # saved with the job
+        Queue.Opened,  # saved with the first decision about it, which is audited
     }
 )
 

@@ -19,7 +19,7 @@ from infra.migrate import Source
 
 TEMPLATE = "migrated"
 MIGRATIONS = Path(__file__).parent.parent / "infra" / "migrations"
-MODULES = ("log", "projections", "reactions", "bus", "identity", "access", "audit")
+MODULES = ("log", "projections", "reactions", "bus", "identity", "access", "audit", "jobs")
 
 # Whoever runs the tests in the background may have made every process below deaf to Ctrl-C (POSIX, 2.11).
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -22,7 +22,9 @@ JSON = st.recursive(
 VALUES: dict[Any, st.SearchStrategy[Any]] = {
     str: TEXTS,
     int: st.integers(-(2**53), 2**53),
+    float: st.floats(allow_nan=False, allow_infinity=False),
     bool: st.booleans(),
+    Any: JSON,
     UUID: UUIDS,
     datetime: TIMES,
     str | None: st.none() | TEXTS,
@@ -40,7 +42,9 @@ KINDS = sorted(catalogue().values(), key=lambda kind: kind.TOPIC)
 SAMPLES: dict[Any, Any] = {
     str: "a text",
     int: 7,
+    float: 7.5,
     bool: True,
+    Any: ["anything"],
     UUID: UUID(int=7),
     datetime: datetime(2026, 5, 17, 12, tzinfo=UTC),
     str | None: "perhaps a text",
