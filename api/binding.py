@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 import msgspec
 
 from api.router import parameters
-from api.routing import Asked, Command, Query
+from api.routing import Asked, Command, Query, Within
 
 Source = Callable[[Asked], Any]
 
@@ -59,6 +59,12 @@ def bind_query(route: Query) -> Callable[[Asked], dict[str, Any]]:
     if route.page is not None and not {"after", "limit"} <= {name for name, _ in taken}:
         raise BindingError(f"{_called(route)}: a paged query takes `after` and `limit`")
     return lambda asked: {name: source(asked) for name, source in taken}
+
+
+def check_scope(route: Query) -> None:
+    """Raises BindingError where nothing says at which scope the permission is needed."""
+    if isinstance(route.permission, Within) != (route.scope_of is not None):
+        raise BindingError(f"{_called(route)}: the permission `Within` and `scope_of` go together")
 
 
 def _sources(path: str, body: Any, params: Any) -> dict[str, Source]:

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 
 from api import requests
 from api.ports import Refusal, Services
-from api.routing import Asked, Documented, Open, Own, Permission, Self
+from api.routing import Asked, Documented, Open, Own, Permission, Self, Within
 from domain.errors import Forbidden, Unauthenticated
 
 Require = Callable[[Asked], Awaitable[None]]
@@ -19,8 +19,8 @@ async def authenticate(asked: Asked) -> None:
 
 
 def authorisation(route: Documented, permission: Permission) -> Require | None:
-    """What checks the permission of this route; None where a valid token is enough, or none is needed."""
-    if isinstance(permission, Open | Self):
+    """What checks the permission of this route; None where a valid token is enough so far, or none is needed."""
+    if isinstance(permission, Open | Self | Within):
         return None
     if isinstance(permission, Own):
         return _own(permission, route)
@@ -50,7 +50,7 @@ async def record_refusal(
 
 
 def _needed(permission: Permission) -> str | None:
-    if isinstance(permission, Own):
+    if isinstance(permission, Own | Within):
         return permission.permission
     if isinstance(permission, Self):
         return permission.others or None

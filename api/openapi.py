@@ -11,7 +11,7 @@ from api import problems
 from api.limits import HttpLimits
 from api.problems import Problem
 from api.router import parameters, plain
-from api.routing import OPEN, SELF, Answer, Asked, Command, Endpoint, Own, Query, Route, Self, waits_for
+from api.routing import OPEN, SELF, Answer, Asked, Command, Endpoint, Own, Query, Route, Self, Within, waits_for
 from domain.errors import (
     Conflict,
     DomainError,
@@ -192,6 +192,8 @@ def _permission_text(route: Route) -> str:
         if not needed:
             return "Any valid token will do."
         return f"For the caller's own any valid token will do; for others' it needs `{needed}`."
+    if isinstance(permission, Within):
+        return f"Needs the permission `{permission.permission}` at the scope of what is named, or above it."
     return f"Needs the permission `{permission}`."
 
 

@@ -58,7 +58,20 @@ class Own:
         return f"self or {self.permission}"
 
 
-Permission = str | Open | Self | Own
+@dataclass(frozen=True, slots=True)
+class Within:
+    """The permission is needed at the scope of the thing that the path names, which only who finds it knows.
+
+    A command's handler requires it itself (`commands.access.require`); a query says by `scope_of` where that is.
+    """
+
+    permission: str
+
+    def __repr__(self) -> str:
+        return f"{self.permission} within its scope"
+
+
+Permission = str | Open | Self | Own | Within
 
 
 class Body(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -264,6 +277,8 @@ class Query(Documented):
     params: Any = field(default=None, kw_only=True)
     page: Keyset | None = field(default=None, kw_only=True)
     etag: Callable[[Any], int | str] | None = field(default=None, kw_only=True)
+    scope_of: Callable[[Any], str] | None = field(default=None, kw_only=True)
+    """With the permission `Within`: the scope of what the query has found. Asked before it is answered."""
     before: Callable[[Asked], Awaitable[None]] | None = field(default=None, kw_only=True)
     """Awaited before the query, once the request is known to be well-formed; what it raises is the answer."""
 

@@ -9,12 +9,12 @@ from uuid import UUID
 import msgspec
 
 from api import requests
-from api.binding import bind_command, bind_query, result_type
+from api.binding import bind_command, bind_query, check_scope, result_type
 from api.cursors import Cursors
 from api.limits import HttpLimits
-from api.ports import Outcome, Receipt, Stored
+from api.ports import Found, Outcome, Receipt, Stored
 from api.router import plain
-from api.routing import NOBODY, Answer, Asked, Command, Endpoint, Query, waits_for
+from api.routing import NOBODY, Answer, Asked, Command, Endpoint, Query, Within, waits_for
 from domain.errors import OutcomeUnknown, invalid_field
 
 Act = Callable[[Asked], Awaitable[Answer]]
@@ -158,6 +158,7 @@ class RunQuery:
     def __init__(self, route: Query, limits: HttpLimits) -> None:
         self.route, self.limits = route, limits
         self._bind = bind_query(route)
+        check_scope(route)
         self._cursors = None if route.page is None else Cursors(route.path, route.page.types)
 
     async def __call__(self, asked: Asked) -> Answer:
@@ -165,7 +166,10 @@ class RunQuery:
         size = self._page(asked, arguments) if self.route.page is not None else 0
         if self.route.before is not None:
             await self.route.before(asked)
-        return await asked.in_thread(self._look, asked, arguments, size)
+        answer, scope = await asked.in_thread(self._look, asked, arguments, size)
+        if isinstance(self.route.permission, Within):
+            await asked.services.authoriser.require(asked.caller, self.route.permission.permission, scope)
+        return answer
 
     def _page(self, asked: Asked, arguments: dict[str, Any]) -> int:
         """Says where the page begins, and asks for one row more, which tells whether there is another."""
@@ -178,9 +182,14 @@ class RunQuery:
             arguments["after"] = self._cursors.read(cursor)
         return size
 
-    def _look(self, asked: Asked, arguments: dict[str, Any], size: int) -> Answer:
+    def _look(self, asked: Asked, arguments: dict[str, Any], size: int) -> tuple[Answer, str]:
+        """The answer, and the scope of what was found, where the permission is needed there."""
         query, projections = self.route.query, self.route.projections
         found = asked.services.reader.look(lambda read: query(read, **arguments), projections)
+        scope = "" if self.route.scope_of is None else self.route.scope_of(found.value)
+        return self._answer(asked, found, size), scope
+
+    def _answer(self, asked: Asked, found: Found, size: int) -> Answer:
         view, position = self._view(found.value, size), found.position
         if self.route.etag is None:
             return Answer(encode(view), position=position)

@@ -301,6 +301,15 @@ class Giver:
         return resolve(current, self.roles.below({each.role for each in current}))
 
 
+def require(work: Work, permission: str, scope: str) -> None:
+    """For handlers of other modules: whether who acts here may do this there, as the log has it at this moment.
+
+    What was read for it is guarded, so that who is being revoked now races and loses. The platform itself, in
+    reactions and jobs, and its operator may do anything. Raises Forbidden, Invalid.
+    """
+    Giver(work).check_may(Permission(permission), Scope(scope))
+
+
 def _patterns(roles: dict[str, RoleContent]) -> set[str]:
     return {pattern for content in roles.values() for pattern in content.permissions}
 

@@ -4,6 +4,7 @@ import os
 from dataclasses import replace
 
 from infra.settings import Settings
+from runtime import modules
 
 KEPT = (
     "PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH", "SSL_CERT_FILE", "XDG_RUNTIME_DIR",
@@ -11,6 +12,6 @@ KEPT = (
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The environment of a part with these settings."""
-    kept = {name: os.environ[name] for name in KEPT if name in os.environ}
+    """The environment of a part with these settings. Modules of one's own say which variables they need beside."""
+    kept = {name: os.environ[name] for name in (*KEPT, *modules.registry().variables) if name in os.environ}
     return kept | replace(settings, admin_password="").to_env() | {"PYTHONUNBUFFERED": "1"}

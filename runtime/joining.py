@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from api.binding import bind_command, bind_query
+from api.binding import bind_command, bind_query, check_scope
 from api.limits import HttpLimits
 from api.openapi import OpenApi, operation_name
 from api.router import PARAMETER, Parameter, parameters
@@ -14,6 +14,7 @@ from domain.access import Permission
 from domain.aggregate import Aggregate
 from domain.audit import ActionName
 from domain.errors import Invalid
+from domain.jobs import JobType
 from infra.disclosure import marked
 from infra.exporting.columns import table_name
 from infra.inline import Inline
@@ -97,7 +98,9 @@ def _kinds(module: Any) -> Iterator[str]:
         ("former", module.former, Projection),
         ("inline", module.inline, Inline),
         ("routes", module.routes, Command | Query | Endpoint),
+        ("jobs", module.jobs, JobType),
         ("permissions", module.permissions, str),
+        ("variables", module.variables, str),
         ("routine", module.routine, type),
         ("audited", module.audited, type),
     )
@@ -165,6 +168,7 @@ def _route(route: Route) -> Iterator[str]:
             bind_command(route)
         elif isinstance(route, Query):
             bind_query(route)
+            check_scope(route)
     except Exception as error:  # noqa: BLE001 - whatever keeps it from being served
         yield f"{called}: {error}"
 
@@ -205,6 +209,7 @@ def _taken_by(module: Module, settings: Settings) -> Iterator[tuple[str, str]]:
         "inline projection": (inline.name for inline in module.inline),
         "inline table": (table for inline in module.inline for table in inline.tables),
         "reaction": (reaction.name for reaction in _reactions(module, settings)),
+        "job type": (job.name for job in module.jobs),
         "route": (f"{route.method} {PARAMETER.sub('{}', route.path)}" for route in routes),
         "operation": map(operation_name, routes),
         "permission": module.permissions,

@@ -1,7 +1,8 @@
-"""The table of contents: what the platform is made of. No scanning: what isn't here isn't there."""
+"""The table of contents: what the platform is made of. No scanning: what isn't here isn't there.
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+Modules of one's own (`MUNIMENT_MODULES`) come behind these, by the same record.
+"""
+
 from pathlib import Path
 
 import infra
@@ -13,13 +14,12 @@ from api import projections as projections_api
 from api import reactions as reactions_api
 from api.routing import Route
 from domain.access import Role, UserAssignments
-from domain.aggregate import Aggregate
 from domain.analytics import AnalyticsReader
 from domain.audit import Entry, LogExport, LogRead, Refusal
 from domain.backup import Backup, Restoration
 from domain.builds import BuildDrop, CutOver, Rebuild, Rollback
 from domain.identity import EmailClaim, EmailVerification, Keyring, LoginAttempts, Onboarding, Session, User
-from domain.jobs import Job, JobKey, Queue
+from domain.jobs import Job, JobKey, JobTypes, Queue
 from domain.projections import Retry, Skip
 from domain.verification import Finding, Repair
 from infra.inline import Inline
@@ -27,35 +27,18 @@ from infra.job_queue import JOB_QUEUE
 from infra.migrate import Source
 from infra.settings import Settings
 from projections.access import ACCESS
-from projections.audit import AUDIT
+from projections.audit import AUDIT, AUDITED, ROUTINE
 from projections.identity import SESSIONS, USERS
 from projections.projection import Projection
 from projections.skips import SKIPS
 from projections.wishes import WISHES
+from runtime.module import Module
+from runtime.registry import Registry
 from stream_apps.access import default_role
 from stream_apps.identity import EMAIL_VERIFICATION, ONBOARDING
 from stream_apps.reactions import Reaction
 
 MIGRATIONS = Path(infra.__file__).parent / "migrations"
-
-
-@dataclass(frozen=True)
-class Module:
-    """One module: what it needs, what it decides about (`aggregates`), what it shows, what it answers.
-
-    `former` are declarations of earlier versions whose builds are fed on for as long as processes of the release before
-    may read them. `reactions` is what it does because of events, as the settings say.
-    """
-
-    name: str
-    depends_on: tuple[str, ...] = ()
-    migrations: Path | None = None
-    aggregates: tuple[type[Aggregate], ...] = ()
-    projections: tuple[Projection, ...] = ()
-    former: tuple[Projection, ...] = ()
-    inline: tuple[Inline, ...] = ()
-    routes: Sequence[Route] = ()
-    reactions: Callable[[Settings], tuple[Reaction, ...]] = lambda _: ()
 
 
 MODULES = (
@@ -97,6 +80,8 @@ MODULES = (
         aggregates=(Entry, Refusal, LogRead, LogExport),
         projections=(AUDIT,),
         routes=audit_api.ROUTES,
+        audited=AUDITED,
+        routine=ROUTINE,
     ),
     Module(
         "jobs",
@@ -108,31 +93,59 @@ MODULES = (
 )
 
 
+class _Loaded:
+    registry = Registry(MODULES)
+
+
+def load(settings: Settings) -> None:
+    """Adds the modules of one's own that the settings name, for this process. The first thing that a process does.
+
+    Raises SettingsError, with one line that names what is wrong.
+    """
+    if settings.modules:
+        # what checks them isn't needed by whoever has none
+        from runtime.own_modules import registry  # noqa: PLC0415
+
+        _Loaded.registry = registry(MODULES, settings)
+    else:
+        _Loaded.registry = Registry(MODULES)
+
+
+def registry() -> Registry:
+    """All that this process is made of."""
+    return _Loaded.registry
+
+
 def sources() -> list[Source]:
     """The migrations of all modules."""
-    return [Source(module.name, module.depends_on, module.migrations) for module in MODULES if module.migrations]
+    return registry().sources()
 
 
 def projections() -> tuple[Projection, ...]:
     """All read models."""
-    return tuple(projection for module in MODULES for projection in module.projections)
+    return registry().projections
 
 
 def declared() -> tuple[Projection, ...]:
     """All read models, and their earlier versions that are still fed."""
-    return projections() + tuple(projection for module in MODULES for projection in module.former)
+    return registry().declared
 
 
 def inline_tables() -> tuple[Inline, ...]:
     """All tables that are written in the commit."""
-    return tuple(inline for module in MODULES for inline in module.inline)
+    return registry().inline_tables
 
 
 def routes() -> list[Route]:
     """All routes."""
-    return [route for module in MODULES for route in module.routes]
+    return registry().routes
 
 
 def reactions(settings: Settings) -> tuple[Reaction, ...]:
     """All reactions. Raises SettingsError for a default role that can't be one."""
-    return tuple(reaction for module in MODULES for reaction in module.reactions(settings))
+    return registry().reactions(settings)
+
+
+def job_types() -> JobTypes:
+    """All types of job."""
+    return registry().job_types

@@ -1,8 +1,9 @@
 """What the modules' routes are given, and the limits of the HTTP frame."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from psycopg import Connection
 from psycopg_pool import ConnectionPool
@@ -22,12 +23,14 @@ from infra.tokens import Tokens
 from projections.access import Decisions
 from projections.identity import UserRow
 from projections.projection import Projection
-from projections.read import Reader
+from projections.read import Answer, Read, Reader
 from projections.rebuild import Works
 from projections.verification import Spreads
 from runtime import modules
 from runtime.rebuilds import works
 from stream_apps.spreads import spread_of
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Ports:
     decisions: Decisions
     users: CacheAside[UserRow]
     live: Tail
+    in_thread: Callable[..., Awaitable[Any]]
 
     @property
     def declared(self) -> tuple[Projection, ...]:
@@ -59,6 +63,15 @@ class Ports:
     def works(self) -> Works:
         """Where builds are worked on."""
         return works(self.settings, self.log)
+
+    async def look(self, query: Callable[[Read], T], *projections: str) -> T:
+        """What a query finds in these views and in inline tables, for a `prepare`; in the bounded pool.
+
+        Raises Overloaded, Starting, and what the query raises.
+        """
+        chosen = [self.projections[name] for name in projections]
+        answer: Answer[T] = await self.in_thread(self.views.run, query, *chosen)
+        return answer.value
 
     @property
     def audited_actions(self) -> frozenset[str]:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
 
-from api.routing import Documented, Own, Permission, Route, Self
+from api.routing import Documented, Own, Permission, Route, Self, Within
+from domain.jobs import JobTypes
 from infra.inline import Inline
 from infra.migrate import Source
 from infra.settings import Settings
@@ -74,6 +75,11 @@ class Registry:
         return self.projections + tuple(projection for module in self.modules for projection in module.former)
 
     @property
+    def variables(self) -> tuple[str, ...]:
+        """The environment variables that modules read themselves."""
+        return tuple(name for module in self.modules for name in module.variables)
+
+    @property
     def inline_tables(self) -> tuple[Inline, ...]:
         """All tables that are written in the commit."""
         return tuple(inline for module in self.modules for inline in module.inline)
@@ -86,6 +92,11 @@ class Registry:
     def reactions(self, settings: Settings) -> tuple[Reaction, ...]:
         """All reactions. Raises SettingsError for a setting that can't be reacted by."""
         return tuple(reaction for module in self.modules for reaction in module.reactions(settings))
+
+    @cached_property
+    def job_types(self) -> JobTypes:
+        """All types of job."""
+        return JobTypes(each for module in self.modules for each in module.jobs)
 
     @property
     def event_types(self) -> dict[str, type[Any]]:
@@ -107,7 +118,7 @@ def topic_of(kind: type[Any]) -> str:
 def permissions_of(route: Documented) -> Iterator[str]:
     """The permissions that a route asks for."""
     permission = cast("Permission", getattr(route, "permission", None))
-    if isinstance(permission, Own):
+    if isinstance(permission, Own | Within):
         yield permission.permission
     elif isinstance(permission, Self) and permission.others:
         yield permission.others

@@ -167,6 +167,7 @@ class Api:
                 size=settings.user_cache_size,
             ),
             live=self.live,
+            in_thread=self._in_thread,
         )
 
     def _decisions(self) -> Decisions:

@@ -21,7 +21,7 @@ from api.limits import HttpLimits
 from api.metrics import HttpCollector
 from api.openapi import OpenApi, openapi_route
 from api.problems import status_of
-from api.routing import Own, Route, Self
+from api.routing import Own, Route, Self, Within
 from domain.access import BUILTIN_ROLES
 from domain.errors import DomainError
 from infra.settings import Settings
@@ -141,6 +141,8 @@ def _needs(route: Route) -> str:
     permission = route.permission
     if isinstance(permission, Own):
         text = f"any token for one's own, else {_code(permission.permission)}"
+    elif isinstance(permission, Within):
+        text = f"{_code(permission.permission)} at the scope of what is named"
     elif isinstance(permission, Self) and permission.others:
         text = f"any token for one's own, else {_code(permission.others)}"
     elif isinstance(permission, str):
