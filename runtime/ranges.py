@@ -21,6 +21,10 @@ from infra.moments import POSITION_AT
 Place: TypeAlias = int | datetime
 """A position, or a time."""
 
+_EVENT_AT = """
+    select originator_id || ':' || originator_version, recorded_at from stored_events where notification_id = %s
+"""
+
 
 class NoSuchStream(NotFound):
     """There is no such stream."""
@@ -81,6 +85,18 @@ def record(log: Log, action: str, selection: Selection, context: Context) -> Non
     """Whoever takes a range of the log away is in the audit log, before the first event is read."""
     fact = RecordExport(action, selection.after, selection.upto, selection.topics, selection.stream, selection.personal)
     Dispatcher(log).dispatch(record_export, fact, context)
+
+
+def log_id(connection: Connection[Any]) -> str:
+    """What tells this log from another: the stream of its first event; empty for an empty one."""
+    row = connection.execute("select originator_id::text from stored_events where notification_id = 1").fetchone()
+    return str(row[0]) if row else ""
+
+
+def event_at(connection: Connection[Any], position: int) -> str:
+    """The event at a position, by id and time; empty where there is none. Two pasts of a log never agree on it."""
+    row = connection.execute(_EVENT_AT, (position,)).fetchone()
+    return f"{row[0]} at {row[1].astimezone(UTC).isoformat()}" if row else ""
 
 
 def _last(connection: Connection[Any], place: Place, head: int) -> int:

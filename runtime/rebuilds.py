@@ -40,7 +40,7 @@ LOOK_SECONDS = 2.0
 """How often it is looked whether something was left undone; what is announced is seen at once."""
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
-"""Before a rebuild's process that failed is started again: twice as long each time."""
+"""Before a rebuild's process that failed is started again: twice as long each time, until one has run for so long."""
 
 STOP_SECONDS = 2.0
 JOIN_SECONDS = 0.2
@@ -139,14 +139,31 @@ class Keeper:
             del self._children[key]
 
 
+class Pauses:
+    """How long to wait before a process that ended is started again: ever longer, unless it had run well for long."""
+
+    def __init__(self) -> None:
+        self._next_seconds = FIRST_PAUSE_SECONDS
+
+    def after(self, ran_seconds: float, *, failed: bool = True) -> float:
+        """The pause after a run of so long, in seconds; none where it hasn't failed."""
+        if not failed or ran_seconds >= LONGEST_PAUSE_SECONDS:
+            self._next_seconds = FIRST_PAUSE_SECONDS
+        if not failed:
+            return 0.0
+        pause = self._next_seconds
+        self._next_seconds = min(LONGEST_PAUSE_SECONDS, pause * 2)
+        return pause
+
+
 class _Child:
     """The process of one rebuild, started when it is looked at and doesn't run."""
 
     def __init__(self, settings: Settings, projection: Projection) -> None:
         self._settings, self._projection = settings, projection
         self._process: subprocess.Popen[bytes] | None = None
-        self._pause_seconds = FIRST_PAUSE_SECONDS
-        self._not_before = 0.0
+        self._pauses = Pauses()
+        self._started_at = self._not_before = 0.0
 
     @property
     def is_running(self) -> bool:
@@ -169,15 +186,17 @@ class _Child:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
         )
+        self._started_at = monotonic()
         logger.info("rebuilding %s in process %d", self._projection.label, self._process.pid)
 
     def _ending(self) -> str | None:
         process, self._process = self._process, None
-        if process is None or process.returncode == 0:
+        if process is None:
             return None
-        self._not_before = monotonic() + self._pause_seconds
-        self._pause_seconds = min(LONGEST_PAUSE_SECONDS, self._pause_seconds * 2)
-        code = process.returncode
+        code, now = process.returncode, monotonic()
+        self._not_before = now + self._pauses.after(now - self._started_at, failed=code != 0)
+        if code == 0:
+            return None
         return f"status {code}" if code > 0 else signal.Signals(-code).name
 
     def stop(self) -> None:

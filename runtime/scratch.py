@@ -12,7 +12,6 @@ from contextlib import ExitStack, suppress
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
 
 import orjson
 import psycopg
@@ -57,19 +56,27 @@ class CannotHide(Exception):
 class Wanted:
     """What is to stand in the scratch database: these views as of a position, with personal fields or without.
 
-    `log` tells one installation's log from another's.
+    `log` tells one installation's log from another's, `last`, the event at the position, one past of it from another.
     """
 
     projections: tuple[Projection, ...]
     upto: int
     personal: bool
     log: str
+    last: str
 
     @property
     def mark(self) -> dict[str, Any]:
         """What a database says in which this is being built, or was."""
         names = [f"{each.name} v{each.version}" for each in self.projections]
-        return {"muniment": "scratch", "views": names, "upto": self.upto, "personal": self.personal, "log": self.log}
+        return {
+            "muniment": "scratch",
+            "views": names,
+            "upto": self.upto,
+            "personal": self.personal,
+            "log": self.log,
+            "last": self.last,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +169,8 @@ def _check_empty(connection: Connection[Any], wanted: Wanted) -> None:
     with suppress(ValueError):
         mark = orjson.loads(row[0]) if row and row[0] else None
     if isinstance(mark, dict) and mark.get("muniment") == "scratch":
+        if mark | {"last": wanted.last} == wanted.mark != mark:
+            raise NotScratch("the log has another past than when this was begun there; take an empty database")
         if mark != wanted.mark:
             differing = ", ".join(
                 f"{name} {mark.get(name)}" for name in wanted.mark if mark.get(name) != wanted.mark[name]
@@ -185,9 +194,3 @@ def _show(connection: Connection[Any], projection: Projection) -> None:
                 schema, sql.Identifier(name), sql.Identifier(SCHEMA), sql.Identifier(projection.table(name, 1))
             )
         )
-
-
-def log_id(connection: Connection[Any]) -> str:
-    """What tells this log from another: the stream of its first event; empty for an empty one."""
-    row = connection.execute("select originator_id from stored_events where notification_id = 1").fetchone()
-    return str(UUID(str(row[0]))) if row else ""

@@ -61,8 +61,19 @@ class Duck:
             with suppress(duckdb.Error):
                 self._database.unregister("batch")
             self._database.register("batch", made)
-            self._run(f'insert into "{table_name(topic)}" select * from batch')
+            self._insert(topic)
         self._events += len(rows)
+
+    def _insert(self, topic: str) -> None:
+        """What is no id where one should be is null there, and told of: it mustn't stop the whole export."""
+        ids = [column.name for column in columns_of(topic, self._personal) if column.kind == "uuid"]
+        chosen = "*"
+        if ids:
+            misfits = " or ".join(f'("{name}" is not null and try_cast("{name}" as uuid) is null)' for name in ids)
+            self.unreadable += [place for (place,) in self._rows(f"select position from batch where {misfits}")]
+            casts = ", ".join(f'try_cast("{name}" as uuid) as "{name}"' for name in ids)
+            chosen = f"* replace ({casts})"
+        self._run(f'insert into "{table_name(topic)}" select {chosen} from batch')
 
     def checkpoint(self) -> dict[str, Any]:
         """Committed."""

@@ -9,7 +9,6 @@ from uuid import UUID
 
 import click
 import orjson
-from psycopg import Connection
 
 from domain.errors import Unavailable
 from infra.exporting.columns import columns_of
@@ -23,7 +22,7 @@ from runtime.cli.output import print_json, say
 from runtime.cli.progress import Progress, progress
 from runtime.cli.ranges import personal, ranged
 from runtime.cli.wired import Wired
-from runtime.ranges import Asked, Place, record
+from runtime.ranges import Asked, Place, event_at, log_id, record
 
 ACTION = "muniment events export"
 
@@ -85,12 +84,12 @@ def export_command(
 def _exported(wired: Wired, asked: Asked, name: str, out: Path, actor: str, restart: bool) -> Done:
     with wired.log() as log, wired.connection() as connection:
         selection = asked.selection(connection)
-        header = _header(asked, selection, name, _event_at(connection, 1).partition(":")[0])
-        header["last"] = _event_at(connection, selection.upto)
+        header = _header(asked, selection, name, log_id(connection))
+        header["last"] = event_at(connection, selection.upto)
         with closing(_Shown(name)) as shown:
 
             def began(begun: Selection, header: Mapping[str, Any]) -> None:
-                if _event_at(connection, begun.upto) != header["last"]:  # a backup was restored meanwhile
+                if event_at(connection, begun.upto) != header["last"]:  # a backup was restored meanwhile
                     raise ExportRefused(f"{out}: the log has another past than when this was begun; --restart")
                 record(log, ACTION, begun, context_of(actor))
                 shown.begin(header_after=selection.after, begun=begun)
@@ -144,14 +143,6 @@ def _header(asked: Asked, selection: Selection, name: str, log: str) -> dict[str
     }
 
 
-def _event_at(connection: Connection[Any], position: int) -> str:
-    """The id of the event at a position; empty where there is none."""
-    row = connection.execute(
-        "select originator_id || ':' || originator_version from stored_events where notification_id = %s", (position,)
-    ).fetchone()
-    return str(row[0]) if row else ""
-
-
 def _fields(with_personal: bool) -> str:
     """A digest of what this release's event types say: the two halves of an export must be of one form."""
     declared = {topic: columns_of(topic, with_personal) for topic in sorted(event_types())}
@@ -183,5 +174,6 @@ def _told(done: Done, in_json: bool) -> None:
     say(f"{done.events:,} events, {size:,} bytes in {done.out}; checksums in {done.manifest}")
     if done.unreadable:
         say(
-            f"{len(done.unreadable):,} of them can't be read and came without a body, the first at {done.unreadable[0]}"
+            f"{len(done.unreadable):,} of them came without a body that can't be read, or without a field that doesn't"
+            f" fit its column, the first at {done.unreadable[0]}"
         )

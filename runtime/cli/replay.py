@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 from uuid import UUID
@@ -22,9 +23,9 @@ from runtime.cli.output import print_json, say
 from runtime.cli.progress import progress
 from runtime.cli.ranges import PlaceType, personal, ranged
 from runtime.cli.wired import Wired
-from runtime.ranges import Asked, Place, record
+from runtime.ranges import Asked, Place, event_at, log_id, record
 from runtime.replaying import FinishFailed, HandlerFailed, NoHandler, Reached, handler_of, imported, replay
-from runtime.scratch import CannotHide, NotScratch, ScreenedLog, Wanted, build, log_id
+from runtime.scratch import CannotHide, NotScratch, ScreenedLog, Wanted, build
 
 ACTION = "muniment events replay"
 
@@ -86,7 +87,8 @@ def _fed(wired: Wired, target: str, asked: Asked, resume: Path | None, actor: st
     except NoHandler as error:
         raise click.ClickException(str(error)) from error
     with wired.log() as log, wired.connection() as connection:
-        selection = _resumed(asked.selection(connection), resume)
+        kept = _Kept(resume, connection)
+        selection = kept.left_of(asked.selection(connection))
         record(log, ACTION, selection, context_of(actor))
         total = selection.upto - selection.after
         reached = Reached(selection.after)
@@ -95,20 +97,20 @@ def _fed(wired: Wired, target: str, asked: Asked, resume: Path | None, actor: st
 
                 def told(position: int) -> None:
                     shown.advance_to(position - selection.after)
-                    _keep(resume, position)
+                    kept.keep(position)
 
                 reached.told = told
                 result = replay(wired.settings.postgres_url, selection, handler, reached)
         except HandlerFailed as failed:
-            _keep(resume, failed.event.position - 1)
+            kept.keep(failed.event.position - 1)
             where = f"{failed.event.position} ({failed.event.type}, {failed.event.id})"
             _stop(f"{target} {failed} at event {where}", failed.event.position)
         except KeyboardInterrupt:
-            _keep(resume, reached.position)
+            kept.keep(reached.position)
             _stop(f"stopped after {reached.position}", reached.position + 1)
         except FinishFailed as failed:  # there is nothing to go on with: what it knows is gone with this process
             raise click.ClickException(f"{target}: every event was handled, then {failed}") from failed
-        _keep(resume, selection.upto)
+        kept.keep(selection.upto)
     if in_json:
         print_json({"position": selection.upto, "events": reached.events, "result": _as_json(result)})
         return
@@ -125,30 +127,43 @@ def _as_json(result: object) -> object:
         return str(result)
 
 
-def _resumed(selection: Selection, resume: Path | None) -> Selection:
-    """The part that is left. Raises ClickException for a file that isn't ours."""
-    if resume is None or not resume.exists():
-        return selection
-    try:
-        position = json.loads(resume.read_text())["position"]
-        if type(position) is not int or position < 0:
-            raise TypeError  # noqa: TRY301
-    except (ValueError, KeyError, TypeError):
-        raise click.ClickException(f"{resume} isn't a file that --resume has written") from None
-    if position > selection.upto:
-        raise click.ClickException(f"{resume} says {position}, and the range ends at {selection.upto}")
-    after = max(selection.after, position)
-    return Selection(after, selection.upto, selection.topics, selection.stream, selection.personal)
+class _Kept:
+    """The file in which `--resume` keeps how far a replay has come, if there is one."""
 
+    def __init__(self, file: Path | None, connection: "psycopg.Connection[Any]") -> None:
+        self._file, self._connection = file, connection
 
-def _keep(resume: Path | None, position: int) -> None:
-    """Whole or not at all, whatever happens."""
-    if resume is None:
-        return
-    descriptor, name = tempfile.mkstemp(dir=resume.parent, prefix=f".{resume.name}.")
-    with os.fdopen(descriptor, "w") as file:
-        file.write(json.dumps({"position": position}) + "\n")
-    Path(name).replace(resume)
+    def left_of(self, selection: Selection) -> Selection:
+        """The part that is left. Raises ClickException for a file that isn't ours, or is of another past of the log."""
+        if self._file is None or not self._file.exists():
+            return selection
+        position, event = self._read(self._file)
+        if position > selection.upto:
+            raise click.ClickException(f"{self._file} says {position}, and the range ends at {selection.upto}")
+        if event != event_at(self._connection, position):
+            raise click.ClickException(
+                f"{self._file}: the log has another past than when this was written; remove it to begin anew"
+            )
+        return replace(selection, after=max(selection.after, position))
+
+    def _read(self, file: Path) -> tuple[int, str]:
+        try:
+            found = json.loads(file.read_text())
+            position, event = found["position"], found["event"]
+            if type(position) is not int or position < 0:
+                raise TypeError  # noqa: TRY301
+        except (ValueError, KeyError, TypeError):
+            raise click.ClickException(f"{file} isn't a file that --resume has written") from None
+        return position, event
+
+    def keep(self, position: int) -> None:
+        """Whole or not at all, whatever happens."""
+        if self._file is None:
+            return
+        descriptor, name = tempfile.mkstemp(dir=self._file.parent, prefix=f".{self._file.name}.")
+        with os.fdopen(descriptor, "w") as file:
+            file.write(json.dumps({"position": position, "event": event_at(self._connection, position)}) + "\n")
+        Path(name).replace(self._file)
 
 
 def _stop(why: str, position: int) -> NoReturn:
@@ -178,7 +193,9 @@ def _into(wired: Wired, target: str | None, into: str, asked: Asked, actor: str,
     with wired.core() as core, wired.connection() as connection:
         selection = asked.selection(connection)
         _refuse_own(connection, into)
-        wanted = Wanted(chosen, selection.upto, asked.personal, log_id(connection))
+        wanted = Wanted(
+            chosen, selection.upto, asked.personal, log_id(connection), event_at(connection, selection.upto)
+        )
         record(core.log, f"{ACTION} --into", selection, context_of(actor))
         log = ScreenedLog(
             wired.settings.postgres_url, personal=asked.personal, key=core.secrets.derive("analysis-pseudonyms")

@@ -286,6 +286,23 @@ def test_a_field_whose_version_is_unknown_is_not_guessed():
         body("weaving.CardPunched", b"{", False)
 
 
+def test_what_is_no_id_is_null_in_duckdb_and_told_of(database, log, tmp_path):
+    """Nothing of ours writes such; a hand in the database, or a release with a mistake, might."""
+    assigned, weaver = "access.RoleAssigned", str(uuid4())
+    for user in ("nobody", weaver):
+        state = {"user_id": user, "role": "weaver", "scope": "/", "expires_at": None}
+        with psycopg.connect(database) as connection:
+            connection.execute(
+                "with moved as (update log_head set position = position + 1 returning position)"
+                " insert into stored_events select %s, 1, %s, %s, position, clock_timestamp(), %s from moved",
+                (uuid4(), assigned, json.dumps(state).encode(), METADATA),
+            )
+    done = taken(database, tmp_path / "out", "duckdb")
+    assert (done.events, done.unreadable) == (2, [1])
+    first, second = read_back(tmp_path / "out", "duckdb", assigned)
+    assert (first["user_id"], first["role"], str(second["user_id"])) == (None, "weaver", weaver)
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_an_export_goes_on_where_it_was_stopped(filled, tmp_path, name, monkeypatch):
     monkeypatch.setattr("infra.exporting.rows.WINDOW", 2)

@@ -215,10 +215,18 @@ def test_a_handler_that_raises_says_at_which_event_and_how_to_go_on(cli_site, tm
     assert "raised ValueError: an auditor! (analyst.py:" in line
     assert f"at event {position} (access.RoleDefined, " in line
     assert f"go on with: muniment events replay {HANDLERS}:trip --resume {kept} --types" in line
-    assert json.loads(kept.read_text()) == {"position": position - 1}
+    assert json.loads(kept.read_text())["position"] == position - 1
     resumed = cli_site.json("events", "replay", f"{HANDLERS}:count", "--resume", kept)
     assert resumed["events"] == resumed["position"] - position + 1
     assert exports(cli_site)[-1].after == position - 1
+
+
+def test_a_position_of_another_past_of_the_log_is_not_gone_on_from(cli_site, tmp_path):
+    kept = tmp_path / "position"
+    cli_site.done("events", "replay", f"{HANDLERS}:count", "--to", 5, "--resume", kept)
+    kept.write_text(kept.read_text().replace(" at 2", " at 1"))
+    line = refused(cli_site, "events", "replay", f"{HANDLERS}:count", "--resume", kept)
+    assert "the log has another past than when this was written; remove it" in line
 
 
 @pytest.mark.parametrize(
@@ -269,7 +277,7 @@ def test_a_position_file_that_is_none_is_refused(cli_site, tmp_path):
         (tmp_path / "p").write_text(text)
         line = refused(cli_site, "events", "replay", f"{HANDLERS}:count", "--resume", tmp_path / "p")
         assert "isn't a file that --resume has written" in line
-    (tmp_path / "p").write_text('{"position": 99999999}')
+    (tmp_path / "p").write_text('{"position": 99999999, "event": ""}')
     assert "99999999" in refused(cli_site, "events", "replay", f"{HANDLERS}:count", "--resume", tmp_path / "p")
 
 
@@ -344,6 +352,17 @@ def test_what_was_built_otherwise_is_not_built_over(cli_site, ada, empty_databas
     cli_site.done("events", "replay", "--into", empty_database, "--as-of", 5)
     assert "another replay was built there" in refused(
         cli_site, "events", "replay", "--into", empty_database, "--as-of", 6
+    )
+
+
+def test_what_was_built_of_another_past_of_the_log_is_not_gone_on_with(cli_site, ada, empty_database):
+    cli_site.done("events", "replay", "--into", empty_database, "--as-of", 5)
+    (mark,) = rows(empty_database, "select obj_description('muniment'::regnamespace, 'pg_namespace') as said")
+    former = mark["said"].replace(" at 2", " at 1").replace("'", "''")
+    with psycopg.connect(empty_database, autocommit=True) as connection:
+        connection.execute(f"comment on schema muniment is '{former}'")
+    assert "another past than when this was begun there" in refused(
+        cli_site, "events", "replay", "--into", empty_database, "--as-of", 5
     )
 
 

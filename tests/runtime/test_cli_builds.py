@@ -15,7 +15,7 @@ from projections.identity import USERS
 from projections.rebuild import leased
 from projections.rebuilds import start, status
 from runtime import modules
-from runtime.rebuilds import Keeper, works
+from runtime.rebuilds import Keeper, Pauses, works
 from tests.runtime.cli_site import Site, site
 
 
@@ -152,6 +152,13 @@ def wait_until(true):
     while not true():
         assert time.monotonic() < deadline, "it took too long"
         time.sleep(0.02)
+
+
+def test_the_pauses_before_a_failed_process_is_started_again_grow_until_one_has_run_well():
+    pauses = Pauses()
+    assert [pauses.after(0.1) for _ in range(8)] == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert [pauses.after(60), pauses.after(1)] == [1, 2]
+    assert [pauses.after(1, failed=False), pauses.after(1)] == [0, 1]
 
 
 def test_a_rebuild_that_nobody_attends_is_started_and_after_a_kill_started_again_by_the_keeper(here):
