@@ -156,8 +156,11 @@ def run(
 
 
 def quiet_libraries() -> None:
-    """Faust and aiokafka tell everything that they do; what matters here is what goes wrong."""
-    for name in ("faust", "mode", "aiokafka"):
+    """Faust and aiokafka tell everything that they do; what matters here is what goes wrong.
+
+    An app's logger is named after the module of its class, which is this one.
+    """
+    for name in ("faust", "mode", "aiokafka", __name__):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

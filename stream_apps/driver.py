@@ -26,7 +26,7 @@ from infra.transcoding import NewerSoftware
 from projections.engine import TRACEBACK_LIMIT, WHOLE, Lane
 from projections.errors import BuildGone, Hole, is_poison
 from projections.facts import Fact, Unreadable, read_stream
-from stream_apps.reactions import HOP_LIMIT, Reaction, issue
+from stream_apps.reactions import HOP_LIMIT, Intention, Reaction, issue
 
 logger = logging.getLogger("muniment.reactions")
 
@@ -39,7 +39,10 @@ _FOR_GOOD = ("22", "23")
 
 
 class Driver:
-    """Reacts to what it is handed, on one connection (in autocommit). `hop_limit` bounds chains of reactions."""
+    """Reacts to what it is handed, on one connection (in autocommit). `hop_limit` bounds chains of reactions.
+
+    `settled`: what had nothing to record since this batch was read (`Reaction.by_state`). Several drivers may share it.
+    """
 
     def __init__(
         self,
@@ -50,6 +53,7 @@ class Driver:
         *,
         lane: Lane = WHOLE,
         hop_limit: int = HOP_LIMIT,
+        settled: set[tuple[Intention, ...]] | None = None,
     ) -> None:
         self.reaction = reaction
         self.place = Place(reaction.name, lane.layout, lane.topic, lane.partition)
@@ -57,6 +61,7 @@ class Driver:
         self._log = log
         self._dispatcher = dispatcher
         self._hop_limit = hop_limit
+        self._settled = settled if settled is not None else set()
 
     def take_over(self) -> int:
         """The position that it has reached. One that never was starts here: at the head, unless declared otherwise.
@@ -74,6 +79,7 @@ class Driver:
         hand has led to nothing yet.
         """
         end = max(upto, batch[-1].position if batch else 0)
+        self._settled.clear()
         try:
             at = self.react(batch, after)
             if end > at:
@@ -160,17 +166,26 @@ class Driver:
         if not intentions:
             return False
         context = self.reaction.context(fact, self._hop_limit)
+        if self.reaction.by_state and intentions in self._settled:
+            return False
         try:
             done = self._dispatcher.dispatch(issue, intentions, context, rider=rider, rider_may_wait=True)
         except InlineRefused as error:
             if store.is_overtaken(error):
                 raise Overtaken from None
             raise
+        self._settle(intentions, done.rider_waits)
         if done.result:
             self._failure(fact, done.result)
             return done.result
         REACTED.labels(self.reaction.name).inc()
         return not done.rider_waits
+
+    def _settle(self, intentions: tuple[Intention, ...], had_nothing: bool) -> None:
+        if not had_nothing:
+            self._settled.clear()  # to one that comes after this, things may look different
+        elif self.reaction.by_state:
+            self._settled.add(intentions)
 
     def _failure(self, fact: Fact, error: Exception) -> store.Failure:
         PARKED.labels(self.reaction.name).inc()

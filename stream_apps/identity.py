@@ -21,6 +21,6 @@ EMAIL_VERIFICATION = Reaction("email-verification", {User.Registered: _request})
 """A new user's address is to be verified."""
 
 ONBOARDING = Reaction(
-    "onboarding", {EmailVerification.Verified: _complete, UserAssignments.RoleAssigned: _complete}
-)  # fmt: skip
+    "onboarding", {EmailVerification.Verified: _complete, UserAssignments.RoleAssigned: _complete}, by_state=True
+)
 """Whoever has a role and a verified address, in whichever order they came, is onboarded."""

@@ -18,17 +18,21 @@ from infra import reaction_store as store
 from infra.dispatch import Dispatcher
 from infra.event_store import Log
 from infra.reaction_store import Overtaken, Place
+from infra.transcoding import event_types
 from projections.builds import CHANNEL as BUILDS_CHANNEL
 from projections.engine import WHOLE, Lane
 from projections.errors import BuildGone, Hole
-from projections.facts import Fact, read
+from projections.facts import READ_BYTES, Fact, read_range
 from projections.feeds import FeedBusy
 from projections.lanes import CONTROL, Spread, Stretch, module_of
 from stream_apps.driver import Driver
-from stream_apps.reactions import HOP_LIMIT, Reaction
+from stream_apps.reactions import HOP_LIMIT, Intention, Reaction
 
-READ_EVENTS = 200
-"""Events that are read from the log at once: each may lead to a command, and after each batch it can be stopped."""
+READ_EVENTS = 2000
+"""Events that are read from the log at once, of those that matter to a reaction."""
+
+STEP_EVENTS = 100
+"""Each of them may lead to a command. After so many it is stored how far it has come, and it can be stopped."""
 
 ATTEMPTS = 20
 """How often a reaction is levelled anew because somebody went on driving it."""
@@ -44,6 +48,11 @@ def lanes_of(reaction: Reaction, spread: Spread) -> tuple[Lane, ...]:
         for module in sorted(modules)
         for partition in range(spread.partitions)
     )
+
+
+def _wanted(reaction: Reaction) -> set[str]:
+    """The topics of events that it must see: its own, and the operators' decisions about what it has parked."""
+    return {topic for topic in event_types() if module_of(topic) == CONTROL} | reaction.topics
 
 
 class LanesDriver:
@@ -67,9 +76,12 @@ class LanesDriver:
         self.spread = spread
         self._stopping = stopping
         self._log = log
+        self._settled: set[tuple[Intention, ...]] = set()
         self._drivers = {
-            lane: Driver(connection, log, dispatcher, reaction, lane=lane, hop_limit=hop_limit) for lane in lanes
+            lane: Driver(connection, log, dispatcher, reaction, lane=lane, hop_limit=hop_limit, settled=self._settled)
+            for lane in lanes
         }
+        self._ignored = sorted(set(event_types()) - _wanted(reaction))
         self._connection = connection
         self._stored = {lane: driver.take_over() for lane, driver in self._drivers.items()}
         self.positions = dict(self._stored)
@@ -79,6 +91,7 @@ class LanesDriver:
 
         A lane in which somebody else was faster stands where that one has brought it, be it further back.
         """
+        self._settled.clear()
         for stretch in stretches:
             if stretch.after > self.positions[stretch.lane]:
                 raise Hole(self.positions[stretch.lane])
@@ -115,15 +128,27 @@ class LanesDriver:
         """
         found = 0
         while (behind := [lane for lane in lanes if self.positions[lane] < upto]) and not self._stopping():
-            # From the hindmost each time: one that was overtaken in a batch stands where the other one left it.
+            # From the hindmost each time: one that was overtaken on the way stands where the other one left it.
             position = min(self.positions[lane] for lane in behind)
-            facts = read(self._log, position, min(READ_EVENTS, upto - position))
+            facts = read_range(self._log, position, upto, self._ignored, limit=READ_EVENTS, most_bytes=READ_BYTES)
             if not facts:
                 break
-            for lane, mine in self._sorted(facts, behind).items():
-                if self.positions[lane] < facts[-1].position:
+            found += self._through(facts, position, behind)
+        return found
+
+    def _through(self, facts: Sequence[Fact], after: int, lanes: Sequence[Lane]) -> int:
+        """Reacts to what was read, until it is told to stop or overtaken; how many of these lanes' events it found."""
+        self._settled.clear()
+        found = 0
+        for start in range(0, len(facts), STEP_EVENTS):
+            if start and (self._stopping() or min(self.positions[lane] for lane in lanes) < after):
+                break
+            step = facts[start : start + STEP_EVENTS]
+            after = step[-1].position
+            for lane, mine in self._sorted(step, lanes).items():
+                if self.positions[lane] < after:
                     found += len(mine)
-                    self._react(lane, mine, facts[-1].position)
+                    self._react(lane, mine, after)
             self.store()
         return found
 

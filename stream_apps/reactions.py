@@ -59,11 +59,16 @@ class Reaction:
     `on` maps each event type to a function that gives the intentions, or None. It must be pure and mustn't use secret
     fields: on the bus an event has none. What depends on the present state belongs into the handler, which reads it
     in its unit of work. Raises WrongReaction for a declaration that can't work.
+
+    `by_state`: what its commands come to depends on nothing but them and the present state, not on which event they
+    follow from. Then one that had nothing to record needn't be issued again for each event of the same batch that
+    leads to it: they all were in the log when it looked.
     """
 
     name: str
     on: Mapping[type[Event], Callable[[Recorded], Decision]]
     from_start: bool = False
+    by_state: bool = False
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
