@@ -23,7 +23,7 @@ _ENQUEUE = """
            %(max_attempts)s::integer, %(timeout_seconds)s::double precision, %(version)s::bigint,
            %(concurrency_key)s::text, %(concurrency_limit)s::integer, %(occurrence)s::text, recorded.at,
            %(metadata)s::jsonb
-      from (select %(recorded_at)s as at) recorded
+      from (select %(recorded_at)s::timestamptz as at) recorded
 """
 _SUCCEEDED = "select muniment_job_succeeded(%(stream)s::uuid, %(fence)s::bigint, %(worker)s::text)"
 _FAILED = """

@@ -20,6 +20,8 @@ from domain.backup import Backup, Restoration
 from domain.builds import BuildDrop, CutOver, Rebuild, Rollback
 from domain.identity import EmailClaim, EmailVerification, Keyring, LoginAttempts, Onboarding, Session, User
 from domain.jobs import Job, JobKey, Queue
+from domain.jobs.occurrence import Occurrence
+from domain.jobs.schedule import Schedule
 from domain.projections import Retry, Skip
 from domain.verification import Finding, Repair
 from infra.event_store import Recorded
@@ -44,7 +46,8 @@ Event = Aggregate.Event
 
 _user, _of_user, _session = own("user"), named("user", "user_id"), own("session")
 _role, _key, _reader = named("role", "name"), named("key", "key_id"), named("database-role", "role")
-_queue = named("queue", "name")
+_queue, _schedule = named("queue", "name"), named("schedule", "name")
+_PLAN = ("cron", "timezone", "type", "missed", "overlap", "queue", "priority")
 
 
 def _projection(event: Any) -> str:
@@ -127,6 +130,12 @@ AUDITED: Mapping[type[Event], Meaning] = {
     Queue.Paused: Meaning("queue.paused", API_ACTIVITY, UPDATE, _queue, ("reason",)),
     Queue.Resumed: Meaning("queue.resumed", API_ACTIVITY, UPDATE, _queue),
     Queue.Limited: Meaning("queue.limited", API_ACTIVITY, UPDATE, _queue, ("limit",)),
+    Schedule.Created: Meaning("schedule.created", API_ACTIVITY, CREATE, _schedule, _PLAN),
+    Schedule.Changed: Meaning("schedule.changed", API_ACTIVITY, UPDATE, _schedule, _PLAN),
+    Schedule.Paused: Meaning("schedule.paused", API_ACTIVITY, UPDATE, _schedule, ("reason",)),
+    Schedule.Resumed: Meaning("schedule.resumed", API_ACTIVITY, UPDATE, _schedule, ("reason",)),
+    Schedule.Deleted: Meaning("schedule.deleted", API_ACTIVITY, 4, _schedule, ("reason",)),
+    Schedule.Reinstated: Meaning("schedule.reinstated", API_ACTIVITY, CREATE, _schedule, _PLAN),
 }
 
 ROUTINE: frozenset[type[Event]] = frozenset(
@@ -145,6 +154,10 @@ ROUTINE: frozenset[type[Event]] = frozenset(
         JobKey.Claimed,  # saved with the job
         JobKey.Passed,  # saved with the job
         Queue.Opened,  # saved with the first decision about it, which is audited
+        Occurrence.Fired,  # what was decided is the schedule, which is audited
+        Occurrence.CaughtUp,  # as decided with the schedule
+        Occurrence.Coalesced,  # nothing was done
+        Occurrence.Skipped,  # nothing was done
     }
 )
 

@@ -20,11 +20,14 @@ from domain.backup import Backup, Restoration
 from domain.builds import BuildDrop, CutOver, Rebuild, Rollback
 from domain.identity import EmailClaim, EmailVerification, Keyring, LoginAttempts, Onboarding, Session, User
 from domain.jobs import Job, JobKey, JobTypes, Queue
+from domain.jobs.occurrence import Occurrence
+from domain.jobs.schedule import Schedule
 from domain.projections import Retry, Skip
 from domain.verification import Finding, Repair
 from infra.inline import Inline
 from infra.job_queue import JOB_QUEUE
 from infra.migrate import Source
+from infra.schedules import SCHEDULES
 from infra.settings import Settings
 from projections.access import ACCESS
 from projections.audit import AUDIT, AUDITED, ROUTINE
@@ -87,8 +90,8 @@ MODULES = (
         "jobs",
         depends_on=("log", "projections"),
         migrations=MIGRATIONS / "jobs",
-        aggregates=(Job, JobKey, Queue),
-        inline=(JOB_QUEUE,),
+        aggregates=(Job, JobKey, Queue, Schedule, Occurrence),
+        inline=(JOB_QUEUE, SCHEDULES),
     ),
 )
 

@@ -33,6 +33,7 @@ VALUES: dict[Any, st.SearchStrategy[Any]] = {
     datetime | None: st.none() | TIMES,
     list[str]: st.lists(TEXTS, max_size=3),
     list[UUID]: st.lists(UUIDS, max_size=3),
+    list[datetime]: st.lists(TIMES, max_size=3),
     dict[str, str]: st.dictionaries(TEXTS, TEXTS, max_size=3),
     dict[str, Any]: st.dictionaries(TEXTS, JSON, max_size=3),
 }
@@ -53,6 +54,7 @@ SAMPLES: dict[Any, Any] = {
     datetime | None: datetime(2026, 5, 17, 13, tzinfo=UTC),
     list[str]: ["several", "texts"],
     list[UUID]: [UUID(int=9)],
+    list[datetime]: [datetime(2026, 5, 17, 14, tzinfo=UTC)],
     dict[str, str]: {"a name": "a text"},
     dict[str, Any]: {"a name": ["anything", 1]},
 }
