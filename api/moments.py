@@ -1,7 +1,6 @@
 """When a question is about: `as_of`, a position or a time."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Annotated, TypeVar
 
 from msgspec import Meta
@@ -9,7 +8,7 @@ from msgspec import Meta
 from api.routing import Asked, Body
 from domain.errors import PositionUnknown, invalid_field
 from infra.event_store import Log
-from infra.moments import AsOf
+from infra.moments import AsOf, NoOffset, time_of
 
 T = TypeVar("T")
 
@@ -29,11 +28,10 @@ def moment_of(given: int | str | None) -> AsOf | None:
     if given.isascii() and given.isdigit():
         return int(given)
     try:
-        time = datetime.fromisoformat(given)
-        if time.tzinfo is None:
-            raise invalid_field("as_of", "a time needs its offset, such as Z")
-        return time.astimezone(UTC)
-    except (ValueError, OverflowError):
+        return time_of(given)
+    except NoOffset:
+        raise invalid_field("as_of", "a time needs its offset, such as Z") from None
+    except ValueError:
         raise invalid_field("as_of", "a position (digits only) or a time (RFC 3339)") from None
 
 

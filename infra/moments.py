@@ -9,6 +9,22 @@ AsOf: TypeAlias = int | datetime
 BEFORE_ALL = datetime(1970, 1, 1, tzinfo=UTC)
 """The time that counts at position 0."""
 
+
+class NoOffset(ValueError):
+    """A time needs its offset, such as Z: whose clock would it be otherwise?"""
+
+
+def time_of(text: str) -> datetime:
+    """A time (RFC 3339), in UTC. Raises ValueError, NoOffset for one that leaves open which moment it is."""
+    time = datetime.fromisoformat(text)
+    if time.tzinfo is None:
+        raise NoOffset
+    try:
+        return time.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError(str(error)) from error
+
+
 POSITION_AT = """
     with recursive halves (low, high) as (
         select 0::bigint, position from log_head

@@ -120,7 +120,8 @@ def _known(position: int, head: int) -> int:
 
 def _position_at(connection: Connection[Any], moment: datetime, *, just_before: bool = False) -> int:
     _, now = _head(connection)
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    if moment.tzinfo is None:
+        raise Invalid(f"{moment.isoformat()} needs its offset, such as datetime.now(UTC) has")
     if moment > now:
         raise Invalid(f"{moment.isoformat()} hasn't come yet")
     time = moment - timedelta(microseconds=1) if just_before else moment

@@ -20,8 +20,8 @@ from runtime.cli.views import ask
 from runtime.cli.wired import Wired
 from runtime.ranges import Place
 
-DENIED = 3
-"""The exit status where the answer is no: neither done (0) nor failed (1)."""
+DENIED = 1
+"""The exit status where the answer is no, so that nothing is done in doubt; stdout has the answer all the same."""
 
 scope_option = click.option("--scope", default="/", show_default=True, help="Where.")
 
@@ -68,7 +68,7 @@ def who(
 def explain(context: click.Context, user: str, permission: str, scope: str, as_of: Place | None, as_json: bool) -> None:
     """Tell why a user may do something, or why not and what nearly would have done. Straight from the event store.
 
-    USER is an id or an e-mail address. Exit status 3: the answer is no.
+    USER is an id or an e-mail address. The exit status is 1 where the answer is no.
 
     \b
     Example:

@@ -28,8 +28,8 @@ def audit() -> None:
 @click.option("--action", help="What: login.failed, role.assigned, ...")
 @click.option("--target", help="On what: user:ID, role:NAME, ...")
 @click.option("--outcome", type=click.Choice(["success", "failure"]))
-@click.option("--from", "from_", type=Moment(), help="Not before (UTC unless said).")
-@click.option("--to", type=Moment(), help="Before (UTC unless said).")
+@click.option("--from", "from_", type=Moment(), help="Not before (a date is in UTC).")
+@click.option("--to", type=Moment(), help="Before (a date is in UTC).")
 @paged
 @acting
 @as_json

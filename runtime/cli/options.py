@@ -2,18 +2,23 @@
 
 import getpass
 import os
+import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from importlib import import_module
 from typing import Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
+from infra.moments import NoOffset, time_of
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 ACTOR_CHARS = 100
 LIST_DEFAULT, LIST_LIMIT = 50, 10_000
+
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Machine-readable output on stdout.")
 
@@ -59,7 +64,7 @@ acting = click.option(
 
 
 class Moment(click.ParamType):
-    """A time: RFC 3339, or a date, or without an offset: UTC."""
+    """A time, which is a time as the API has it (RFC 3339, with its offset); or a date: its first moment in UTC."""
 
     name = "time"
 
@@ -68,10 +73,11 @@ class Moment(click.ParamType):
         if isinstance(value, datetime):
             return value
         try:
-            moment = datetime.fromisoformat(value)
+            return time_of(f"{value}T00:00:00Z" if _DATE.fullmatch(value) else value)
+        except NoOffset:
+            self.fail(f"{value!r} needs its offset, such as {value}Z or {value}+02:00", param, ctx)
         except ValueError:
             self.fail(f"{value!r} is no time; like this: 2026-12-31T18:00:00Z, 2026-12-31", param, ctx)
-        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _completed(names: Callable[[click.Context], list[str]]) -> Callable[..., list[CompletionItem]]:

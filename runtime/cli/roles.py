@@ -181,7 +181,7 @@ def remove(wired: Wired, role: str, actor: str, as_json: bool) -> None:
 @user_argument
 @role_argument
 @scope_option
-@click.option("--until", type=Moment(), help="When it ends by itself (UTC unless said): 2026-12-31T18:00.")
+@click.option("--until", type=Moment(), help="When it ends by itself: 2026-12-31T18:00:00+01:00.")
 @acting
 @as_json
 @click.pass_obj

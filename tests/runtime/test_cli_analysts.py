@@ -13,7 +13,7 @@ import pytest
 from psycopg.rows import dict_row
 
 from domain.audit import LogExport
-from domain.errors import PositionUnknown
+from domain.errors import Invalid, PositionUnknown
 from infra.exporting.unfinished import journal_of, partial_of
 from runtime.analysis import Event, events
 from runtime.ranges import NoSuchType
@@ -396,9 +396,9 @@ def test_a_program_gets_a_range_as_an_iterator(cli_site, ada):
     assert [event.position for event in events(url, from_=2, to=4)] == [2, 3, 4]
     late = registered.recorded_at + timedelta(microseconds=1)
     assert registered.position not in {event.position for event in events(url, from_=late)}
-    assert registered.position in {
-        event.position for event in events(url, from_=registered.recorded_at.replace(tzinfo=None))
-    }
+    assert registered.position in {event.position for event in events(url, from_=registered.recorded_at)}
+    with pytest.raises(Invalid, match="needs its offset"):
+        next(events(url, from_=registered.recorded_at.replace(tzinfo=None)))
 
 
 def test_a_program_is_told_what_it_got_wrong(cli_site):

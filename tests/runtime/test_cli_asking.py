@@ -1,10 +1,12 @@
 """Asking the past at the machine: why somebody may do something, who may, and how things stood."""
 
 import json
+from datetime import UTC, datetime
 from uuid import uuid4
 
 import pytest
 
+from runtime.cli.options import Moment
 from tests.runtime.cli_site import Site
 
 
@@ -39,16 +41,16 @@ def test_explain_shows_the_path_with_who_when_and_where(cli_site, ada, clerk):
     assert lines[3].startswith(f"└─ holds {permission(clerk)} operator:")
 
 
-def test_a_no_has_an_exit_status_of_its_own_and_says_who_took_it_away(cli_site, ada, clerk):
+def test_a_no_fails_in_one_line_and_says_who_took_it_away(cli_site, ada, clerk):
     given = cli_site.json("roles", "assign", ada, clerk)["position"]
     cli_site.done("roles", "revoke", ada, clerk, "--as", "mallory")
     result = cli_site.call("explain", ada, permission(clerk))
-    assert result.exit_code == 3
+    assert result.exit_code == 1
     assert "the role was revoked  operator:mallory" in result.stdout
     then = cli_site.call("explain", ada, permission(clerk), "--as-of", given)
     assert then.exit_code == 0
     result = cli_site.call("explain", ada, permission(clerk), "--json")
-    assert result.exit_code == 3, result.output
+    assert result.exit_code == 1, result.output
     said = json.loads(result.stdout)
     assert [(near["kind"], near["ended"]["by"]) for near in said["because"]["near"]] == [
         ("revoked", "operator:mallory")
@@ -102,7 +104,7 @@ def test_a_question_that_makes_no_sense_is_one_line(cli_site, arguments, status,
 
 def test_nobody_known_is_denied_and_said_to_be_unknown(cli_site):
     result = cli_site.call("explain", str(uuid4()), "page:read", "--json")
-    assert (result.exit_code, json.loads(result.stdout)["because"]["reason"]) == (3, "user-unknown")
+    assert (result.exit_code, json.loads(result.stdout)["because"]["reason"]) == (1, "user-unknown")
 
 
 def test_a_user_is_shown_as_they_were(cli_site, ada):
@@ -125,3 +127,23 @@ def test_a_role_and_who_had_it_are_shown_as_they_were(cli_site, ada, clerk):
     assert cli_site.json("roles", "show", clerk, "--as-of", given)["permissions"] == []
     assert [item["role"] for item in cli_site.json("roles", "of", ada, "--as-of", given)["items"]] == [clerk]
     assert cli_site.json("roles", "of", ada)["items"] == []
+
+
+@pytest.mark.parametrize(
+    ("time", "said"),
+    [
+        ("2026-01-31T18:00:00", "needs its offset, such as 2026-01-31T18:00:00Z"),
+        ("yesterday", "is no time"),
+        ("9999-12-31T23:59:59-23:59", "is no time"),
+        ("2026-02-30", "is no time"),
+    ],
+)
+def test_a_time_that_leaves_open_which_moment_it_is_is_refused_as_by_the_api(cli_site, ada, time, said):
+    refused = cli_site.call("explain", ada, "tea:pour", "--as-of", time)
+    assert refused.exit_code == 2
+    assert said in " ".join(refused.stderr.split())
+
+
+def test_a_date_is_its_first_moment_in_utc():
+    assert Moment().convert("2026-01-31", None, None) == datetime(2026, 1, 31, tzinfo=UTC)
+    assert Moment().convert("2026-01-31T01:00:00+01:00", None, None) == datetime(2026, 1, 31, tzinfo=UTC)
