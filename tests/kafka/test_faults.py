@@ -50,7 +50,6 @@ def shuffled(mishaps: list[Mishap], seed: int) -> list[Mishap]:
     return random.Random(seed).sample(mishaps, len(mishaps))  # noqa: S311
 
 
-@pytest.mark.faults
 def test_views_are_whole_after_everything_has_died_once(drill: Drill) -> None:
     shape = drill.shape
     services = [shape.kill_broker, shape.flush_valkey, shape.delete_topics, shape.stop_broker, shape.restart_postgres]
