@@ -16,6 +16,8 @@ class Chains:
     def __init__(self, reached: Mapping[Place, Reached]) -> None:
         self._sent = {place: each.position for place, each in reached.items()}
         self._previous = {place: each.previous for place, each in reached.items()}
+        self.level = max(self._sent.values())
+        """The position from which on all chains have come as far: below it, some tell of later events already."""
 
     @property
     def start(self) -> int:

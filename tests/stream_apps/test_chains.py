@@ -46,3 +46,19 @@ def test_watermarks_say_what_the_chain_says_and_dont_change_it(places, data):
             assert late == {other: newest[other] for other in late}
             assert marking.behind(position) == {}
             assert marking.behind(position, everywhere=True) == newest
+
+
+@given(st.lists(st.sampled_from(PLACES), min_size=1, max_size=40), st.data())
+def test_once_all_chains_have_come_as_far_they_tell_of_no_later_event(places, data):
+    log = list(enumerate(places, start=1))
+    reached = {}
+    for place in PLACES:
+        position = data.draw(st.integers(0, len(log)))
+        reached[place] = Reached(position, max((p for p, at in log if at == place and p <= position), default=0))
+    chains = Chains(reached)
+
+    for position, place in log[chains.start :]:
+        chains.link(place, position)
+        if position >= chains.level:
+            standing = {at: max((p for p, where in log[:position] if where == at), default=0) for at in PLACES}
+            assert chains.newest(1) == {"tea": standing[PLACES[1]]}
