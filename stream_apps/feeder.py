@@ -1,110 +1,59 @@
 """Feeds the builds that Faust has, in the lanes that this worker holds. Knows no Kafka: it is handed raw messages.
 
-Everything here happens in one thread, in order; only `own` and `stop` are called from others. An error of the moment
-is tried again with the same messages until it works: positions make that harmless.
+Everything here happens in one thread, in order, but that views apply a batch side by side; only `own` and `stop` are
+called from others. An error of the moment is tried again with the same messages until it works: positions make that
+harmless.
 """
 
 import logging
 import time
-from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from threading import Event, Lock
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import psycopg
-from prometheus_client import Counter, Gauge
 from psycopg import Connection
 
-from infra.event_store import Log
 from infra.layouts import CHANNEL as LAYOUTS_CHANNEL
-from infra.messages import Delivered, Headers, Messages, Place, Refused, Watermarks
+from infra.messages import Place
 from infra.transcoding import NewerSoftware
 from projections.builds import CHANNEL as BUILDS_CHANNEL
-from projections.engine import EVERYTHING, Applied, Build, Lane
+from projections.engine import Build, Lane
 from projections.errors import BuildGone, Fenced, Hole
-from projections.feeds import FAUST, FeedBusy, catch_up, catch_up_together, change_feed, fed
-from projections.lane import Backoff, FollowerLimits, Hooks, connect
-from projections.lanes import LanesEngine, Spread, take_lanes
-from projections.projection import Projection
-from stream_apps.comparison import not_in_the_log
-from stream_apps.feed import deliver
-from stream_apps.marks import Marks
+from projections.feeds import FAUST, FeedBusy, catch_up_together, change_feed, fed
+from projections.lane import Backoff, connect
+from projections.lanes import Spread
+from stream_apps.build_feed import DUPLICATES, HEALED, HOLES, LAG, BuildFeed
+from stream_apps.feeding import Companion, FeederLimits, FeederSetup, Raw
+from stream_apps.inbox import DROPPED, Inbox, Sorted
+from stream_apps.side_by_side import side_by_side
 from stream_apps.standstill import Forsaken, Standstill
+
+__all__ = [
+    "DROPPED",
+    "DUPLICATES",
+    "HEALED",
+    "HOLES",
+    "LAG",
+    "Companion",
+    "Feeder",
+    "FeederLimits",
+    "FeederSetup",
+    "NewTopics",
+    "Raw",
+]
 
 logger = logging.getLogger("muniment.stream")
 
-DROPPED = Counter("muniment_stream_dropped", "Messages dropped, by reason", ["reason"])
-DUPLICATES = Counter("muniment_stream_duplicates", "Events that came again and were ignored", ["projection"])
-HOLES = Counter("muniment_stream_holes", "Holes in the chain that were healed from the log", ["projection"])
-HEALED = Counter("muniment_stream_healed_events", "Events that were read from the log instead", ["projection", "why"])
-LAG = Gauge("muniment_stream_lag_events", "Positions behind the log", ["projection", "topic", "partition"])
+THREADS = 8
+"""Views that apply a batch side by side, at most; the others follow."""
 
 _Key: TypeAlias = tuple[str, int, int]
 _CARRIED = "select max(position) > %(position)s from bus_progress where layout = %(layout)s"
-
-
-@dataclass(frozen=True)
-class FeederLimits:
-    """A feeder's limits. `bulk_events`: who is further behind catches up from the log itself first; 0 means never.
-
-    `silence_seconds`: a lane that was told nothing for so long, while the log went on, is brought up from the log.
-    """
-
-    bulk_events: int = 20_000
-    silence_seconds: float = 5.0
-    rest_seconds: float = 1.0
-    attempts: int = 10
-    engine: FollowerLimits = field(default_factory=FollowerLimits)
-
-
-@dataclass(frozen=True, slots=True)
-class Raw:
-    """A message as the broker gave it."""
-
-    place: Place
-    key: bytes | None
-    value: bytes | None
-    headers: Headers | None
-
-
-class Companion(Protocol):
-    """What is fed with the same messages beside the views, as the reactions are, and sees to its own errors.
-
-    What it misses it reads from the log: messages are acknowledged without it. Raises NewerSoftware only.
-    """
-
-    def own(self, spread: Spread | None, places: Collection[Place]) -> None:
-        """These partitions are this worker's, in this layout."""
-        ...
-
-    def deliver(self, messages: Mapping[Lane, Sequence[Delivered]]) -> None:
-        """What has come in each lane, in order."""
-        ...
-
-    def tick(self, head: int, long_ago: int = 0) -> None:
-        """Once a second: the log's head, and where it was some seconds ago."""
-        ...
-
-    def close(self) -> None:
-        """Ends the connections; it may be used again."""
-        ...
-
-
-@dataclass(frozen=True)
-class FeederSetup:
-    """What a feeder works with. `spreads` gives the layout of a number, or the newest, as it stands in PostgreSQL."""
-
-    log: Log
-    conninfo: str
-    projections: Sequence[Projection]
-    messages: Messages
-    spreads: Callable[[Connection[Any], int | None], Spread | None]
-    hooks: Hooks = field(default_factory=Hooks)
-    limits: FeederLimits = field(default_factory=FeederLimits)
-    companions: Sequence[Companion] = ()
 
 
 class NewTopics(Exception):
@@ -123,12 +72,13 @@ class Feeder:
         self._is_stale = True
         self._watch: Connection[Any] | None = None
         self._spread: Spread | None = None
-        self._feeds: dict[_Key, _Feed] = {}
+        self._feeds: dict[_Key, BuildFeed] = {}
         self._resting: dict[_Key, float] = {}
         self._head = 0
         self._heads: deque[tuple[float, int]] = deque()
         self._silent_since: float | None = None
-        self._marks = Marks(setup.limits.silence_seconds)
+        self._inbox = Inbox(setup.messages, self._standing, setup.limits.silence_seconds)
+        self._threads = ThreadPoolExecutor(THREADS, "view")
         self._standstill = Standstill()
         self._forsaken: Forsaken | None = None
         self.alive_at = time.monotonic()
@@ -206,63 +156,40 @@ class Feeder:
 
     def _handle(self, batch: Sequence[Raw]) -> None:
         self._refresh()
-        spread = self._spread
-        if spread is None:
+        if self._spread is None:
             return
-        self._deliver(self._open(batch, spread))
-
-    def _deliver(self, lanes: Mapping[Lane, Sequence[Delivered]]) -> None:
-        for feed in list(self._feeds.values()):
-            with self._standing_back(feed.build):
-                feed.deliver(lanes)
-        for companion in self._setup.companions:
-            companion.deliver(lanes)
-
-    def _open(self, batch: Sequence[Raw], spread: Spread) -> Mapping[Lane, Sequence[Delivered]]:
-        """The authentic messages by lane, each in its order. Raises NewerSoftware."""
-        lanes: dict[Lane, list[Delivered]] = defaultdict(list)
-        for raw in batch:
-            try:
-                message = self._setup.messages.open(raw.place, raw.key, raw.value, raw.headers)
-            except Refused as refused:
-                DROPPED.labels(refused.reason).inc()
-                continue
-            if message.link.layout != spread.layout:
-                DROPPED.labels("layout").inc()
-                continue
-            if isinstance(message, Watermarks):
-                self._marks.keep(raw.place, message)
-                message = message.own
-            lanes[Lane(spread.layout, raw.place.topic, raw.place.partition)].append(message)
+        lanes = self._inbox.open(batch, self._spread)
         if lanes:
             self._silent_since = None
-        self._marks.hear(lanes)
-        for lane, mark in self._marks.due(self._standing).items():
-            lanes[lane].append(mark)
-        return self._of_this_past(lanes)
+        self._deliver(self._inbox.of_this_past(lanes, self._watching()))
+
+    def _deliver(self, lanes: Sorted) -> None:
+        if not lanes:
+            return
+        feeds = list(self._feeds.values())
+        errors = side_by_side(self._threads, [partial(feed.deliver, lanes) for feed in feeds])
+        for feed, error in zip(feeds, errors, strict=True):
+            if error:
+                with self._standing_back(feed.build):
+                    raise error
+        for companion in self._setup.companions:
+            companion.deliver(lanes)
 
     def _standing(self, lane: Lane) -> int | None:
         """How far all views have come in a lane; None where none has it."""
         positions = (feed.engine.positions.get(lane) for feed in self._feeds.values())
         return min((position for position in positions if position is not None), default=None)
 
-    def _of_this_past(self, lanes: Mapping[Lane, Sequence[Delivered]]) -> Mapping[Lane, Sequence[Delivered]]:
-        """Without what the log doesn't have. Where it has a lane's newest message, it has those before it, too."""
+    def _watching(self) -> Connection[Any]:
         assert self._watch is not None  # noqa: S101 - tells the type checker
-        newest = [max(messages, key=lambda each: each.link.position) for messages in lanes.values()]
-        if not (strangers := not_in_the_log(self._watch, newest)):
-            return lanes
-        self._marks.forget()
-        strangers |= not_in_the_log(self._watch, [each for messages in lanes.values() for each in messages])
-        kept = {lane: [each for each in messages if each.link not in strangers] for lane, messages in lanes.items()}
-        DROPPED.labels("past").inc(sum(map(len, lanes.values())) - sum(map(len, kept.values())))
-        return {lane: messages for lane, messages in kept.items() if messages}
+        return self._watch
 
     def _tick(self) -> None:
         # Not `|=`: that would undo what `own` says meanwhile, in the other thread.
         if self._has_news():
             self._is_stale = True
         self._refresh()
+        self._inbox.doubt()
         now, limits = time.monotonic(), self._setup.limits
         self._head = max(self._head, self._setup.log.head())
         self._heads.append((now, self._head))
@@ -275,8 +202,8 @@ class Feeder:
                 if feed.break_silence(long_ago, self._head):
                     self._note_silence(long_ago)
                 feed.measure(self._head)
-        if due := self._marks.due(self._standing):
-            self._deliver(self._of_this_past({lane: [mark] for lane, mark in due.items()}))
+        if due := self._inbox.due():
+            self._deliver(self._inbox.of_this_past(due, self._watching()))
         for companion in self._setup.companions:
             companion.tick(self._head, long_ago)
         self._look_at_others(long_ago)
@@ -309,9 +236,8 @@ class Feeder:
 
     def _note_silence(self, since: int) -> None:
         """Silent while the relay carries on: then it isn't the bus that is away, but this worker that is deaf."""
-        assert self._watch is not None  # noqa: S101 - tells the type checker
         if self._spread:
-            row = self._watch.execute(_CARRIED, {"layout": self._spread.layout, "position": since}).fetchone()
+            row = self._watching().execute(_CARRIED, {"layout": self._spread.layout, "position": since}).fetchone()
             began = time.monotonic() if self._silent_since is None else self._silent_since
             self._silent_since = began if row and row[0] else None
 
@@ -333,10 +259,11 @@ class Feeder:
             self._watch = connect(self._setup.conninfo, self._setup.limits.engine)
             self._watch.execute(f"listen {BUILDS_CHANNEL}".encode())
             self._watch.execute(f"listen {LAYOUTS_CHANNEL}".encode())
+            self._inbox.doubt()
         self._setup.hooks.before_takeover()
         former, self._spread = self._spread, self._newest()
         if self._spread != former:
-            self._marks.forget()
+            self._inbox.forget()
         builds = fed(self._watch, FAUST, self._setup.projections) if self._spread else []
         keys = {_key(build) for build, _ in builds}
         self._resting = {key: until for key, until in self._resting.items() if key in keys}
@@ -354,8 +281,7 @@ class Feeder:
             companion.own(self._spread, owned)
 
     def _newest(self) -> Spread | None:
-        assert self._watch is not None  # noqa: S101 - tells the type checker
-        spread = self._setup.spreads(self._watch, None)
+        spread = self._setup.spreads(self._watching(), None)
         if spread and not set(spread.topics.values()) <= self._topics:
             raise NewTopics
         return spread
@@ -363,7 +289,6 @@ class Feeder:
     def _take(self, build: Build, layout: int, owned: Collection[Place]) -> None:
         spread = self._spread
         assert spread is not None  # noqa: S101 - tells the type checker
-        assert self._watch is not None  # noqa: S101 - tells the type checker
         if layout != spread.layout:
             if feed := self._feeds.pop(_key(build), None):
                 feed.close()
@@ -376,10 +301,10 @@ class Feeder:
             self._feeds.pop(_key(build)).close()
         if lanes:
             # One that was dropped in between has no lanes, and rests in the list until the next refresh.
-            self._feeds[_key(build)] = feed = _Feed(self._setup, build, spread, lanes, self._stopping, self._pulse)
+            self._feeds[_key(build)] = feed = BuildFeed(self._setup, build, spread, lanes, self._stopping, self._pulse)
             self._setup.hooks.on_takeover()
 
-    def _catch_up(self, feeds: Sequence["_Feed"], head: int | None, why: str) -> None:
+    def _catch_up(self, feeds: Sequence[BuildFeed], head: int | None, why: str) -> None:
         """From the log, which is read once for all of them."""
         if not feeds or not self._setup.limits.bulk_events:
             return
@@ -395,11 +320,10 @@ class Feeder:
 
     def _move(self, build: Build, layout: int, spread: Spread) -> None:
         """To a new layout. Raises FeedBusy."""
-        assert self._watch is not None  # noqa: S101 - tells the type checker
-        former = self._setup.spreads(self._watch, layout) if layout else spread
+        former = self._setup.spreads(self._watching(), layout) if layout else spread
         if former is None:
             raise LookupError(f"{build.projection.label}: layout {layout} is unknown")
-        position = change_feed(self._watch, self._setup.log, build, FAUST, spread, former=former)
+        position = change_feed(self._watching(), self._setup.log, build, FAUST, spread, former=former)
         logger.info("%s goes on in layout %d at %d", build.projection.label, spread.layout, position)
 
     @contextmanager
@@ -418,106 +342,3 @@ class Feeder:
 
 def _key(build: Build) -> _Key:
     return build.projection.name, build.projection.version, build.number
-
-
-class _Feed:
-    """One build, in the lanes that this worker holds, on a connection of its own."""
-
-    def __init__(
-        self,
-        setup: FeederSetup,
-        build: Build,
-        spread: Spread,
-        lanes: Sequence[Lane],
-        stopping: Event,
-        pulse: Callable[[], bool],
-    ) -> None:
-        self.build = build
-        self._setup = setup
-        self._stopping = stopping
-        self._pulse = pulse
-        self._name = build.projection.name
-        self._told: tuple[int, tuple[int, ...]] = 0, ()
-        self._connection = connect(setup.conninfo, setup.limits.engine)
-        self._spread = spread
-        held = take_lanes(self._connection, build, lanes)
-        self.engine = LanesEngine(
-            self._connection, setup.log, build, spread, held, committing=self._committing, committed=self._committed
-        )
-
-    def close(self) -> None:
-        """Ends the connection."""
-        self._connection.close()
-        for lane in self.engine.positions:
-            with suppress(KeyError):
-                LAG.remove(self._name, lane.topic, str(lane.partition))
-
-    def deliver(self, lanes: Mapping[Lane, Sequence[Delivered]]) -> None:
-        """Applies what comes next in these lanes."""
-        tally = deliver(self.engine, self._heal, lanes)
-        if tally.duplicates:
-            DUPLICATES.labels(self._name).inc(tally.duplicates)
-        if tally.holes:
-            HOLES.labels(self._name).inc(tally.holes)
-            logger.warning("%s: %d holes healed with %d events", self._name, tally.holes, tally.healed)
-
-    def is_far(self, head: int) -> bool:
-        """Whether it is too far behind for message after message."""
-        limit = self._setup.limits.bulk_events
-        return bool(limit) and head - min(self.engine.positions.values(), default=head) > limit
-
-    def break_silence(self, long_ago: int, head: int) -> bool:
-        """Brings up the lanes that were told nothing of what the log has had for long; whether there were any."""
-        silent = [lane for lane, position in self.engine.positions.items() if position < long_ago]
-        if silent and self._setup.limits.bulk_events:
-            self._catch_up(silent, head, "silence")
-        return bool(silent)
-
-    def measure(self, head: int) -> None:
-        """Tells the metrics how far each lane is behind."""
-        told = head, tuple(self.engine.positions.values())
-        if told == self._told:
-            return
-        self._told = told
-        for lane, position in self.engine.positions.items():
-            LAG.labels(self._name, lane.topic, str(lane.partition)).set(max(0, head - position))
-
-    def _heal(self, lanes: Sequence[Lane], upto: int) -> int:
-        return self._catch_up(lanes, upto, "hole")
-
-    def _catch_up(self, lanes: Sequence[Lane], upto: int, why: str) -> int:
-        found = catch_up(self.engine, self._setup.log, lanes, upto, stopping=self._pulse)
-        self.count_healed(found, why)
-        return found
-
-    def count_healed(self, events: int, why: str) -> None:
-        """Tells the metrics how many events came from the log instead."""
-        if events:
-            HEALED.labels(self._name, why).inc(events)
-
-    def _committing(self, applied: Applied) -> None:
-        # Before the commit: whoever dies right after it has left no old grant in the shared cache. If this fails,
-        # what follows the commit makes up for it. When everything is made old, a number moves in PostgreSQL, which this
-        # very transaction may hold: that must wait for its end.
-        if EVERYTHING[0] in applied.invalidate:
-            return
-        with suppress(Exception):
-            self._setup.hooks.after_commit(applied)
-
-    def _committed(self, applied: Applied) -> None:
-        try:
-            self._setup.hooks.after_commit(applied)
-        except Exception as error:
-            logger.exception("%s: what follows a commit failed", self._name)
-            self._make_up_for(applied, error)
-
-    def _make_up_for(self, applied: Applied, error: Exception) -> None:
-        # If the process ends before this succeeds, the next take-over does as much.
-        backoff = Backoff(self._setup.limits.engine)
-        while not self._stopping.is_set():
-            try:
-                self._setup.hooks.on_invalidation_failed(applied, error)
-                break
-            except Exception:
-                logger.exception("%s: making up for it failed too", self._name)
-                backoff.wait(self._stopping.wait)
