@@ -32,6 +32,7 @@ from infra.settings import Settings
 from projections.access import ACCESS
 from projections.audit import AUDIT, AUDITED, ROUTINE
 from projections.identity import SESSIONS, USERS
+from projections.jobs import JOBS
 from projections.projection import Projection
 from projections.skips import SKIPS
 from projections.wishes import WISHES
@@ -91,6 +92,7 @@ MODULES = (
         depends_on=("log", "projections"),
         migrations=MIGRATIONS / "jobs",
         aggregates=(Job, JobKey, Queue, Schedule, Occurrence),
+        projections=(JOBS,),
         inline=(JOB_QUEUE, SCHEDULES),
     ),
 )

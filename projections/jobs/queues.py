@@ -1,0 +1,134 @@
+"""Queues as operators see them: how many jobs stand where, how old the oldest is, what came through lately, who works.
+
+The counts are as of the view's position, like lists; ages, limits and workers are the queue's own, of this moment.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from domain.jobs import JobState
+from infra.moments import POSITION_AT
+from projections.jobs.states import LEASED, OPEN, SHOWN
+from projections.jobs.tallies import ended_since, tallies
+from projections.read import Read
+
+THROUGHPUT_SECONDS = 60
+"""Throughput is what has ended in so many seconds past."""
+
+ALIVE_SECONDS = 15.0
+"""A worker that hasn't been seen for so long isn't counted."""
+
+_OPEN_STATES = ", ".join(f"'{state}'" for state in (*OPEN, "dead-letter"))
+_OPEN_COUNTS = f"""
+    select j.queue, j.type, {SHOWN} as state, count(*) as count
+      from {{jobs}} j {LEASED} where j.state in ({_OPEN_STATES}) group by 1, 2, 3
+"""
+_READY = """
+    select queue, extract(epoch from clock_timestamp() - min(run_at))::float8 as seconds
+      from job_queue where state in ('ready', 'held') or (state = 'scheduled' and run_at <= clock_timestamp())
+     group by queue
+"""
+_DECIDED = "select name, paused, reason, slots from job_queues"
+_WORKERS = """
+    select name, host, pid, queues, threads, running, started_at, seen_at,
+           seen_at > clock_timestamp() - make_interval(secs => %(alive)s) as alive
+      from job_workers order by name
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class StateCount:
+    """So many jobs of a queue and a type are in a state."""
+
+    queue: str
+    type: str
+    state: str
+    count: int
+
+
+@dataclass(slots=True)
+class QueueRow:
+    """A queue. `oldest_seconds`: since when the one that waits longest could run; None: none does.
+
+    `per_minute` is how many attempts have ended lately; `limit` how many may run at once, None: as many as can.
+    """
+
+    name: str
+    paused: bool = False
+    pause_reason: str = ""
+    limit: int | None = None
+    oldest_seconds: float | None = None
+    per_minute: float = 0.0
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_STATES, 0))
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRow:
+    """A worker process. `queues` None: all."""
+
+    name: str
+    host: str
+    pid: int
+    queues: list[str] | None
+    threads: int
+    running: int
+    started_at: datetime
+    seen_at: datetime
+    alive: bool
+
+
+_STATES = tuple(state.value for state in JobState if state is not JobState.FAILED)
+
+
+def counts(read: Read) -> list[StateCount]:
+    """How many jobs of each queue and type are in each state. None of them is counted twice, and none left out."""
+    ended = {"succeeded": JobState.SUCCESS.value, "cancelled": JobState.CANCELLED.value}
+    found = [StateCount(**row) for row in read.all(_OPEN_COUNTS)]
+    return found + [
+        StateCount(each.queue, each.type, ended[each.label], each.count)
+        for each in tallies(read)
+        if each.what == "outcome" and each.label in ended
+    ]
+
+
+def queues(read: Read) -> list[QueueRow]:
+    """Every queue that has had a job, or that was decided about, by name."""
+    found: dict[str, QueueRow] = {}
+
+    def queue(name: str) -> QueueRow:
+        return found.setdefault(name, QueueRow(name))
+
+    for each in counts(read):
+        queue(each.queue).counts[each.state] += each.count
+    for row in read.all(_DECIDED):
+        one = queue(row["name"])
+        one.paused, one.pause_reason, one.limit = row["paused"], row["reason"], row["slots"]
+    for name, seconds in oldest(read).items():
+        queue(name).oldest_seconds = seconds
+    for name, ended in ended_since(read, _minute_ago(read)).items():
+        queue(name).per_minute = ended * 60 / THROUGHPUT_SECONDS
+    return [found[name] for name in sorted(found)]
+
+
+def oldest(read: Read) -> dict[str, float]:
+    """By queue, for how long the job that waits longest could have run, in seconds."""
+    return {row["queue"]: max(0.0, row["seconds"]) for row in read.all(_READY)}
+
+
+def workers(read: Read) -> list[WorkerRow]:
+    """The workers that have been seen within the hour."""
+    return [WorkerRow(**row) for row in read.all(_WORKERS, {"alive": ALIVE_SECONDS})]
+
+
+def by_type(found: Iterable[StateCount]) -> dict[tuple[str, str], int]:
+    """The counts by type and state, over all queues."""
+    together: dict[tuple[str, str], int] = {}
+    for each in found:
+        together[each.type, each.state] = together.get((each.type, each.state), 0) + each.count
+    return together
+
+
+def _minute_ago(read: Read) -> int:
+    time = read.scalar("select clock_timestamp() - make_interval(secs => %(s)s) as at", {"s": THROUGHPUT_SECONDS})
+    return read.scalar(POSITION_AT, {"time": time}) or 0
