@@ -41,13 +41,15 @@ class AlreadyDone(Conflict):
 class Outcome(Generic[R]):
     """What a handler returned, the position of its last event (or the head it saw), and the streams' versions.
 
-    `rider_waits`: nothing was written, not even the rider, and no head was looked at.
+    `rider_waits`: nothing was written, not even the rider, and no head was looked at. Then `read` are the streams that
+    this was decided by, also those that were empty.
     """
 
     result: R
     position: int
     versions: Mapping[UUID, int]
     rider_waits: bool = False
+    read: frozenset[UUID] = frozenset()
 
 
 class Rider(Protocol):
@@ -125,7 +127,7 @@ class Dispatcher:
         versions = work.versions()
         changed = work.changed()
         if rider_may_wait and result is None and not changed and not work.guards():
-            return Outcome(result, 0, versions, rider_waits=True)
+            return Outcome(result, 0, versions, rider_waits=True, read=work.read())
         riders = [rider.statement(result, versions)] if rider else []
         if not changed and not riders:
             return Outcome(result, self._log.head(), versions)

@@ -72,6 +72,10 @@ class UnitOfWork:
         written = {aggregate.id for aggregate in self.changed()}
         return [(id_, self._loaded[id_]) for id_ in self._guarded - written if id_ in self._loaded]
 
+    def read(self) -> frozenset[UUID]:
+        """The streams that were looked at, also in vain."""
+        return frozenset(self._loaded)
+
     def versions(self) -> dict[UUID, int]:
         """The version of each aggregate that was touched, as it is after the save."""
         return {id_: aggregate.version for id_, aggregate in self._touched.items()}

@@ -8,7 +8,7 @@ import logging
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
 from eventsourcing import persistence
@@ -18,7 +18,7 @@ from psycopg import Connection
 from domain.errors import DomainError, Throttled, Unavailable
 from domain.projections import Retry, Skip
 from infra import reaction_store as store
-from infra.dispatch import Dispatcher, Rider, WriteConflict
+from infra.dispatch import Dispatcher, Outcome, Rider, WriteConflict
 from infra.event_store import Log, Recorded
 from infra.reaction_store import NAME_PREFIX, Cause, Move, Overtaken, Place, Unpark
 from infra.recorder import InlineRefused
@@ -34,6 +34,9 @@ REACTED = Counter("muniment_reactions_total", "Events that led to commands, whic
 PARKED = Counter("muniment_reactions_parked_total", "Events that a reaction couldn't react to", ["reaction"])
 OVERTAKEN = Counter("muniment_reactions_overtaken_total", "Commits given up, as another was faster", ["reaction"])
 
+Settled: TypeAlias = dict[tuple[Intention, ...], frozenset[UUID]]
+"""What had nothing to record since the batch in hand was read, and the streams that this was decided by."""
+
 _FOR_GOOD = ("22", "23")
 """SQLSTATE classes with which an inline table refuses what it will refuse again: the values, a constraint."""
 
@@ -41,7 +44,7 @@ _FOR_GOOD = ("22", "23")
 class Driver:
     """Reacts to what it is handed, on one connection (in autocommit). `hop_limit` bounds chains of reactions.
 
-    `settled`: what had nothing to record since this batch was read (`Reaction.by_state`). Several drivers may share it.
+    `settled`: see there, and `Reaction.by_state`. Several drivers may share it.
     """
 
     def __init__(
@@ -53,7 +56,7 @@ class Driver:
         *,
         lane: Lane = WHOLE,
         hop_limit: int = HOP_LIMIT,
-        settled: set[tuple[Intention, ...]] | None = None,
+        settled: Settled | None = None,
     ) -> None:
         self.reaction = reaction
         self.place = Place(reaction.name, lane.layout, lane.topic, lane.partition)
@@ -61,7 +64,7 @@ class Driver:
         self._log = log
         self._dispatcher = dispatcher
         self._hop_limit = hop_limit
-        self._settled = settled if settled is not None else set()
+        self._settled = settled if settled is not None else {}
 
     def take_over(self) -> int:
         """The position that it has reached. One that never was starts here: at the head, unless declared otherwise.
@@ -174,18 +177,20 @@ class Driver:
             if store.is_overtaken(error):
                 raise Overtaken from None
             raise
-        self._settle(intentions, done.rider_waits)
+        self._settle(intentions, done)
         if done.result:
             self._failure(fact, done.result)
             return done.result
         REACTED.labels(self.reaction.name).inc()
         return not done.rider_waits
 
-    def _settle(self, intentions: tuple[Intention, ...], had_nothing: bool) -> None:
-        if not had_nothing:
-            self._settled.clear()  # to one that comes after this, things may look different
-        elif self.reaction.by_state:
-            self._settled.add(intentions)
+    def _settle(self, intentions: tuple[Intention, ...], done: Outcome[Any]) -> None:
+        if done.rider_waits and self.reaction.by_state:
+            self._settled[intentions] = done.read
+            return
+        # To what looked at these streams, things may look different now.
+        for stale in [each for each, read in self._settled.items() if not read.isdisjoint(done.versions)]:
+            del self._settled[stale]
 
     def _failure(self, fact: Fact, error: Exception) -> store.Failure:
         PARKED.labels(self.reaction.name).inc()

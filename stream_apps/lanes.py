@@ -25,8 +25,8 @@ from projections.errors import BuildGone, Hole
 from projections.facts import READ_BYTES, Fact, read_range
 from projections.feeds import FeedBusy
 from projections.lanes import CONTROL, Spread, Stretch, module_of
-from stream_apps.driver import Driver
-from stream_apps.reactions import HOP_LIMIT, Intention, Reaction
+from stream_apps.driver import Driver, Settled
+from stream_apps.reactions import HOP_LIMIT, Reaction
 
 READ_EVENTS = 2000
 """Events that are read from the log at once, of those that matter to a reaction."""
@@ -76,7 +76,7 @@ class LanesDriver:
         self.spread = spread
         self._stopping = stopping
         self._log = log
-        self._settled: set[tuple[Intention, ...]] = set()
+        self._settled: Settled = {}
         self._drivers = {
             lane: Driver(connection, log, dispatcher, reaction, lane=lane, hop_limit=hop_limit, settled=self._settled)
             for lane in lanes

@@ -9,7 +9,7 @@ from stream_apps import lanes
 from stream_apps.lanes import LanesDriver, hand_over, lanes_of
 from stream_apps.reactions import Intention, Reaction
 from tests.stream_apps.conftest import drive
-from tests.stream_apps.tearoom import Guest, Ring, ring, till_of
+from tests.stream_apps.tearoom import Guest, Ring, Till, ring, till_of
 
 SPREAD = Spread(1, 3, {"tearoom": "muniment.tearoom", "projections": "muniment.projections"})
 CUPS = 4
@@ -59,15 +59,43 @@ def test_each_batch_looks_again(log, driver, record, looks, reward):
     assert looks == [someone.id] * 2
 
 
-def test_what_was_recorded_is_looked_at_again(log, driver, record, looks, reward):
+def test_where_something_was_recorded_it_is_looked_at_again(log, driver, record, looks, reward):
+    someone = guest(CUPS)
+    record(someone)
+    drive(driver(reward(True)), log)
+    assert looks == [someone.id] * CUPS
+    assert len(log.read_stream(till_of(someone.id))) == 1 + CUPS
+
+
+def test_elsewhere_it_isn_t(log, driver, record, looks, reward):
     one, other = guest(1), guest(CUPS)
     record(one)
     record(other)
     one.order("keemun")
     record(one)
     drive(driver(reward(True)), log)
-    assert looks == [one.id, *[other.id] * CUPS, one.id]
-    assert len(log.read_stream(till_of(other.id))) == 1 + CUPS
+    assert looks == [one.id, *[other.id] * CUPS]
+
+
+def test_what_was_settled_is_looked_at_again_where_what_it_looked_at_has_changed(log, driver, record, looks):
+    """A till that has nothing to say is opened by somebody else's event, later in the batch."""
+
+    def look(work, guest):
+        looks.append(work.find(Till, till_of(guest)) is not None)
+
+    def decide(cause):
+        return (
+            Intention(ring, Ring(host.id, "for a friend")) if cause.event.tea == "friend" else Intention(look, host.id)
+        )
+
+    host, friend = guest(1), Guest("Grace")
+    record(host)
+    friend.order("friend")
+    record(friend)
+    host.order("keemun")
+    record(host)
+    drive(driver(Reaction("look", {Guest.Ordered: decide}, from_start=True, by_state=True)), log)
+    assert looks == [False, True]
 
 
 def test_lanes_that_are_brought_up_from_the_log_look_once_for_each_batch(log, connection, record, looks, reward):
