@@ -140,6 +140,11 @@ class Settings:
     stream_stuck_seconds: float = _setting(20.0, "a worker that shows no progress for so long is killed", least=5)
     stream_metrics_port: int = _setting(0, "port of a stream worker's own /metrics; 0 = none", least=0, most=65535)
 
+    # schedules
+    schedule_grace_seconds: float = _setting(60.0, "an occurrence that is later than this was missed", least=1)
+    scheduler_lease_seconds: float = _setting(3.0, "how long a scheduler's lease lasts unless renewed", least=1)
+    scheduler_threads: int = _setting(4, "schedules that a scheduler settles at once", least=1, most=64)
+
     # migrations
     migration_lock_seconds: float = _setting(60.0, "how long to wait for another migration", least=0)
     migration_table_lock_seconds: float = _setting(3.0, "how long a migration waits for a lock on a table", least=0.1)

@@ -43,6 +43,7 @@ async def _up(settings: Settings, data: DataFolder, *, with_kafka: bool) -> None
         await supervisor.start(_part("follow", located))
         for name in BUS_PARTS if located.kafka else ():
             await supervisor.start(_part(name, located))
+        await supervisor.start(_part("scheduler", located))
         await supervisor.start(_part("api", located, is_ready=True))
         _say(f"ready: http://{settings.host}:{settings.port} (read the API at /docs; Ctrl-C stops everything)")
         await supervisor.run()

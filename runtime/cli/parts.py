@@ -94,3 +94,20 @@ def stream(wired: Wired) -> None:
 
     wired.check()
     run(wired.settings)
+
+
+@click.command()
+@click.pass_obj
+def scheduler(wired: Wired) -> None:
+    """Run the scheduler alone: it enqueues jobs when they are due.
+
+    Any number may run: one schedules, the others take over when it dies.
+
+    \b
+    Example:
+      MUNIMENT_POSTGRES_URL=postgresql://muniment@db/muniment muniment scheduler
+    """
+    from runtime.scheduler import scheduler as run
+
+    wired.check()
+    run(wired.settings)

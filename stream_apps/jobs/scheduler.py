@@ -64,12 +64,13 @@ class SchedulerSetup:
     """What a scheduler works with.
 
     `settle` gives what is due of one schedule by a time its outcome, in one save (commands/jobs/schedules.py); `now` is
-    the log's clock.
+    the log's clock. `before_takeover` discards what is of another past of the log.
     """
 
     conninfo: str
     settle: Callable[[UUID, datetime], Settled]
     now: Callable[[], datetime]
+    before_takeover: Callable[[], object] = lambda: None
     limits: SchedulerLimits = SchedulerLimits()
 
 
@@ -136,6 +137,7 @@ class _Term:
         """Leads until told to stop or the lease is lost. Raises NewerSoftware."""
         with ThreadPoolExecutor(self._setup.limits.threads, "settle") as executor:
             try:
+                self._setup.before_takeover()
                 # First listen, then read: what is decided in between is heard.
                 self._connection.execute(f"listen {CHANNEL}".encode())
                 self._note(schedule_rows(self._connection))
@@ -250,14 +252,13 @@ class Agenda:
     def pop_due(self, now: datetime) -> list[UUID]:
         """Those to be looked at now. They aren't on the agenda any more."""
         due = [id_ for id_, until in self._held.items() if until <= self._monotonic()]
-        for id_ in due:
-            del self._held[id_]
         while self._heap and self._heap[0][0] <= now:
             at, id_ = heapq.heappop(self._heap)
             if self._wanted.get(id_) == at:
                 due.append(id_)
         for id_ in due:
             self._wanted.pop(id_, None)
+            self._held.pop(id_, None)
         return list(dict.fromkeys(due))
 
     def seconds_to_next(self, now: datetime) -> float | None:

@@ -30,7 +30,7 @@ CHANGING = {
     "backup": {"backup"},
     "restore": {"restore"},
 }
-PARTS = {"up", "api", "follow", "relay", "stream", "completion"}
+PARTS = {"up", "api", "follow", "relay", "stream", "scheduler", "completion"}
 
 
 def leaves(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
