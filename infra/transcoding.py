@@ -95,12 +95,12 @@ class EventMapper(Mapper[UUID]):
             for name, coerce in coercions(kind):  # type: ignore[arg-type]  # a class is hashable
                 if name in state:
                     state[name] = coerce(state[name])
+            state["originator_id"] = stream
+            state["originator_version"] = version
         except NewerSoftware:
             raise
         except Exception as error:  # an upcast may fail in any way, and must not hold up the events of other streams
             raise MapperDeserialisationError(f"event {stream}:{version} ({topic}) can't be read: {error}") from error
-        state["originator_id"] = stream
-        state["originator_version"] = version
         if recorded_at is not None:
             state["timestamp"] = recorded_at
         event = object.__new__(kind)

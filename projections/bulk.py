@@ -20,10 +20,10 @@ from threading import Event, Lock, Thread
 
 from infra.event_store import Log
 from infra.transcoding import event_types
+from projections.by_sets import STRETCH_EVENTS, SetEngine
 from projections.engine import Engine
 from projections.facts import Fact, read_range
-from projections.lanes import CONTROL, module_of
-from projections.projection import Projection
+from projections.lanes import topics_of
 
 BATCHES_AHEAD = 1
 """Batches that are read and wait, besides the one that is applied and the one that is being read."""
@@ -86,14 +86,20 @@ def forward(
     positions = [engine.take_over() for engine in engines]
     position = min(positions, default=upto)
     pace, events = _Pace(events_per_second, stopping), 0
-    wanted = {topic for engine in engines for topic in topics_of(engine.build.projection)}
-    with batches(log, position, upto, wanted, pace.limited(limits)) as found:
+    by_sets = [engine for engine in engines if isinstance(engine, SetEngine) and engine.topics]
+    if by_sets:
+        limits = replace(limits, scan_events=min(limits.scan_events, STRETCH_EVENTS))
+    wanted = {topic for engine in engines for topic in _read_of(engine)}
+    with batches(log, position, upto, wanted, pace.limited(limits, by_sets=bool(by_sets))) as found:
         for batch in found:
+            before = [engine.applied for engine in by_sets]
             for index, engine in enumerate(engines):
                 fresh = [fact for fact in batch if fact.position > positions[index]]
                 if fresh:
-                    positions[index] = engine.apply(fresh, positions[index])
-            position, events = batch[-1].position, events + len(batch)
+                    advance = engine.stretch if isinstance(engine, SetEngine) else engine.apply
+                    positions[index] = advance(fresh, positions[index])
+            gone_in = max((engine.applied - was for engine, was in zip(by_sets, before, strict=True)), default=0)
+            position, events = batch[-1].position, events + len(batch) + gone_in
             told(BulkState(position, upto, events, pace.seconds))
             pace.wait(events)
             if stopping():
@@ -101,10 +107,10 @@ def forward(
     return position
 
 
-def topics_of(projection: Projection) -> set[str]:
-    """The topics that a projection's builds want: its own, and the operators' decisions, which every build obeys."""
-    own = {str(event.TOPIC) for event in projection.on}  # type: ignore[attr-defined]
-    return own | {topic for topic in event_types() if module_of(topic) == CONTROL}
+def _read_of(engine: Engine) -> set[str]:
+    """The topics of the events that an engine must be given."""
+    by_sets = engine.topics if isinstance(engine, SetEngine) else frozenset[str]()
+    return topics_of(engine.build.projection) - by_sets
 
 
 @contextmanager
@@ -190,11 +196,13 @@ class _Pace:
         """Since it began."""
         return time.monotonic() - self._began_at
 
-    def limited(self, limits: BulkLimits) -> BulkLimits:
-        """With batches that take no longer than a nap."""
+    def limited(self, limits: BulkLimits, *, by_sets: bool) -> BulkLimits:
+        """With batches that take no longer than a nap; where events go in by sets, nobody counts them before."""
         if self._rate is None:
             return limits
-        return replace(limits, batch_events=max(1, min(limits.batch_events, int(self._rate * NAP_SECONDS))))
+        most = max(1, int(self._rate * NAP_SECONDS))
+        scan = min(limits.scan_events, most) if by_sets else limits.scan_events
+        return replace(limits, batch_events=min(limits.batch_events, most), scan_events=scan)
 
     def wait(self, events: int) -> None:
         """Waits until so many events are due, or until it is to stop."""

@@ -59,9 +59,12 @@ def read_stream(log: Log, stream: UUID, from_version: int, up_to_position: int) 
     return [_fact(log, row) for row in _recorder(log).read_stream(stream, from_version - 1, up_to_position)]
 
 
-def read_streams(log: Log, streams: Sequence[UUID], up_to_position: int) -> list[Fact]:
-    """All facts of several streams up to a position, in position order. Raises NewerSoftware for an unknown topic."""
-    return [_fact(log, row) for row in _recorder(log).read_streams(streams, up_to_position)]
+def read_streams(log: Log, streams: Sequence[UUID], up_to_position: int, after: int = 0) -> list[Fact]:
+    """All facts of several streams above a position, up to another, in position order.
+
+    Raises NewerSoftware for an unknown topic.
+    """
+    return [_fact(log, row) for row in _recorder(log).read_streams(streams, up_to_position, after)]
 
 
 def read_at(log: Log, positions: Sequence[int]) -> list[Fact]:

@@ -14,11 +14,11 @@ from psycopg import Connection
 from infra.event_store import Log
 from projections.builds import CHANNEL as BUILDS_CHANNEL
 from projections.builds import LOCK, REBUILD, REBUILD_LANE
-from projections.bulk import BulkLimits, batches, topics_of
+from projections.bulk import BulkLimits, batches
 from projections.engine import WHOLE, Applied, Build, Lane
 from projections.errors import BuildGone, Fenced, Hole
 from projections.facts import Fact
-from projections.lanes import LanesEngine, Spread, Stretch, take_lanes
+from projections.lanes import LanesEngine, Spread, Stretch, take_lanes, topics_of
 from projections.projection import Projection
 
 FAUST = "faust"

@@ -78,17 +78,17 @@ USERS = Projection(
         Session.Ended: "update {sessions} set ended_at = %(recorded_at)s, end_reason = %(reason)s"
         " where id = %(stream)s",
     },
-    invalidates={
-        kind: lambda recorded: [str(recorded.stream)]
-        for kind in (
+    invalidates=dict.fromkeys(
+        (
             User.Registered,
             User.Renamed,
             User.Suspended,
             User.Reactivated,
             User.PasswordChanged,
             User.PasswordRehashed,
-        )
-    },
+        ),
+        "stream",
+    ),
     owners={"users": "id", "sessions": "id"},
 )
 

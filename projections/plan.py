@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, TypeAlias, TypeVar
 
 from psycopg import Cursor
 
 from infra.event_store import Recorded
 from projections.facts import Fact, Unreadable
-from projections.projection import Projection, statements_of
-from projections.rows import Action, Row
+from projections.projection import EVERYTHING, Invalidation, Projection, statements_of
+from projections.rows import RESERVED_PATHS, Action, Row
 
 Operation: TypeAlias = tuple[bytes, Mapping[str, Any]]
 """SQL for one build, and its parameters as psycopg takes them."""
@@ -32,6 +33,7 @@ class Plan:
             event: self._generator(action) if callable(action) else self._bound(statements_of(action))
             for event, action in projection.on.items()
         }
+        self._keys = {event: _keys_by(how) for event, how in projection.invalidates.items()}
         self._topics = {event.TOPIC for event in projection.on if hasattr(event, "TOPIC")}
 
     def concerns(self, fact: Fact) -> bool:
@@ -52,9 +54,8 @@ class Plan:
     def invalidations(self, fact: Fact) -> Iterable[str]:
         """The cache keys that the event makes old. Raises whatever a function of the projection raises."""
         if isinstance(fact, Unreadable):
-            return ("*",)
-        invalidation = self.projection.invalidates.get(type(fact.event))
-        return tuple(map(str, invalidation(fact))) if invalidation else ()
+            return (EVERYTHING,)
+        return self._keys[type(fact.event)](fact) if type(fact.event) in self._keys else ()
 
     def _generator(self, action: Callable[[Recorded], Any]) -> Callable[[Recorded], list[Row]]:
         def rows(fact: Recorded) -> list[Row]:
@@ -64,6 +65,15 @@ class Plan:
 
     def _bound(self, statements: Sequence[str]) -> Action:
         return Action([self.projection.bind(sql, self.build) for sql in statements])
+
+
+def _keys_by(how: Invalidation) -> Callable[[Recorded], tuple[str, ...]]:
+    if callable(how):
+        return lambda fact: tuple(map(str, how(fact)))
+    if how == EVERYTHING:
+        return lambda _: (EVERYTHING,)
+    read = attrgetter(RESERVED_PATHS.get(how, f"event.{how}"))
+    return lambda fact: () if (key := read(fact)) is None else (str(key),)
 
 
 def operations_of(row: Row) -> list[Operation]:

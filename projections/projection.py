@@ -51,9 +51,12 @@ IDENTIFIER_LIMIT = 63
 
 AS_JSON = " as json"
 
+EVERYTHING = "*"
+"""The cache key that stands for all of them."""
+
 Statements: TypeAlias = Sequence[tuple[str, Mapping[str, Any]]]
 Action: TypeAlias = str | Sequence[str] | Callable[[Recorded], Statements]
-Invalidation: TypeAlias = Callable[[Recorded], Iterable[str]]
+Invalidation: TypeAlias = str | Callable[[Recorded], Iterable[str]]
 Notice: TypeAlias = Callable[[Cursor[Any], Sequence[Recorded]], Mapping[str, Any] | None]
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
@@ -102,8 +105,9 @@ class Projection:
     `tables` is DDL, separated by semicolons: `name (columns)` makes a table, `index on name (...)` or
     `unique index on name (...)` an index, and anything else runs as it stands with `{name}` filled in (a trigger).
     `on` says what an event does: SQL, several, or a function of the recorded event to (SQL, parameters).
-    `invalidates` gives the cache keys that an event makes old (user ids as text). `notice` runs once per batch inside
-    the view's own transaction; what it returns is added to the notification of progress.
+    `invalidates` gives the cache keys that an event makes old (user ids as text): the name of the parameter that is the
+    key, `EVERYTHING`, or a function. `notice` runs once per batch inside the view's own transaction; what it returns is
+    added to the notification of progress.
     `owners` says of each table which rows are a stream's (a column's name will do where it holds the stream's id);
     without it the view can't be verified. `only_rebuilt` refuses to mend single rows: they are evidence.
     `generated` are the statements that functions in `on` give, where they are always the same few: with them a rebuild
@@ -217,6 +221,14 @@ class Projection:
         for event in self.invalidates:
             if event not in self.on:
                 raise WrongProjection(f"{self.label}: {event.__qualname__} invalidates, but does nothing here")
+            self._check_invalidation(event)
+
+    def _check_invalidation(self, event: type[Aggregate.Event]) -> None:
+        key = self.invalidates[event]
+        if callable(key) or key == EVERYTHING:
+            return
+        if key not in RESERVED | own_fields(event) or marked(event).get(key) == SECRET:
+            raise WrongProjection(f"{self.label}: {event.__qualname__} has no field {key} that could be a cache key")
 
     def _check_owners(self) -> None:
         if self.owners and set(self.owners) != set(self.table_names):

@@ -26,6 +26,7 @@ from infra.event_store import Log
 from infra.leases import Lease
 from projections.builds import REBUILD_LANE
 from projections.bulk import BulkState, forward
+from projections.by_sets import SetEngine
 from projections.engine import Build, Engine
 from projections.feeds import FAUST, FOLLOWER, change_feed
 from projections.indexes import complete, missing
@@ -154,7 +155,7 @@ def rebuild(
     """
     who = holder(actor)
     with leased(works, build.projection, who) as lease, works.connect() as connection:
-        engine = Engine(connection, works.log, build, lane=REBUILD_LANE, fence=lease.fence, quiet=True)
+        engine = SetEngine(connection, works.log, build, lane=REBUILD_LANE, fence=lease.fence)
         run = _Run(works, build, engine, who, rate, stopping, report)
         position = run.to_head(engine.take_over())
         while missing(connection, build):

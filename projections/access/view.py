@@ -13,7 +13,7 @@ from domain.access import Role, UserAssignments
 from domain.identity import User
 from infra.event_store import Recorded
 from infra.versions import move_graph
-from projections.projection import Owner, Projection
+from projections.projection import EVERYTHING, Owner, Projection
 
 _INTERVAL = """
     from_position bigint not null, from_at timestamptz not null, from_by text not null,
@@ -105,11 +105,11 @@ ACCESS = Projection(
         User.Reactivated: f"update {{suspensions}} {_END} where user_id = %(stream)s and to_position is null",
     },
     invalidates={
-        **{kind: lambda _: ["*"] for kind in _ROLE_EVENTS},
-        UserAssignments.RoleAssigned: lambda recorded: [str(vars(recorded.event)["user_id"])],
-        UserAssignments.RoleRevoked: lambda recorded: [str(vars(recorded.event)["user_id"])],
-        User.Suspended: lambda recorded: [str(recorded.stream)],
-        User.Reactivated: lambda recorded: [str(recorded.stream)],
+        **dict.fromkeys(_ROLE_EVENTS, EVERYTHING),
+        UserAssignments.RoleAssigned: "user_id",
+        UserAssignments.RoleRevoked: "user_id",
+        User.Suspended: "stream",
+        User.Reactivated: "stream",
     },
     notice=_notice,
     owners={

@@ -4,10 +4,11 @@ import psycopg
 import pytest
 
 from projections.builds import create_build
-from projections.bulk import BulkLimits, batches, forward, topics_of
+from projections.bulk import BulkLimits, batches, forward
 from projections.compare import differences
 from projections.engine import Engine
 from projections.facts import read
+from projections.lanes import topics_of
 from tests.projections.harbour import HARBOUR, KEEPERS, Keeper, Ship
 
 SMALL = BulkLimits(batch_events=3, batch_bytes=10_000, scan_events=7)

@@ -74,5 +74,5 @@ def test_no_function_of_a_projection_needs_a_secret(projection):
         carried = messages.open(here, message.key, message.value, message.headers)
         if callable(action):
             action(carried.recorded)
-        if invalidation := projection.invalidates.get(kind):
+        if callable(invalidation := projection.invalidates.get(kind)):
             list(invalidation(carried.recorded))
