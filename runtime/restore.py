@@ -99,7 +99,7 @@ def _check_types(backups: Sequence[Backup]) -> None:
         if newer:
             raise BackupError(
                 f"{backup.name}: newer software is needed: release {backup.header.release} wrote it, and this one"
-                f" doesn't know {', '.join(sorted(newer))}"
+                f" doesn't know {', '.join(sorted(newer))}; or is MUNIMENT_MODULES incomplete?"
             )
 
 

@@ -23,6 +23,7 @@ from runtime import modules
 from runtime.analytics import ensure_analytics
 from runtime.core import Core, ensure_keys, open_core
 from runtime.feeds import feed_without_bus
+from runtime.joined import join
 from runtime.past import discard_other_past
 
 Say = Callable[[str], None]
@@ -35,7 +36,7 @@ ADMIN_NAME = "Administrator"
 
 
 def migrate(settings: Settings, say: Say) -> None:
-    """Brings schema and views' tables up to this release. Raises MigrationError, ChangedProjection."""
+    """Brings schema and views' tables up to this release. Raises MigrationError, ChangedProjection, ModuleMissing."""
     limits = Limits.from_settings(settings)
     apply(settings.postgres_url, modules.sources(), limits=limits, report=lambda progress: say(progress.message))
     ensure_views(settings)
@@ -45,9 +46,10 @@ def migrate(settings: Settings, say: Say) -> None:
 def ensure_views(settings: Settings) -> None:
     """The tables of every view that this release brings, and where its reactions start; and nothing of another past.
 
-    Raises ChangedProjection, SettingsError.
+    Raises ChangedProjection, ModuleMissing, SettingsError.
     """
     with psycopg.connect(settings.postgres_url, autocommit=True) as connection:
+        join(connection, modules.registry(), settings)
         ensure_builds(connection, modules.projections(), bulk_events=BULK_EVENTS)
         ensure_started(connection, [(Place(each.name), each.from_start) for each in modules.reactions(settings)])
     discard_other_past(settings)

@@ -92,14 +92,21 @@ class Wired:
             yield connection
 
     def check(self) -> None:
-        """Whether there is a database, at a schema that this release understands. Raises NotRunning, MigrationError."""
+        """Whether there is a database, at a schema and with modules that this release understands.
+
+        Raises NotRunning, MigrationError, ModuleMissing.
+        """
         from infra.migrate import Limits, MigrationError, check_compatible
+        from runtime import modules
+        from runtime.joined import check_complete
 
         with self.connection():
             pass
         found = check_compatible(self.settings.postgres_url, self.sources, limits=Limits.from_settings(self.settings))
         if found.state != "fine":
             raise MigrationError(found.problems[0].code if found.problems else found.state, found.message)
+        with self.connection() as connection:
+            check_complete(connection, modules.registry())
 
     def complete(self, say: Callable[[str], None]) -> None:
         """The tables of this release's views and, in an empty store, the first facts. Raises SettingsError."""

@@ -1,0 +1,43 @@
+"""Which modules of one's own have joined this platform, so that nobody starts without one whose events are there."""
+
+from typing import Any
+
+from psycopg import Connection
+
+from infra.settings import Settings, SettingsError
+from runtime.registry import Registry
+
+_JOIN = """
+    insert into log_modules (name, setting) select unnest(%(names)s::text[]), %(setting)s
+        on conflict (name) do update set setting = excluded.setting where log_modules.setting <> excluded.setting
+"""
+_MISSING = "select name, setting from log_modules where name <> all(%s) order by joined_at, name"
+_FIRST = """
+    select topic, notification_id from stored_events
+     where topic collate "C" >= %(name)s || '.' and topic collate "C" < %(name)s || '/' limit 1
+"""
+
+
+class ModuleMissing(SettingsError):
+    """The log holds events of a module that isn't here."""
+
+
+def join(connection: Connection[Any], registry: Registry, settings: Settings) -> None:
+    """Remembers the modules of this process. Raises ModuleMissing."""
+    check_complete(connection, registry)
+    connection.execute(_JOIN, {"names": [module.name for module in registry.own], "setting": settings.modules})
+
+
+def check_complete(connection: Connection[Any], registry: Registry) -> None:
+    """Raises ModuleMissing for the first that joined, isn't here, and has an event in the log.
+
+    A module that has recorded nothing may go as it came.
+    """
+    here = [module.name for module in registry.modules]
+    for name, setting in connection.execute(_MISSING, (here,)).fetchall():
+        found = connection.execute(_FIRST, {"name": name}).fetchone()
+        if found is not None:
+            raise ModuleMissing(
+                f"MUNIMENT_MODULES: event type {found[0]} (at position {found[1]}) isn't known here: the module {name}"
+                f" is missing, which joined by {setting}"
+            )
