@@ -140,6 +140,17 @@ class Settings:
     stream_stuck_seconds: float = _setting(20.0, "a worker that shows no progress for so long is killed", least=5)
     stream_metrics_port: int = _setting(0, "port of a stream worker's own /metrics; 0 = none", least=0, most=65535)
 
+    # jobs
+    worker_queues: str = _setting("", "queues that a worker takes jobs from, a,b,... (none: all)")
+    worker_threads: int = _setting(32, "sync jobs that a worker runs at once", least=1, most=256)
+    worker_async_tasks: int = _setting(100, "async jobs that a worker runs at once", least=1, most=10_000)
+    worker_claim_ahead: int = _setting(400, "jobs that a worker claims before it can run them", least=0, most=5_000)
+    worker_lease_seconds: float = _setting(15.0, "a worker silent for so long loses its jobs", least=2, most=3600)
+    worker_drain_seconds: float = _setting(20.0, "time of a worker to finish; the rest is handed back", least=0)
+    worker_cancel_grace_seconds: float = _setting(10.0, "who is asked to cancel is cut off after so long", least=0)
+    worker_stuck_seconds: float = _setting(10.0, "a job cut off that runs on for so long ends its worker", least=0.1)
+    worker_metrics_port: int = _setting(0, "port of a worker's own /metrics; 0 = none", least=0, most=65535)
+
     # schedules
     schedule_grace_seconds: float = _setting(60.0, "an occurrence that is later than this was missed", least=1)
     scheduler_lease_seconds: float = _setting(3.0, "how long a scheduler's lease lasts unless renewed", least=1)

@@ -40,6 +40,7 @@ from runtime.module import Module
 from runtime.registry import Registry
 from stream_apps.access import default_role
 from stream_apps.identity import EMAIL_VERIFICATION, ONBOARDING
+from stream_apps.jobs.builtin import BUILTIN
 from stream_apps.reactions import Reaction
 
 MIGRATIONS = Path(infra.__file__).parent / "migrations"
@@ -94,6 +95,7 @@ MODULES = (
         aggregates=(Job, JobKey, Queue, Schedule, Occurrence),
         projections=(JOBS,),
         inline=(JOB_QUEUE, SCHEDULES),
+        jobs=BUILTIN,
     ),
 )
 

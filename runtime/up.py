@@ -13,9 +13,11 @@ from infra.parts import parts_file
 from infra.settings import Settings
 from runtime.environment import environment
 from runtime.start import feed_all_from_log, first_facts, migrate
-from runtime.supervisor import Part, Supervisor, service_part
+from runtime.supervisor import DRAIN_SECONDS, Part, Supervisor, service_part
 
 PROBE_SECONDS = 2.0
+HAND_BACK_SECONDS = 0.7
+"""So long a worker may take to hand back what it hasn't finished when all stops."""
 BUS_PARTS = ("relay", "stream")
 """What runs beside the follower where there is a bus."""
 
@@ -44,6 +46,7 @@ async def _up(settings: Settings, data: DataFolder, *, with_kafka: bool) -> None
         for name in BUS_PARTS if located.kafka else ():
             await supervisor.start(_part(name, located))
         await supervisor.start(_part("scheduler", located))
+        await supervisor.start(_part("worker", replace(located, worker_drain_seconds=_drain_seconds(settings))))
         await supervisor.start(_part("api", located, is_ready=True))
         _say(f"ready: http://{settings.host}:{settings.port} (read the API at /docs; Ctrl-C stops everything)")
         await supervisor.run()
@@ -83,6 +86,11 @@ def _part(name: str, settings: Settings, *, is_ready: bool = False) -> Part:
         environment(settings),
         is_ready=(lambda: _answers(settings)) if is_ready else None,
     )
+
+
+def _drain_seconds(settings: Settings) -> float:
+    """A worker that the supervisor would have to kill couldn't hand anything back."""
+    return min(settings.worker_drain_seconds, DRAIN_SECONDS - HAND_BACK_SECONDS)
 
 
 def _answers(settings: Settings) -> bool:

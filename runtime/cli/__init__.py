@@ -14,6 +14,7 @@ COMMANDS = {
     "follow": Lazy("runtime.cli.parts:follow", "Run the follower alone: it feeds the views from the log."),
     "relay": Lazy("runtime.cli.parts:relay", "Run the relay alone: it carries the log to Kafka."),
     "stream": Lazy("runtime.cli.parts:stream", "Run a stream worker alone: it feeds the views from Kafka."),
+    "worker": Lazy("runtime.cli.parts:worker", "Run a worker alone: it runs jobs."),
     "scheduler": Lazy("runtime.cli.parts:scheduler", "Run the scheduler alone: it enqueues jobs when they are due."),
     "status": Lazy("runtime.cli.status:status", "Tell the parts, the log, the views and the schema."),
     "migrate": Lazy("runtime.cli.migrate:migrate", "Bring the database's schema up to this release. Forward only."),

@@ -9,7 +9,7 @@ import click
 
 log = logging.getLogger("muniment")
 
-PARTS = ("up", "api", "follow", "relay", "scheduler")
+PARTS = ("up", "api", "follow", "relay", "worker", "scheduler")
 """Commands that are parts of the platform: their log keeps the traceback of what nobody expected."""
 
 

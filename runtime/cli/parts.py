@@ -98,6 +98,25 @@ def stream(wired: Wired) -> None:
 
 @click.command()
 @click.pass_obj
+def worker(wired: Wired) -> None:
+    """Run a worker alone: it runs jobs.
+
+    Any number may run, on any host: they share the queue. MUNIMENT_WORKER_QUEUES names the queues that it takes jobs
+    from. On SIGTERM it finishes what it is at, or hands it back, within MUNIMENT_WORKER_DRAIN_SECONDS. With exit status
+    75 it asks to be started again: a job won't end.
+
+    \b
+    Example:
+      MUNIMENT_POSTGRES_URL=postgresql://muniment@db/muniment MUNIMENT_WORKER_QUEUES=mail muniment worker
+    """
+    from runtime.worker import worker as run
+
+    wired.check()
+    run(wired.settings)
+
+
+@click.command()
+@click.pass_obj
 def scheduler(wired: Wired) -> None:
     """Run the scheduler alone: it enqueues jobs when they are due.
 

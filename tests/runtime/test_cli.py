@@ -30,7 +30,7 @@ CHANGING = {
     "backup": {"backup"},
     "restore": {"restore"},
 }
-PARTS = {"up", "api", "follow", "relay", "stream", "scheduler", "completion"}
+PARTS = {"up", "api", "follow", "relay", "stream", "worker", "scheduler", "completion"}
 
 
 def leaves(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:

@@ -53,6 +53,18 @@ create table job_queues (
     slots  integer
 );
 
+-- Who works, and who did and vanished within the hour. `queues` null: all.
+create table job_workers (
+    name       text        primary key,
+    host       text        not null,
+    pid        integer     not null,
+    queues     text[],
+    threads    integer     not null,
+    running    integer     not null,
+    started_at timestamptz not null default clock_timestamp(),
+    seen_at    timestamptz not null default clock_timestamp()
+);
+
 -- Each claim gets a fence above all before it.
 create sequence job_fences;
 

@@ -1,0 +1,90 @@
+"""The worker as a process: runs jobs."""
+
+import logging
+import os
+import random
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import Callable
+
+import prometheus_client
+
+from infra.job_queue_claims import Presence
+from infra.settings import Settings, listed
+from runtime import modules
+from runtime.core import Core, open_core
+from runtime.past import discard_other_past
+from stream_apps.jobs.keeper import Keeping
+from stream_apps.jobs.performing import Limits, Performer
+from stream_apps.jobs.worker import Worker, WorkerLimits
+
+logger = logging.getLogger("muniment.jobs")
+
+SEEN_SECONDS = 10.0
+"""How often a worker tells that it lives."""
+RECYCLE_STATUS = os.EX_TEMPFAIL
+"""The exit status of a worker that ends because a handler won't: to be started again."""
+
+
+def worker(settings: Settings) -> None:
+    """Runs until SIGTERM or SIGINT, or until a handler won't end; then it exits with 75 and is to be started again.
+
+    Raises NewerSoftware for an event of a newer release.
+    """
+    limits = worker_limits(settings)
+    with open_core(settings) as core:
+        discard_other_past(settings)
+        if settings.worker_metrics_port:
+            prometheus_client.start_http_server(settings.worker_metrics_port, settings.host)
+        found = build_worker(core, limits)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: found.stop())
+        found.run()
+        if found.unfinished:
+            # Threads that won't end would keep the process. Nothing of theirs counts any more.
+            _exit_now(RECYCLE_STATUS if found.stuck else 0)
+    if found.stuck:
+        raise SystemExit(RECYCLE_STATUS)
+
+
+def worker_limits(settings: Settings) -> WorkerLimits:
+    """As the settings say."""
+    queues = listed(settings.worker_queues)
+    return WorkerLimits(
+        queues=queues or None,
+        threads=settings.worker_threads,
+        async_tasks=settings.worker_async_tasks,
+        claim_ahead=settings.worker_claim_ahead,
+        drain_seconds=settings.worker_drain_seconds,
+        keeping=Keeping(
+            lease_seconds=settings.worker_lease_seconds,
+            cancel_grace_seconds=settings.worker_cancel_grace_seconds,
+            grace_seconds=settings.worker_stuck_seconds,
+            seen_seconds=SEEN_SECONDS,
+        ),
+    )
+
+
+def build_worker(core: Core, limits: WorkerLimits, chance: Callable[[], float] = random.random) -> Worker:
+    """A worker with the platform's job types."""
+    host = socket.gethostname()
+    name = f"{host}:{os.getpid()}:{secrets.token_hex(3)}"
+
+    def presence(running: int) -> Presence:
+        return Presence(name, host, os.getpid(), limits.queues, limits.threads, running)
+
+    def performer(self: Worker) -> Performer:
+        return Performer(
+            core.log, modules.job_types(), self.look, self.give_back, Limits(reruns=core.settings.dispatch_attempts)
+        )
+
+    return Worker(core.settings.postgres_url, name, presence, performer, limits, chance=chance)
+
+
+def _exit_now(status: int) -> None:
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
