@@ -60,16 +60,24 @@ def stream(settings: Settings) -> None:
 
 
 def _let_in(settings: Settings, beat: Callable[[], None]) -> None:
-    """Begins to work, unless Kafka refuses us: that is one line, and no crash."""
+    """Begins to work, unless Kafka refuses us. What a worker ends for by itself is one line, and no crash."""
     try:
         check_kafka(client_config(settings))
-        _work(settings, beat)
     except KafkaRefused as refused:
         raise SystemExit(f"Error: {refused}") from None
+    from stream_apps.bus import Deaf  # noqa: PLC0415 - after the fork: Faust starts a thread where it is imported
+    from stream_apps.feeder import NewTopics  # noqa: PLC0415
+
+    try:
+        _work(settings, beat)
+    except (KafkaRefused, Deaf) as ended:
+        raise SystemExit(f"Error: {ended}") from None
+    except NewTopics:
+        raise SystemExit("there are other topics now: a new start finds them") from None
 
 
 def _work(settings: Settings, beat: Callable[[], None]) -> None:
-    from stream_apps import bus  # noqa: PLC0415 - after the fork: Faust starts a thread where it is imported
+    from stream_apps import bus  # noqa: PLC0415 - as above
     from stream_apps.feeder import (  # noqa: PLC0415
         DROPPED,
         DUPLICATES,
@@ -106,14 +114,14 @@ def _work(settings: Settings, beat: Callable[[], None]) -> None:
             spread.topics.values(),
             instance,
             feeder,
-            beat=partial(_beat_if_well, feeder, settings, beat),
+            beat=partial(beat_if_well, feeder, settings, beat),
             limits=bus.BusLimits(
                 settings.stream_batch_messages, settings.stream_buffer_messages, settings.stream_session_seconds
             ),
         )
 
 
-def _beat_if_well(feeder: "FeederType", settings: Settings, beat: Callable[[], None]) -> None:
+def beat_if_well(feeder: "FeederType", settings: Settings, beat: Callable[[], None]) -> None:
     """No sign of life from who is stuck. Raises Deaf where it doesn't hear what the relay sends: a new one may.
 
     Who is deaf can still say good-bye to the group, which then shares out anew; who is killed comes back to its share.
