@@ -9,9 +9,8 @@ and redone together.
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
 import orjson
@@ -43,8 +42,7 @@ TRACEBACK_LIMIT = 8000
 """The end of a traceback that is kept with a parked event, in characters."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lane:
+class Lane(NamedTuple):
     """Which part of the log a progress row stands for: one partition of one topic in one layout."""
 
     layout: int = 0

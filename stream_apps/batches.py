@@ -5,12 +5,20 @@ handling failed.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+
+BURST_SECONDS = 0.004
+"""How long further messages are waited for while they come in bursts, as the relay sends them: several partitions of
+one burst come one after the other, and are one batch so, in place of three."""
+
+LULL_SECONDS = 0.1
+"""Whoever comes after so long a silence isn't waited with."""
 
 GATHER_SECONDS = 0.1
 """How long a batch is waited for that is known to be on its way."""
@@ -29,6 +37,7 @@ class Batches(Generic[T]):
         self._batch, self._buffer = min(batch, buffer), buffer
         self._is_far = is_far
         self._waiting: deque[T] = deque()
+        self._taken_at = 0.0
         self._wanted = 1
         self._has_come = asyncio.Event()
         self._has_room = asyncio.Event()
@@ -48,15 +57,21 @@ class Batches(Generic[T]):
             self._has_come.set()
 
     async def take(self) -> list[T]:
-        """What is there, in order, as soon as there is something; a whole batch where that is on its way."""
+        """What is there, in order, as soon as there is something; a whole batch or burst where that is on its way."""
         await self._come(1)
-        if len(self._waiting) < self._batch and self._is_far(self._waiting[-1]):
+        if len(self._waiting) < self._batch and (seconds := self._patience()):
             with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._come(self._batch), GATHER_SECONDS)
+                await asyncio.wait_for(self._come(self._batch), seconds)
+        self._taken_at = time.monotonic()
         taken = [self._waiting.popleft() for _ in range(min(self._batch, len(self._waiting)))]
         self._has_room.set()
         self.taken += len(taken)
         return taken
+
+    def _patience(self) -> float:
+        if self._is_far(self._waiting[-1]):
+            return GATHER_SECONDS
+        return BURST_SECONDS if time.monotonic() - self._taken_at < LULL_SECONDS else 0.0
 
     async def _come(self, wanted: int) -> None:
         self._wanted = wanted

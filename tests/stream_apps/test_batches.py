@@ -90,3 +90,17 @@ def test_who_is_alone_isnt_waited_for() -> None:
         return taking.result()
 
     assert asyncio.run(exchange()) == [1]
+
+
+def test_the_rest_of_a_burst_is_waited_for_a_moment() -> None:
+    async def exchange() -> list[list[int]]:
+        batches: Batches[int] = Batches(5, 10, never)
+        await batches.put(1)
+        first = await asyncio.wait_for(batches.take(), PATIENCE_SECONDS)
+        await batches.put(2)
+        taking = asyncio.ensure_future(batches.take())
+        await asyncio.sleep(0)
+        await batches.put(3)
+        return [first, await asyncio.wait_for(taking, PATIENCE_SECONDS)]
+
+    assert asyncio.run(exchange()) == [[1], [2, 3]]
