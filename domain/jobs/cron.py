@@ -33,8 +33,8 @@ MAX_EXPRESSION_CHARS = 120
 HORIZON = timedelta(days=366 * 45)
 """How far ahead is looked. The rarest day that there is, a 29 February on a given weekday, comes after 40 years at
 most (Sundays: 2088 and 2128, since 2100 isn't a leap year)."""
-LAST_YEAR = 9000
-"""Nothing is due later: the calendar of the computer ends at 9999."""
+FIRST_YEAR, LAST_YEAR = 1900, 9000
+"""Nothing is due before and after: the computer's calendar goes from 1 to 9999, and needs room for offsets."""
 WARM_UP = timedelta(days=2)
 """So long before the asked instant the walk begins, to know what a repeated hour has already shown."""
 
@@ -87,9 +87,14 @@ class Cron:
             raise _refused(NeverDue, field, "is never due: no day of the calendar is meant")
         return cron
 
+    @property
+    def zone(self) -> ZoneInfo:
+        """Whose wall clock is meant."""
+        return self._zone
+
     def after(self, instant: datetime) -> Iterator[datetime]:
         """The instants at which it is due, strictly after one, in order, in UTC. Ends where the calendar does."""
-        last = instant = instant.astimezone(UTC)
+        last = instant = max(instant.astimezone(UTC), datetime(FIRST_YEAR, 1, 3, tzinfo=UTC))
         for due in self._walk(instant - WARM_UP):
             # Two times of day in one gap, or one at its end, are the same instant.
             if due > last:
@@ -113,7 +118,6 @@ class Cron:
 
     def _walk(self, start: datetime) -> Iterator[datetime]:
         """Day by day and jump by jump: between two jumps, wall clock and UTC differ by a constant."""
-        start = max(start, datetime(1900, 1, 1, tzinfo=UTC))
         offset = offset_at(self._zone, start)
         shown = _wall(start, offset)
         """Up to here, excluding it, the wall clock has shown everything."""

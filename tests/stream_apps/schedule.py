@@ -66,8 +66,10 @@ class Site:
 
     def settle(self, schedule_id: UUID, now: datetime) -> Settled:
         command = SettleOccurrences(schedule_id, now, GRACE, TYPES, self.cursors)
-        context = Context.system("scheduler", str(uuid4()))
-        return self.dispatcher.dispatch(settle_occurrences, command, context).result
+        return self.dispatcher.dispatch(settle_occurrences, command, self.context()).result
+
+    def context(self) -> Context:
+        return Context.system("scheduler", str(uuid4()))
 
     def now(self) -> datetime:
         with self.pool.connection() as connection:
