@@ -220,7 +220,7 @@ def _statuses(route: Route) -> list[int]:
     if isinstance(route, Query):
         return [200, 304] if route.etag is not None else [200]
     if isinstance(route, Command):
-        return [route.answers or (200 if route.result is not None else 204)]
+        return [route.answers or (200 if route.result is not None else 204), *route.also]
     return [route.answers, *route.also]
 
 

@@ -255,6 +255,10 @@ class Command(Documented):
     location: str = field(default="", kw_only=True)
     idempotent: bool = field(default=True, kw_only=True)
     """Whether it honours `Idempotency-Key`."""
+    status: Callable[[Outcome], int] | None = field(default=None, kw_only=True)
+    """The status of this outcome, where that isn't always `answers`; one of these or of `also`."""
+    also: tuple[int, ...] = field(default=(), kw_only=True)
+    """Other statuses with the same type."""
 
 
 @dataclass(frozen=True)

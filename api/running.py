@@ -134,7 +134,8 @@ class RunCommand:
             headers.append((b"etag", b'"%d"' % version))
         if self.route.location:
             headers.append((b"location", self._location(asked, body)))
-        return Answer(None if body is None else encode(body), self.status, headers, outcome.position)
+        status = self.status if self.route.status is None else self.route.status(outcome)
+        return Answer(None if body is None else encode(body), status, headers, outcome.position)
 
     def _location(self, asked: Asked, body: Any) -> bytes:
         values = {**asked.path, **{f.name: getattr(body, f.name) for f in self._fields}}

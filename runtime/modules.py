@@ -10,6 +10,7 @@ from api import access as access_api
 from api import audit as audit_api
 from api import events as events_api
 from api import identity as identity_api
+from api import jobs as jobs_api
 from api import projections as projections_api
 from api import reactions as reactions_api
 from api.routing import Route
@@ -34,6 +35,7 @@ from projections.audit import AUDIT, AUDITED, ROUTINE
 from projections.identity import SESSIONS, USERS
 from projections.jobs import JOBS
 from projections.projection import Projection
+from projections.schedules import SCHEDULE_VIEW
 from projections.skips import SKIPS
 from projections.wishes import WISHES
 from runtime.module import Module
@@ -93,9 +95,10 @@ MODULES = (
         depends_on=("log", "projections"),
         migrations=MIGRATIONS / "jobs",
         aggregates=(Job, JobKey, Queue, Schedule, Occurrence),
-        projections=(JOBS,),
+        projections=(JOBS, SCHEDULE_VIEW),
         inline=(JOB_QUEUE, SCHEDULES),
         jobs=BUILTIN,
+        routes=jobs_api.ROUTES,
     ),
 )
 

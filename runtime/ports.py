@@ -11,6 +11,7 @@ from psycopg_pool import ConnectionPool
 from api.crowds import Crowds
 from api.limits import HttpLimits
 from api.live import LiveLimits, Tail
+from domain.jobs import JobTypes
 from infra.accounts import Accounts
 from infra.cache import CacheAside
 from infra.event_store import Log
@@ -72,6 +73,11 @@ class Ports:
         chosen = [self.projections[name] for name in projections]
         answer: Answer[T] = await self.in_thread(self.views.run, query, *chosen)
         return answer.value
+
+    @property
+    def job_types(self) -> JobTypes:
+        """The types of job that can be enqueued."""
+        return modules.job_types()
 
     @property
     def audited_actions(self) -> frozenset[str]:

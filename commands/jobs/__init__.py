@@ -18,6 +18,7 @@ from commands.jobs.jobs import (
     retry_jobs,
 )
 from commands.jobs.queues import LimitQueue, PauseQueue, ResumeQueue, limit_queue, pause_queue, resume_queue
+from commands.jobs.redrive import Redrive, Redriven, redrive
 
 __all__ = [
     "CancelJob",
@@ -27,6 +28,8 @@ __all__ = [
     "Enqueued",
     "LimitQueue",
     "PauseQueue",
+    "Redrive",
+    "Redriven",
     "ResumeQueue",
     "RetryJob",
     "RetryJobs",
@@ -38,6 +41,7 @@ __all__ = [
     "pause_queue",
     "prepare_batch",
     "prepare_enqueue",
+    "redrive",
     "resume_queue",
     "retry_job",
     "retry_jobs",

@@ -26,6 +26,9 @@ from domain.jobs.policy import (
 )
 from domain.ports import Work
 
+EARLIEST_YEAR, LATEST_YEAR = 1970, 9000
+"""Of times that are given: with their offsets, calendars of the computer have them all."""
+
 
 @dataclass(frozen=True)
 class EnqueueRequest:
@@ -179,14 +182,17 @@ def enqueue(work: Work, job_type: JobType, args: Any, **options: Any) -> Enqueue
 
 
 def enqueue_batch(work: Work, command: EnqueueBatch) -> list[Enqueued]:
-    """Enqueues all, in this order. Raises Invalid."""
+    """Enqueues several together or not at all, in this order. Raises Invalid."""
     if not 1 <= len(command.jobs) <= BATCH_LIMIT:
         raise invalid_field("jobs", f"1 to {BATCH_LIMIT} jobs at a time, not {len(command.jobs)}")
     return [enqueue_job(work, each) for each in command.jobs]
 
 
 def cancel_job(work: Work, command: CancelJob) -> None:
-    """Raises JobNotFound, JobFinished, Invalid."""
+    """Ends what waits; asks what runs to stop, and past a grace cuts it off.
+
+    Raises JobNotFound, JobFinished, Invalid.
+    """
     job = work.get(Job, command.id)
     reason = _checked_reason(command.reason)
     if command.running and not command.firm:
@@ -196,10 +202,11 @@ def cancel_job(work: Work, command: CancelJob) -> None:
 
 
 def retry_job(work: Work, command: RetryJob) -> None:
-    """Raises JobNotFound, JobFinished, Invalid."""
+    """Drives a dead letter again; what waits runs at once. Raises JobNotFound, JobFinished, Invalid."""
     more = command.attempts_more
     if more is not None and not 1 <= more <= ATTEMPTS_LIMIT:
         raise invalid_field("attempts_more", f"1 to {ATTEMPTS_LIMIT}")
+    check_moment("run_at", command.run_at)
     job = work.get(Job, command.id)
     job.retry(_checked_reason(command.reason), more, command.run_at)
 
@@ -271,8 +278,7 @@ def _check(command: Enqueue) -> None:
     """Raises Invalid naming the field."""
     if command.queue is not None:
         check_queue_name("queue", command.queue)
-    if command.run_at is not None and command.run_at.tzinfo is None:
-        raise invalid_field("run_at", "a time with its offset from UTC")
+    check_moment("run_at", command.run_at)
     for name, key in (("unique_key", command.unique_key), ("concurrency_key", command.concurrency_key)):
         if key is not None:
             _checked_key(name, key)
@@ -289,6 +295,16 @@ _BOUNDS = (
     ("max_attempts", 1, ATTEMPTS_LIMIT),
     ("timeout_seconds", 0.001, TIMEOUT_LIMIT_SECONDS),
 )
+
+
+def check_moment(name: str, moment: datetime | None) -> None:
+    """Raises Invalid naming the field for a time without an offset, or one that no clock will show."""
+    if moment is None:
+        return
+    if moment.tzinfo is None:
+        raise invalid_field(name, "a time with its offset from UTC")
+    if not EARLIEST_YEAR <= moment.year <= LATEST_YEAR:
+        raise invalid_field(name, f"a time in the years {EARLIEST_YEAR} to {LATEST_YEAR}")
 
 
 def check_queue_name(name: str, value: str) -> None:

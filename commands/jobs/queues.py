@@ -33,7 +33,7 @@ class LimitQueue:
 
 
 def pause_queue(work: Work, command: PauseQueue) -> None:
-    """Twice records nothing. Raises Invalid."""
+    """Its jobs wait from now on; what runs goes on. Twice records nothing. Raises Invalid."""
     reason = command.reason.strip()
     if len(reason) > REASON_LIMIT_CHARS or "\0" in reason:
         raise invalid_field("reason", f"at most {REASON_LIMIT_CHARS} characters, none of them NUL")
@@ -41,12 +41,15 @@ def pause_queue(work: Work, command: PauseQueue) -> None:
 
 
 def resume_queue(work: Work, command: ResumeQueue) -> None:
-    """Twice records nothing. Raises Invalid, QueueNotFound for one that was never decided about."""
+    """Its jobs are claimed again. Twice records nothing.
+
+    Raises QueueNotFound for one that was never decided about.
+    """
     work.get(Queue, Queue.id_of(command.name)).resume()
 
 
 def limit_queue(work: Work, command: LimitQueue) -> None:
-    """The same limit again records nothing. Raises Invalid."""
+    """So many of its jobs run at once, over all workers. The same limit again records nothing. Raises Invalid."""
     if command.limit is not None and not 1 <= command.limit <= CONCURRENCY_LIMIT:
         raise invalid_field("limit", f"1 to {CONCURRENCY_LIMIT}, or nothing")
     _queue(work, command.name).set_limit(command.limit)

@@ -40,6 +40,9 @@ def example(platform: Platform, said: dict) -> tuple[object, dict]:
         "change_password": {"new_password": PASSWORD},
         "check": check,
         "check_batch": {"checks": [check]},
+        "enqueue_job": {"type": "muniment.noop"},
+        "enqueue_jobs": {"jobs": [{"type": "muniment.noop"}]},
+        "limit_queue": {"limit": 1},
     }
     required = {"who_may": {"permission": "lamp:light"}}
     return bodies.get(said["operationId"], {}), required.get(said["operationId"], {})
