@@ -1,0 +1,236 @@
+"""Everything together: `muniment up` with the module, asked over HTTP and on the command line."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from infra.embedded.ports import free_port
+from infra.settings import Settings
+from tests.e2e.platform import ADMIN, ROOT, Api, Caller, at_least, eventually, position
+
+MODULES = "examples.invoicing:MODULE"
+NEW = {"scope": "/acme/eu", "customer": "Wile E. Coyote", "email": "wile@desert.example"}
+
+
+class Shop:
+    """`muniment up` with invoices, and its administrator."""
+
+    def __init__(self, folder: Path) -> None:
+        self.outbox = folder / "letters"
+        self.settings = Settings(
+            data=folder, port=free_port(), bcrypt_cost=4, admin_email=ADMIN[0], admin_password=ADMIN[1], modules=MODULES
+        )
+        self.api = Api(self.settings, folder / "up.log")
+        self.environment = {
+            "PATH": os.environ["PATH"], **self.settings.to_env(), "INVOICING_OUTBOX": str(self.outbox)
+        }  # fmt: skip
+
+    def start(self) -> "Shop":
+        with self.api.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "runtime", "up"], cwd=ROOT, env=self.environment, stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        eventually(self._is_ready)
+        self.admin = self.api.login(*ADMIN)
+        return self
+
+    def _is_ready(self) -> bool:
+        assert self.process.poll() is None, self.api.log.read_text()
+        return self.api.anybody.get("/readyz").status_code == 200
+
+    def call(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """`muniment ...`, at another terminal."""
+        return subprocess.run(
+            [sys.executable, "-m", "runtime", *arguments], cwd=ROOT, env=self.environment | environment,
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+
+    def done(self, *arguments: str) -> str:
+        answer = self.call(*arguments)
+        assert answer.returncode == 0, answer.stderr
+        return answer.stdout
+
+    def hires(self, name: str, role: str, scope: str) -> Caller:
+        user = self.admin.registers(f"{name}@acme.example", name.title())
+        self.admin.grants(user, role, scope)
+        return self.api.login(f"{name}@acme.example")
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(20)
+        self.api.http.close()
+
+
+@pytest.fixture(scope="module")
+def shop() -> Iterator[Shop]:
+    """A short path: sockets have little room."""
+    folder = Path(tempfile.mkdtemp(prefix="muniment-"))
+    running = Shop(folder)
+    try:
+        running.start()
+        running.admin.done("POST", "/api/v1/roles", {"name": "clerk", "permissions": ["invoice:*"]})
+        yield running
+    finally:
+        running.stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def penny(shop: Shop) -> Caller:
+    """A clerk of the European company."""
+    return shop.hires("penny", "clerk", "/acme/eu")
+
+
+def draft(clerk: Caller, **fields: object) -> str:
+    made = clerk.done("POST", "/api/v1/invoices", NEW | fields)
+    invoice = str(made.json()["id"])
+    assert made.headers["location"] == f"/api/v1/invoices/{invoice}"
+    line = {"description": "anvil", "quantity": 2, "unit_cents": 4999}
+    clerk.done("POST", f"/api/v1/invoices/{invoice}/lines", line)
+    return invoice
+
+
+def issued(clerk: Caller, **fields: object) -> tuple[str, int]:
+    invoice = draft(clerk, **fields)
+    return invoice, position(clerk.done("POST", f"/api/v1/invoices/{invoice}/issue"))
+
+
+def test_an_invoice_is_issued_and_paid(shop, penny):
+    invoice, at = issued(penny)
+    shown = penny.done("GET", f"/api/v1/invoices/{invoice}", **at_least(at)).json()
+    assert (shown["invoice"]["status"], shown["invoice"]["open_cents"]) == ("open", 9998)
+    assert shown["lines"] == [{"description": "anvil", "quantity": 2, "unit_cents": 4999}]
+    payment = {"amount_cents": 9998, "reference": "bank 1"}
+    paid = penny.done("POST", f"/api/v1/invoices/{invoice}/payments", payment)
+    shown = penny.done("GET", f"/api/v1/invoices/{invoice}", **at_least(position(paid)))
+    assert shown.json()["invoice"]["status"] == "paid"
+    assert shown.headers["etag"] == paid.headers["etag"] == '"4"'
+
+
+def test_a_payment_that_is_sent_twice_with_one_key_is_one_payment(shop, penny):
+    invoice, _ = issued(penny)
+    payment = {"amount_cents": 5000, "reference": "bank 2"}
+    sent = [
+        penny.done("POST", f"/api/v1/invoices/{invoice}/payments", payment, headers={"idempotency-key": "tuesday"})
+        for _ in range(2)
+    ]
+    assert position(sent[0]) == position(sent[1])
+    events = penny.api.same(shop.admin).done("GET", f"/api/v1/events?stream={invoice}&types=invoicing.InvoicePaid")
+    assert len(events.json()["items"]) == 1
+
+
+def test_bad_input_is_named(shop, penny):
+    answer = penny.post("/api/v1/invoices", NEW | {"email": "nobody", "colour": "red", "due_days": 1000})
+    assert answer.status_code == 422
+    assert {error["field"] for error in answer.json()["errors"]} >= {"email", "due_days", "colour"}
+    assert penny.post("/api/v1/invoices", NEW | {"scope": "acme"}).status_code == 422
+    invoice, _ = issued(penny)
+    overpaid = penny.post(f"/api/v1/invoices/{invoice}/payments", {"amount_cents": 10**6, "reference": "bank"})
+    assert (overpaid.status_code, overpaid.json()["code"]) == (409, "invoice-overpaid")
+
+
+def test_who_is_a_clerk_elsewhere_neither_sees_nor_touches_it(shop, penny):
+    invoice, at = issued(penny)
+    quentin = shop.hires("quentin", "clerk", "/acme/us")
+    answers = [
+        quentin.get(f"/api/v1/invoices/{invoice}", **at_least(at)),
+        quentin.get("/api/v1/invoices?scope=/acme"),
+        quentin.get("/api/v1/invoices/balance?scope=/acme/eu"),
+        quentin.post("/api/v1/invoices", NEW),
+        quentin.post(f"/api/v1/invoices/{invoice}/payments", {"amount_cents": 1, "reference": "bank"}),
+        quentin.post(f"/api/v1/invoices/{invoice}/void", {"reason": "mine"}),
+    ]
+    assert [answer.status_code for answer in answers] == [403] * 6
+    assert quentin.get("/api/v1/invoices?scope=/acme/us").json() == {"items": [], "next": None}
+    refused = shop.admin.get(f"/api/v1/audit?actor=user:{quentin.me}&action=request.refused").json()["items"]
+    assert {entry["detail"]["permission"] for entry in refused} == {
+        "invoice:read", "invoice:create", "invoice:pay", "invoice:void",
+    }  # fmt: skip
+
+
+def test_a_permission_of_the_module_is_explained_like_any_other(shop, penny):
+    answer = shop.admin.check(penny.me, "invoice:issue", "/acme/eu/lisbon", body={"explain": True}).json()
+    assert answer["allowed"]
+    assert "clerk" in str(answer["because"])
+
+
+def test_lists_go_page_by_page_and_balances_add_up(shop, penny):
+    for _ in range(3):
+        _, at = issued(penny, scope="/acme/eu/porto", currency="PTE")
+    first = penny.done("GET", "/api/v1/invoices?scope=/acme/eu/porto&status=open&limit=2", **at_least(at)).json()
+    rest = penny.done("GET", f"/api/v1/invoices?scope=/acme/eu/porto&status=open&limit=2&cursor={first['next']}").json()
+    assert [len(page["items"]) for page in (first, rest)] == [2, 1]
+    assert rest["next"] is None
+    (escudos,) = penny.done("GET", "/api/v1/invoices/balance?scope=/acme/eu/porto").json()
+    assert escudos == {"currency": "PTE", "invoices": 3, "open_cents": 3 * 9998, "overdue_cents": 0}
+
+
+def test_what_was_done_is_in_the_audit_log_and_nobody_else_can_write_it_there(shop, penny):
+    invoice, at = issued(penny)
+    entry = shop.admin.get(f"/api/v1/audit?target=invoice:{invoice}", **at_least(at)).json()["items"][0]
+    assert (entry["action"], entry["actor"]) == ("invoice.issued", f"user:{penny.me}")
+    assert entry["detail"]["total_cents"] == 9998
+    forged = {"action": "invoice.issued", "target": f"invoice:{invoice}", "outcome": "success"}
+    assert shop.admin.post("/api/v1/audit/events", forged).status_code == 422
+
+
+def test_who_owes_something_that_is_due_is_reminded_and_the_story_tells_why(shop, penny):
+    answer = penny.done("POST", f"/api/v1/invoices/{draft(penny, due_days=0)}/issue")
+    label = answer.json()["label"]
+    events = shop.admin.done("GET", f"/api/v1/events?after={position(answer) - 2}&limit=1").json()["items"]
+    correlation = events[0]["correlation_id"]
+
+    def story() -> list[str]:
+        found = shop.admin.get(f"/api/v1/events?correlation={correlation}").json()["items"]
+        return [event["type"] for event in found]
+
+    eventually(lambda: "invoicing.InvoiceReminded" in story())
+    assert story()[:3] == ["invoicing.InvoiceIssued", "invoicing.NumberTaken", "jobs.JobEnqueued"]
+    letters = [letter.read_text() for letter in shop.outbox.glob("*.eml")]
+    (letter,) = (letter for letter in letters if f"Invoice {label}: reminder 1" in letter)
+    assert "wile@desert.example" in letter
+    assert "99.98 EUR" in letter
+
+
+def test_the_document_of_the_api_has_its_routes(shop):
+    paths = shop.api.anybody.get("/openapi.json").json()["paths"]
+    issue = paths["/api/v1/invoices/{invoice_id}/issue"]["post"]
+    assert issue["x-permission"] == "invoice:issue within its scope"
+    assert "invoice-not-draft" in issue["responses"]["409"]["description"]
+    assert "invoices" in shop.api.anybody.get("/docs").text
+
+
+def test_its_view_is_rebuilt_compared_and_verified_by_name(shop, penny):
+    issued(penny)
+    shop.done("projections", "rebuild", "invoices")
+    compared = [line.split() for line in shop.done("projections", "diff", "invoices").splitlines()[1:]]
+    assert {table: differing for table, _, _, differing in compared} == {"invoices": "0", "lines": "0", "parked": "0"}
+    shop.done("projections", "cutover", "invoices")
+    shop.done("projections", "verify", "invoices", "--all")
+    _, at = issued(penny)
+    assert penny.done("GET", "/api/v1/invoices?limit=1", params={"scope": "/acme/eu"}, **at_least(at)).json()["items"]
+
+
+def test_its_events_are_exported_without_what_is_personal(shop, penny, tmp_path):
+    issued(penny)
+    shop.done("events", "export", "--types", "invoicing.*", "--format", "jsonl", "--out", str(tmp_path / "invoices"))
+    (exported,) = (path for path in tmp_path.iterdir() if "manifest" not in path.name)
+    lines = [json.loads(line) for line in exported.read_text().splitlines()]
+    assert {line["type"] for line in lines} > {"invoicing.InvoiceDrafted", "invoicing.InvoiceIssued"}
+    assert "Wile" not in exported.read_text()
+
+
+def test_whoever_forgets_the_module_is_told(shop, penny):
+    issued(penny)
+    answer = shop.call("projections", "list", MUNIMENT_MODULES="")
+    assert answer.returncode == 1
+    assert "the module invoicing is missing, which joined by examples.invoicing:MODULE" in answer.stderr
+    assert answer.stderr.count("\n") == 1
