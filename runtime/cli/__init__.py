@@ -25,6 +25,7 @@ COMMANDS = {
         "runtime.cli.asking:explain",
         "Tell why a user may do something, or why not and what nearly would have done. Straight from the event store.",
     ),
+    "schedules": Lazy("runtime.cli.schedules:schedules", "Which jobs are enqueued when, and what became of each time."),
     "keys": Lazy("runtime.cli.keys:keys", "The keys that sign and derive tokens. Their private parts are never shown."),
     "events": Lazy("runtime.cli.events:events", "Read the log; secrets are left out."),
     "projections": Lazy(

@@ -22,6 +22,7 @@ CHANGING = {
     "users": {"create", "rename", "suspend", "reactivate", "password", "end-session"},
     "roles": {"create", "permissions", "includes", "remove", "assign", "revoke"},
     "keys": {"rotate", "revoke"},
+    "schedules": {"create", "change", "pause", "resume", "delete"},
     "projections": {"retry", "skip", "verify", "repair", "rebuild", "diff", "cutover", "rollback", "drop"},
     "reactions": {"retry", "skip"},
     "audit": {"list"},  # reading the audit log is recorded
