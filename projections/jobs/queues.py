@@ -16,9 +16,10 @@ from projections.read import Read
 THROUGHPUT_SECONDS = 60
 """Throughput is what has ended in so many seconds past."""
 
-ALIVE_SECONDS = 15.0
+ALIVE_SECONDS = 30.0
 """A worker that hasn't been seen for so long isn't counted."""
 
+_STATES = tuple(state.value for state in JobState if state is not JobState.FAILED)
 _OPEN_STATES = ", ".join(f"'{state}'" for state in (*OPEN, "dead-letter"))
 _OPEN_COUNTS = f"""
     select j.queue, j.type, {SHOWN} as state, count(*) as count
@@ -76,9 +77,6 @@ class WorkerRow:
     started_at: datetime
     seen_at: datetime
     alive: bool
-
-
-_STATES = tuple(state.value for state in JobState if state is not JobState.FAILED)
 
 
 def counts(read: Read) -> list[StateCount]:

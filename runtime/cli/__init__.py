@@ -36,6 +36,12 @@ COMMANDS = {
         "runtime.cli.reactions:reactions",
         "What the platform does because of events: how far it is, and what it parked.",
     ),
+    "jobs": Lazy(
+        "runtime.cli.jobs:jobs", "Background jobs: what waits, what runs, what came of it, and what to do about it."
+    ),
+    "queues": Lazy(
+        "runtime.cli.queues:queues", "The queues of background jobs: how they stand, and who may run from them."
+    ),
     "audit": Lazy("runtime.cli.audit:audit", "The audit log. Reading it is in it."),
     "backup": Lazy("runtime.cli.backup:backup", "Copy the log into one file, while the platform serves."),
     "restore": Lazy("runtime.cli.backup:restore", "Make a platform out of a backup of its log."),
