@@ -7,7 +7,7 @@ from msgspec import Meta
 
 from api.events.views import EventView, asked_types, view_of
 from api.routing import Answer, Asked, Body, Endpoint, Route, View
-from domain.errors import invalid_field
+from domain.errors import PositionUnknown, invalid_field
 from infra.event_store import Log
 from infra.settings import Settings
 from infra.wanted import Wanted
@@ -51,6 +51,8 @@ async def list_events(asked: Asked) -> Answer:
 
 def _events(log: Log, asked: EventFilter, limit: int) -> tuple[EventsView, int]:
     head = log.head()
+    if asked.after > head:  # of a past that the log hasn't any more, perhaps: who goes on from there waits for ever
+        raise PositionUnknown
     wanted = Wanted(asked_types(asked.types), asked.stream, asked.actor, asked.correlation)
     found = log.search(wanted, asked.after, limit + 1)
     items = [view_of(recorded) for recorded in found[:limit]]
@@ -59,5 +61,5 @@ def _events(log: Log, asked: EventFilter, limit: int) -> tuple[EventsView, int]:
 
 LIST: Route = Endpoint(
     "GET", "/api/v1/events", list_events, permission="event:read", params=EventFilter, result=EventsView,
-    projections=(),
+    projections=(), raises=(PositionUnknown,),
 )  # fmt: skip

@@ -19,7 +19,7 @@ from projections.verification.journal import Journal, Report, cursor_of, set_cur
 from projections.verification.snapshot import Spreads
 from projections.verification.sources import BATCH_STREAMS, Sample
 from projections.verification.verifier import NotVerifiable, Verifier, is_verifiable, verifying
-from projections.verification.walk import Walk, named_streams, step
+from projections.verification.walk import Ahead, Walk, named_streams, step
 
 Progress = Callable[[Findings], object]
 
@@ -47,7 +47,7 @@ class Wanted:
         """What was looked at, for people."""
         if self.streams:
             return f"stream {self.streams[0]}" if len(self.streams) == 1 else f"{len(self.streams)} streams"
-        return "all" if self.sample.share >= 1 else f"{self.sample.share:.4%}".rstrip("0").rstrip(".%") + " %"
+        return "all" if self.sample.share >= 1 else f"{round(self.sample.share * 100, 4):g} %"
 
 
 def verify(
@@ -91,12 +91,13 @@ class _Walked:
         self._verifier = verifier
         self._sample = sample
         self._limit = limit
+        self._ahead = Ahead()
 
     def __iter__(self) -> Any:
         left = self._limit
         while self.place is not None and (left is None or left > 0):
             budget = BATCH_STREAMS if left is None else min(left, BATCH_STREAMS)
-            found, self.place = step(self._verifier, self._sample, self.place, budget)
+            found, self.place = step(self._verifier, self._sample, self.place, budget, self._ahead)
             if left is not None:
                 left -= budget if _is_amid_rows(self.place) else max(1, len(found.looked_at))
             yield found

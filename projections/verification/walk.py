@@ -1,5 +1,6 @@
 """In which order a view's streams are looked at: first all of the log, by their ids, then the owners of its rows."""
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
@@ -23,6 +24,27 @@ class Walk:
     key: str | None = None
 
 
+class Ahead:
+    """Streams that were counted, and wait for their look: where they are long, one count is worth many looks."""
+
+    def __init__(self) -> None:
+        self._batches: deque[Batch] = deque()
+        self._place: Walk | None = None
+
+    def next(self, verifier: Verifier, sample: Sample, place: Walk, streams: int) -> Batch | None:
+        """What is looked at next, at most `streams` streams; None at the log's end."""
+        if not self._batches or self._place != place:
+            lengths = sources.of_log(
+                verifier.connection, verifier.build, sample, after=place.stream, upto=place.upto, limit=streams
+            )
+            self._batches = deque(sources.batches(lengths))
+        if not self._batches:
+            return None
+        batch = self._batches.popleft()
+        self._place = replace(place, stream=batch.streams[-1])
+        return batch
+
+
 def walk(
     verifier: Verifier, sample: Sample, start: Walk | None = None, *, streams: int = BATCH_STREAMS
 ) -> Iterator[tuple[Findings, Walk | None]]:
@@ -31,23 +53,23 @@ def walk(
     A step looks at no more than `streams` streams. Raises as `Verifier.look`.
     """
     place: Walk | None = start or Walk(verifier.head())
+    ahead = Ahead()
     while place is not None:
-        found, place = step(verifier, sample, place, streams)
+        found, place = step(verifier, sample, place, streams, ahead)
         yield found, place
 
 
-def step(verifier: Verifier, sample: Sample, place: Walk, streams: int) -> tuple[Findings, Walk | None]:
+def step(verifier: Verifier, sample: Sample, place: Walk, streams: int, ahead: Ahead) -> tuple[Findings, Walk | None]:
     """One step of a walk."""
     if place.table is None:
-        return _in_log(verifier, sample, place, streams)
+        return _in_log(verifier, sample, place, streams, ahead)
     return _among_rows(verifier, sample, place, streams)
 
 
-def _in_log(verifier: Verifier, sample: Sample, place: Walk, streams: int) -> tuple[Findings, Walk | None]:
-    lengths = sources.of_log(
-        verifier.connection, verifier.build, sample, after=place.stream, upto=place.upto, limit=streams
-    )
-    batch = next(sources.batches(lengths), None)
+def _in_log(
+    verifier: Verifier, sample: Sample, place: Walk, streams: int, ahead: Ahead
+) -> tuple[Findings, Walk | None]:
+    batch = ahead.next(verifier, sample, place, streams)
     if batch is None:
         return Findings(verifier.build), replace(place, table=verifier.build.projection.table_names[0])
     return verifier.look(batch), replace(place, stream=batch.streams[-1])

@@ -1,10 +1,10 @@
 """`muniment events export`: a range of the log in a file, whole or not at all."""
 
 from collections.abc import Mapping
-from contextlib import closing, suppress
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
 import click
@@ -86,7 +86,7 @@ def _exported(wired: Wired, asked: Asked, name: str, out: Path, actor: str, rest
         selection = asked.selection(connection)
         header = _header(asked, selection, name, log_id(connection))
         header["last"] = event_at(connection, selection.upto)
-        with closing(_Shown(name)) as shown:
+        with _Shown(name) as shown:
 
             def began(begun: Selection, header: Mapping[str, Any]) -> None:
                 if event_at(connection, begun.upto) != header["last"]:  # a backup was restored meanwhile
@@ -119,10 +119,13 @@ class _Shown:
         if self._progress:
             self._progress.advance_to(position - self._zero)
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
         if self._context:
             with suppress(OSError):
-                self._context.__exit__(None, None, None)
+                self._context.__exit__(*raised)
 
 
 def _header(asked: Asked, selection: Selection, name: str, log: str) -> dict[str, Any]:

@@ -110,7 +110,9 @@ class Progress:
         return "  ".join(parts)
 
     def close(self, *, done: bool) -> None:
-        """The last line: what it came to, at which rate altogether."""
+        """The last line: what it came to, at which rate altogether. None where it was stopped before it began."""
+        if not done and len(self._samples) == 1:
+            return
         seconds = self._clock() - self._began
         moved = self.position - self._start
         rate = f", {moved / seconds:,.0f}/s" if seconds > 0 else ""

@@ -62,6 +62,11 @@ def test_a_position_that_isnt_there_yet_is_unknown(platform, path):
     assert (checked.status_code, checked.json()["code"]) == (422, "position-unknown")
 
 
+def test_the_log_is_not_read_from_a_position_that_isnt_there_yet(platform):
+    answer = platform.admin.get("/api/v1/events", params={"after": 10**12})
+    assert (answer.status_code, answer.json()["code"]) == (422, "position-unknown")
+
+
 @pytest.mark.parametrize("text", ["soon", "-1", "1e3", "9" * 400, "1.0", ""])
 def test_a_position_that_isnt_a_number_is_refused(platform, text):
     answer = platform.admin.get("/api/v1/users", headers={"muniment-at-least": text})

@@ -8,7 +8,7 @@ import pytest
 from projections.builds import ensure_builds
 from projections.engine import Build, Engine
 from projections.facts import read
-from projections.verification import NO_STREAM, Findings, NotVerifiable, Sample, named_streams, verifying, walk
+from projections.verification import NO_STREAM, Findings, NotVerifiable, Sample, named_streams, sources, verifying, walk
 from tests.projections.harbour import HARBOUR, Keeper, Ship
 
 
@@ -158,6 +158,22 @@ def test_a_long_stream_is_folded_in_pages(record, apply, verify, connection, mon
     assert (found.events, found.differing) == (40, {})
     connection.execute("update harbour_ships_v1_b1 set berth = 5")
     assert verify().differing == {tramp.id: 1}
+
+
+def test_long_streams_are_counted_once_for_many_looks(record, apply, verify, connection, monkeypatch):
+    monkeypatch.setattr(sources, "BATCH_EVENTS", 10)
+    counted, count = [], sources.of_log
+    monkeypatch.setattr(sources, "of_log", lambda *given, **how: counted.append(how) or count(*given, **how))
+    for number in range(12):
+        ship = Ship(f"Tramp {number}", [])
+        for berth in range(1, 9):
+            ship.moor(berth)
+        record(ship)
+    apply()
+    connection.execute("update harbour_ships_v1_b1 set berth = 5 where name in ('Tramp 3', 'Tramp 11')")
+    found = verify()
+    assert (found.streams, found.events, len(found.differing)) == (12, 12 * 9, 2)
+    assert len(counted) == 2  # all of them, and that there are no more
 
 
 def test_no_difference_shows_while_the_view_is_fed(record, log, verify, follower, visible):

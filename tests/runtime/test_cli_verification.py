@@ -40,6 +40,10 @@ class TestVerify:
         assert (found["differing_streams"], found["differences"], found["sample"]) == (0, [], "all")
         assert found["streams"] > 0
 
+    @pytest.mark.parametrize(("sample", "said"), [("1%", "1 %"), ("12.5%", "12.5 %"), ("30%", "30 %"), ("100%", "all")])
+    def test_says_which_share_it_looked_at(self, cli_site: Site, sample, said):
+        assert cli_site.json("projections", "verify", "identity", "--sample", sample)["sample"] == said
+
     def test_names_the_row_and_what_it_should_say_without_what_is_personal(self, cli_site: Site, broken):
         result = cli_site.call("projections", "verify", "identity", "--stream", broken)
         assert result.exit_code == 1

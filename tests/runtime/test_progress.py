@@ -110,3 +110,10 @@ def test_the_time_left_counts_what_comes_meanwhile(clock):
         clock.seconds = 10.0
         shown.advance_to(500, 1250)
         assert shown.eta_seconds == 750 / 25
+
+
+def test_what_was_refused_before_it_began_has_no_last_line(clock):
+    out = io.StringIO()
+    with pytest.raises(LookupError), progress("identity", "events", 10, out=out, clock=clock.read):
+        raise LookupError
+    assert out.getvalue() == ""

@@ -80,35 +80,36 @@ def rebuild(
     view = _declared(projection, version)
     with wired.core() as core:
         at = works(core.settings, core.log)
-        build, rate = _begun(at, core, view, rate, actor, unattended=unattended)
+        build, rate, start = _begun(at, core, view, rate, actor, unattended=unattended)
         with _told_to_stop() as stopping:
             who = "system:follower" if unattended else str(context_of(actor).actor)
-            position = _run(at, build, who, rate, stopping, quiet=unattended)
+            position = _run(at, build, who, rate, stopping, start=start, quiet=unattended)
     if as_json:
         print_json({"name": view.name, "version": view.version, "build": build.number, "position": position})
-    else:
+    elif not unattended:
         say(f"{view.name} build {build.number} is level at {position} and follows the log; it isn't read yet")
         say(f"next: muniment projections diff {view.name}; muniment projections cutover {view.name}")
 
 
 def _begun(
     at: Works, core: Core, view: Projection, rate: int | None, actor: str, *, unattended: bool
-) -> tuple[Build, int | None]:
-    """The build to work on, a new one unless one was begun; and its rate."""
+) -> tuple[Build, int | None, int]:
+    """The build to work on, a new one unless one was begun; its rate, and the position that it has."""
     with at.connect() as connection:
         build = _in_hand(connection, view)
         if build is None:
             refuse_beside(connection, view)
             command = RequestRebuild(view.name, view.version, rate, attended=True)
             settle(at, declared([view]), dispatch(core, request_rebuild, command, actor).position)
-            return other_build(connection, view), rate
+            return other_build(connection, view), rate, 0
         begun = status(connection, view)
         rate = rate or (begun.rate if begun else None)
+        position = begun.position if begun else 0
         if not unattended:
-            say(f"{view.name} build {build.number} was begun; going on from {begun.position if begun else 0}")
+            say(f"{view.name} build {build.number} was begun; going on from {position}")
             if begun and not begun.leased:
                 resume(connection, build, rate=rate, attended=True)
-        return build, rate
+        return build, rate, position
 
 
 def _in_hand(connection: Any, view: Projection) -> Build | None:
@@ -118,12 +119,21 @@ def _in_hand(connection: Any, view: Projection) -> Build | None:
     return build if build and is_in_hand(connection, build) else None
 
 
-def _run(at: Works, build: Build, actor: str, rate: int | None, stopping: Callable[[], bool], *, quiet: bool) -> int:
+def _run(
+    at: Works,
+    build: Build,
+    actor: str,
+    rate: int | None,
+    stopping: Callable[[], bool],
+    *,
+    start: int,
+    quiet: bool,
+) -> int:
     begun = at.log.head()
     try:
         if quiet:
             return _modestly(lambda: run_rebuild(at, build, actor, rate=rate, stopping=stopping))
-        with progress(f"{build.projection.name} build {build.number}", "events", begun) as shown:
+        with progress(f"{build.projection.name} build {build.number}", "events", begun, start=start) as shown:
             report = _with_newest_head(at.log, shown)
             return _modestly(lambda: run_rebuild(at, build, actor, rate=rate, stopping=stopping, report=report))
     except Stopped as stopped:
