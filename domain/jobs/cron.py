@@ -12,8 +12,9 @@ When the wall clock jumps, the rules are those of vixie cron and systemd:
 - Every other one means *times of day*: each is due once on each of its days. One that the clock shows twice is due the
   first time; those in a gap that the clock leaps over are due once, together, at the gap's end.
 
-The walk through the jumps is our own and not cronsim's, which loses occurrences where a jump isn't a whole hour (Lord
-Howe) or happens at midnight (Cairo, Beirut, Santiago), and gives an instant twice where two times fall into one gap.
+The walk through the jumps is our own and not cronsim's, which loses occurrences behind a jump that isn't a whole hour
+(`*/15 3 * * *` at Lord Howe), gives a midnight that there isn't (`*/30 0 24 4 *` in Cairo), and, asked within an hour
+that is shown twice, an instant that has passed.
 """
 
 from collections.abc import Iterator
