@@ -11,7 +11,7 @@ from stream_apps import bus
 
 SESSION_SECONDS = 30.0
 SHORT_SESSION_SECONDS = 6.0
-IDLE_SECONDS = 4.0
+IDLE_SECONDS = 2.0
 FORMER, SHORT = "former", "short"
 """As it was in a former release: as Faust and aiokafka have it. With a short session."""
 

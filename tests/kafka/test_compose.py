@@ -89,7 +89,8 @@ def test_the_whole_composition_serves(place: Place) -> None:
         found = api.get(f"/api/v1/users/{made.json()['id']}", headers=headers)
         assert found.status_code == 200, found.text
         views = api.get("/api/v1/projections", headers=headers).json()["items"]
-        assert {view["name"]: view["feed"] for view in views} == dict.fromkeys(("access", "audit", "identity"), "faust")
+        assert {"access", "audit", "identity"} <= {view["name"] for view in views}
+        assert {view["feed"] for view in views} == {"faust"}
         assert {name: part.poll() for name, part in parts.items()} == dict.fromkeys(parts)
     assert not (place.log.parent / "data").exists()  # a container of ours may write nowhere
 

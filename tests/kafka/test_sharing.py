@@ -59,7 +59,7 @@ def test_a_member_that_has_had_nothing_for_long_is_there_when_it_is_needed(membe
     members.wait_for([1])
     members.start("second", how=SHORT, BROKER_MAX_POLL_INTERVAL=str(IDLE_SECONDS))
     members.wait_for([0, 1])
-    time.sleep(IDLE_SECONDS + 1.5 * SHORT_SESSION_SECONDS)
+    time.sleep(IDLE_SECONDS + SHORT_SESSION_SECONDS + 2)
     assert members.counts() == [0, 1]
     members.stop("first")
     members.wait_for([1], NOTICED_SECONDS)
