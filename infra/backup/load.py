@@ -12,8 +12,8 @@ from infra.backup import form
 from infra.backup.form import Header
 from infra.backup.indexes import Indexes
 from infra.backup.problems import BackupError
+from infra.backup.rows import COPY_END, COPY_HEADER
 from infra.backup.source import Backup
-from infra.backup.take import COPY_END, COPY_HEADER
 from infra.layouts import Wanted, begin_layout
 from infra.transcoding import event_types
 

@@ -164,7 +164,7 @@ def test_a_backup_and_what_was_added_since_make_the_same_log(connection, other, 
 
 def test_several_blocks_are_one_log(connection, other, monkeypatch) -> None:
     monkeypatch.setattr(form, "BLOCK_BYTES", 1000)
-    monkeypatch.setattr("infra.backup.take.BLOCK_EVENTS", 7)
+    monkeypatch.setattr("infra.backup.take.STRETCH_EVENTS", 7)
     fill(connection, [(TOPICS[0], b"%d" % n * (3000 if n == 50 else 30), b"{}", 1) for n in range(100)])
     data = taken(connection)
     assert len(read(data)[1]) > 5
