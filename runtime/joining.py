@@ -10,11 +10,12 @@ from api.limits import HttpLimits
 from api.openapi import OpenApi, operation_name
 from api.router import PARAMETER, Parameter, parameters
 from api.routing import Command, Endpoint, Query, Route, waits_for
+from commands.jobs.schedules import OwnSchedule, prepare_own
 from domain.access import Permission
 from domain.aggregate import Aggregate
 from domain.audit import ActionName
 from domain.errors import Invalid
-from domain.jobs import JobType
+from domain.jobs import JobType, JobTypes
 from infra.disclosure import marked
 from infra.exporting.columns import table_name
 from infra.inline import Inline
@@ -99,6 +100,7 @@ def _kinds(module: Any) -> Iterator[str]:
         ("inline", module.inline, Inline),
         ("routes", module.routes, Command | Query | Endpoint),
         ("jobs", module.jobs, JobType),
+        ("schedules", module.schedules, OwnSchedule),
         ("permissions", module.permissions, str),
         ("variables", module.variables, str),
         ("routine", module.routine, type),
@@ -210,6 +212,7 @@ def _taken_by(module: Module, settings: Settings) -> Iterator[tuple[str, str]]:
         "inline table": (table for inline in module.inline for table in inline.tables),
         "reaction": (reaction.name for reaction in _reactions(module, settings)),
         "job type": (job.name for job in module.jobs),
+        "schedule": (schedule.name for schedule in module.schedules),
         "route": (f"{route.method} {PARAMETER.sub('{}', route.path)}" for route in routes),
         "operation": map(operation_name, routes),
         "permission": module.permissions,
@@ -256,6 +259,7 @@ def _relations(platform: Sequence[Module], own: Sequence[Module]) -> Iterator[st
     views = {projection.name for module in everybody for projection in module.projections}
     permissions = {p for module in platform for p in _asked(module)} | {p for module in own for p in module.permissions}
     for module in own:
+        yield from _schedules(module, [job for each in everybody for job in each.jobs])
         others = [(each.name, route) for each in everybody if each is not module for route in each.routes]
         for route in module.routes:
             called = f"{module.name}: {route.method} {route.path}"
@@ -268,6 +272,14 @@ def _relations(platform: Sequence[Module], own: Sequence[Module]) -> Iterator[st
             for owner, other in others:
                 if route.method == other.method and overlap(route.path, other.path):
                     yield f"{called} collides with {other.path} of {owner}"
+
+
+def _schedules(module: Module, jobs: Sequence[JobType]) -> Iterator[str]:
+    for schedule in module.schedules:
+        try:
+            prepare_own(JobTypes(jobs), [schedule])
+        except Exception as error:  # noqa: BLE001 - the author's plan may be wrong in any way
+            yield f"{module.name}: schedule {schedule.name}: {error}"
 
 
 def overlap(one: str, other: str) -> bool:

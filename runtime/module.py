@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from api.routing import Route
+from commands.jobs.schedules import OwnSchedule
 from domain.aggregate import Aggregate
 from domain.jobs import JobType
 from infra.inline import Inline
@@ -32,10 +33,11 @@ class Module:
     `name` is the first part of its topics, and names its topic on Kafka and its migrations. `depends_on` are modules
     that are migrated before it. `former` are declarations of earlier versions whose builds are fed on for as long as
     processes of the release before may read them. `reactions` is what it does because of events, as the settings say;
-    `jobs` are the types of job that it declares. `permissions` are those that it introduces, `resource:action`.
-    `variables` are the environment variables that it reads, which `muniment up` hands on to the parts. Each of its
-    events stands in `audited`, with what it means to an auditor, or in `routine`, where it means nothing to one (for
-    the platform's own, audit says it).
+    `jobs` are the types of job that it declares, `schedules` what it has enqueued at which times (created once, and the
+    operators' from then on). `permissions` are those that it introduces, `resource:action`. `variables` are the
+    environment variables that it reads, which `muniment up` hands on to the parts. Each of its events stands in
+    `audited`, with what it means to an auditor, or in `routine`, where it means nothing to one (for the platform's own,
+    audit says it).
     """
 
     name: str
@@ -48,6 +50,7 @@ class Module:
     routes: Sequence[Route] = ()
     reactions: Callable[[Settings], tuple[Reaction, ...]] = _none
     jobs: tuple[JobType, ...] = ()
+    schedules: tuple[OwnSchedule, ...] = ()
     permissions: tuple[str, ...] = ()
     variables: tuple[str, ...] = ()
     audited: Mapping[type[Event], Meaning] = field(default_factory=dict)

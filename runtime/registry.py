@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any, cast
 
 from api.routing import Documented, Own, Permission, Route, Self, Within
+from commands.jobs.schedules import OwnSchedule
 from domain.jobs import JobTypes
 from infra.inline import Inline
 from infra.migrate import Source
@@ -97,6 +98,11 @@ class Registry:
     def job_types(self) -> JobTypes:
         """All types of job."""
         return JobTypes(each for module in self.modules for each in module.jobs)
+
+    @property
+    def schedules(self) -> tuple[OwnSchedule, ...]:
+        """The schedules that the modules bring along."""
+        return tuple(each for module in self.modules for each in module.schedules)
 
     @property
     def event_types(self) -> dict[str, type[Any]]:

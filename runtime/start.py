@@ -9,6 +9,7 @@ import psycopg
 
 from commands.access import AssignRole, DefineBuiltinRoles, assign_role, define_builtin_roles
 from commands.identity import NewUser, RegisterUser, checked, register_user
+from commands.jobs.schedules import ensure_schedules, prepare_own
 from domain.access import RoleName
 from domain.context import Actor, Context
 from domain.errors import DomainError
@@ -62,7 +63,9 @@ def feed_all_from_log(settings: Settings) -> None:
 
 
 def first_facts(settings: Settings, say: Say) -> None:
-    """The keyring, the built-in roles, and in an empty store one administrator. Twice does nothing.
+    """The keyring, the built-in roles, the modules' schedules, and in an empty store one administrator.
+
+    Twice does nothing.
 
     Raises SettingsError for an administrator's address or password that won't do.
     """
@@ -70,6 +73,8 @@ def first_facts(settings: Settings, say: Say) -> None:
         ensure_keys(core)
         context = Context(Actor("system", "bootstrap"), str(uuid4()))
         core.dispatcher.dispatch(define_builtin_roles, DefineBuiltinRoles(), context)
+        if own := modules.registry().schedules:
+            core.dispatcher.dispatch(ensure_schedules, prepare_own(modules.job_types(), own), context)
         if not _has_users(core):
             _create_administrator(core, context, say)
 

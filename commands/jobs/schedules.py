@@ -4,7 +4,7 @@ Firing is one save: the occurrence's outcome and the job. What was read for it i
 paused or changed at this moment doesn't fire by what it was.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -102,8 +102,16 @@ class DeleteSchedule:
 
 
 @dataclass(frozen=True)
+class OwnSchedule:
+    """A schedule that a module brings along: created once, and the operators' from then on."""
+
+    name: str
+    plan: PlanRequest
+
+
+@dataclass(frozen=True)
 class EnsureSchedules:
-    """The platform's own: creates those that there never were. What operators did with theirs stays as it is."""
+    """Those that modules bring along: creates those that there never were, and leaves the others as they are."""
 
     plans: Mapping[ScheduleName, Plan]
 
@@ -136,6 +144,11 @@ def _check_options(plan: Plan) -> None:
         check_queue_name("queue", plan.queue)
     if plan.priority is not None and not -PRIORITY_LIMIT <= plan.priority <= PRIORITY_LIMIT:
         raise invalid_field("priority", f"{-PRIORITY_LIMIT} to {PRIORITY_LIMIT}, not {plan.priority}")
+
+
+def prepare_own(types: JobTypes, own: Iterable[OwnSchedule]) -> EnsureSchedules:
+    """Raises Invalid, UnknownJobType."""
+    return EnsureSchedules({ScheduleName(each.name): prepare_plan(types, each.plan) for each in own})
 
 
 def create_schedule(work: Work, command: CreateSchedule) -> str:

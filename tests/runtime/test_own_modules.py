@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from uuid import uuid4
@@ -16,6 +17,7 @@ from eventsourcing.domain import event
 
 from api.routing import Command, Endpoint, Query, Within
 from commands.access import require
+from commands.jobs.schedules import OwnSchedule, PlanRequest
 from domain.aggregate import Aggregate, First
 from domain.context import Actor, Context
 from domain.jobs import JobType
@@ -114,6 +116,11 @@ def test_a_job_type_of_a_module_is_known(joining):
     assert joining(with_(jobs=(bake,))).job_types.get("bakery.bake") is bake
 
 
+def test_a_schedule_of_a_module_is_known(joining):
+    own = OwnSchedule("bakery.daily", replace(BREAD, type="bakery.bake"))
+    assert joining(with_(jobs=(JobType("bakery.bake"),), schedules=(own,))).schedules == (own,)
+
+
 def test_the_parts_are_told_the_list_and_the_variables_that_its_modules_read(joining, monkeypatch):
     whole = joining(with_(variables=("BAKERY_FLOUR",)))
     monkeypatch.setattr(modules, "registry", lambda: whole)
@@ -196,6 +203,9 @@ class Leap(Aggregate):
     def __init__(self) -> None: ...
 
 
+BREAD = PlanRequest(cron="0 5 * * *", type="muniment.noop")
+
+
 def projection(name: str = "cakes", table: str = "cakes") -> Projection:
     return Projection(name=name, version=1, tables=f"{table} (id uuid primary key)", on={})
 
@@ -248,6 +258,13 @@ def meaning(action: str, *detail: str):
         ({"reactions": lambda _: 1 / 0}, "bakery: reactions: ZeroDivisionError: division by zero"),
         ({"reactions": ()}, "reactions: a function of the settings is needed"),
         ({"jobs": ("bake",)}, "jobs: 'bake' is no JobType"),
+        ({"schedules": ("daily",)}, "schedules: 'daily' is no OwnSchedule"),
+        ({"schedules": (OwnSchedule("Daily Bread", BREAD),)}, "schedule Daily Bread: name: must be lower-case words"),
+        ({"schedules": (OwnSchedule("bread", replace(BREAD, cron="0 0 30 2 *")),)}, "bread: cron: is never due"),
+        ({"schedules": (OwnSchedule("bread", replace(BREAD, type="cake.bake")),)}, "bread: There is no job type"),
+        ({"schedules": (OwnSchedule("bread", replace(BREAD, args=7)),)}, "bakery: schedule bread: "),
+        ({"schedules": (OwnSchedule("bread", BREAD), OwnSchedule("bread", BREAD))},
+         "the schedule bread is taken by bakery"),
         ({"permissions": ("loaf:bake", "loaf:*")}, "permission 'loaf:*' must be one resource:action"),
         ({"permissions": ("loaf:bake", "loaf:read", "user:create")}, "the permission user:create is taken by identity"),
         ({"permissions": ("loaf:bake",)}, "GET /api/v1/loaves: the permission loaf:read isn't among its permissions"),
