@@ -3,9 +3,9 @@
     python -m benchmarks.bare_agent BROKERS TOPIC ... [--messages 50000] [--warm-up 1000] [--take 500] [--within 0.005]
 
 A process of its own, on the very settings of our worker. It reads all partitions from the beginning and prints one
-line, events per second, from the batch at which the warm-up is over to the one with which so many messages more have
-come. Fewer, where no more come for a while: the in-process broker keeps only the newest of each partition (5 MB).
-`bare_agent(...)` runs it and gives the figure.
+line: microseconds of the processor for each event, and events per second, from the batch at which the warm-up is over
+to the one with which so many messages more have come. Fewer, where no more come for a while: the in-process broker
+keeps only the newest of each partition (5 MB). `bare_agent(...)` runs it and gives the figures.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Collection
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from benchmarks.common import ROOT
@@ -28,6 +28,13 @@ SILENCE_SECONDS = 10.0
 LIMIT_SECONDS = 300.0
 
 
+class Taken(NamedTuple):
+    """Events per second, and what each used of the processor in that process, in microseconds."""
+
+    used: float
+    per_second: float
+
+
 def bare_agent(
     brokers: str,
     topics: Collection[str],
@@ -35,8 +42,8 @@ def bare_agent(
     messages: int = MESSAGES,
     take: int = TAKE,
     within_seconds: float = WITHIN_SECONDS,
-) -> float:
-    """Events per second that a bare agent takes from these topics, in a process of its own.
+) -> Taken:
+    """What a bare agent takes from these topics, in a process of its own.
 
     Raises CalledProcessError, TimeoutExpired.
     """
@@ -45,7 +52,7 @@ def bare_agent(
     found = subprocess.run(
         [*command, *options], cwd=ROOT, check=True, capture_output=True, text=True, timeout=LIMIT_SECONDS
     )
-    return float(found.stdout.split()[-1])
+    return Taken(*map(float, found.stdout.split()[-2:]))
 
 
 class Count:
@@ -55,24 +62,27 @@ class Count:
         self.done = asyncio.Event()
         self._messages, self._warm_up = messages, warm_up
         self._taken = self._before = 0
-        self._began_at = 0.0
+        self._began_at = self._used_before = self._used = 0.0
         self.heard_at = time.monotonic()
 
     def add(self, taken: int) -> None:
         """One batch is acknowledged."""
         self.heard_at = time.monotonic()
         self._taken += taken
+        self._used = time.process_time()
         if not self._before and self._taken >= self._warm_up:
-            self._before, self._began_at = self._taken, self.heard_at
+            self._before, self._began_at, self._used_before = self._taken, self.heard_at, self._used
         elif self._before and self._taken >= self._before + self._messages:
             self.done.set()
 
     @property
-    def per_second(self) -> float:
-        """The figure. Raises RuntimeError where nothing came."""
-        if self._taken <= self._before:
+    def found(self) -> Taken:
+        """The figures. Raises RuntimeError where nothing came."""
+        count = self._taken - self._before
+        if count <= 0:
             raise RuntimeError(f"only {self._taken} messages came")
-        return (self._taken - self._before) / (self.heard_at - self._began_at)
+        used = (self._used - self._used_before) / count * 1e6
+        return Taken(used, count / (self.heard_at - self._began_at))
 
 
 async def take_all(brokers: str, topics: Collection[str], count: Count, take: int, within_seconds: float) -> None:
@@ -107,15 +117,15 @@ async def _until_silent(count: Count) -> None:
 
 
 def main(brokers: str, topics: Collection[str], messages: int, warm_up: int, take: int, within_seconds: float) -> None:
-    """Prints the figure."""
+    """Prints the figures."""
     quiet_libraries()
 
-    async def run() -> float:
+    async def run() -> Taken:
         count = Count(messages, warm_up)
         await take_all(brokers, topics, count, take, within_seconds)
-        return count.per_second
+        return count.found
 
-    print(asyncio.run(run()), flush=True)
+    print(*asyncio.run(run()), flush=True)
 
 
 if __name__ == "__main__":

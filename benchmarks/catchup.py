@@ -95,7 +95,7 @@ def bare(messages: int, kafka: str) -> float:
         thread.join()
         given.log.close()
         topic = next(topic for topic in given.wanted.topics(1) if topic.endswith("access"))
-        return bare_agent(brokers, [topic], messages=messages)
+        return bare_agent(brokers, [topic], messages=messages).per_second
 
 
 def main(events: int, chosen: list[list[str]], messages: int, kafka: str) -> None:

@@ -1,41 +1,38 @@
 """A stream worker beside a bare Faust agent, on a real Apache Kafka: from save to visible, and catching up.
 
-    python -m benchmarks.stream [--rate 500] [--seconds 20] [--events 200000] [--rounds 1] [--kafka HOST:PORT]
+    python -m benchmarks.stream [--only visible | catching-up] [--rate 500] [--seconds 20]
+                                [--events 200000] [--rounds 4] [--kafka HOST:PORT]
 
 *Visible*: single events are saved at fixed times, each durable before it counts. A view is visible at a position once
 its own notification says so. Relay and stream worker run as `muniment relay` and `muniment stream` do, with every view
 on Faust. Beside it: messages that are produced at the same rate on the same Kafka, until a bare agent has them.
 
 *Catching up*: one worker for the view of access alone, without the way from the log; every event is an assignment or a
-revocation of a role, and those that were applied are counted. Beside it a bare agent takes the same topic's messages
-with `noack_take` and acknowledges them.
+revocation of a role, and those that were applied are counted. In turns with it, each time for a part of the events, a
+bare agent takes the same topic's messages with `noack_take` and acknowledges them. Processor time is that of their
+processes, from the first batch to the last.
 """
 
 import argparse
 import asyncio
 import os
-import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any
-from uuid import uuid4, uuid5
+from uuid import uuid4
 
 import psycopg
 from confluent_kafka import Producer
 
-from benchmarks.bare_agent import TAKE, WITHIN_SECONDS, bare_agent
+from benchmarks.bare_agent import TAKE, WITHIN_SECONDS, Taken, bare_agent
 from benchmarks.bus import Shape, kafka, shape
 from benchmarks.common import ROOT, processor_seconds, quantile, ratios, told
 from benchmarks.follower import BARE, WARM_UP_SECONDS, Ears, delays, saves
-from domain.access import UserAssignments
-from domain.aggregate import NAMESPACE
-from domain.context import Context
-from infra.event_store import Log, Metadata
+from benchmarks.history import fill
+from infra.event_store import Log
 from infra.invalidation import Invalidator
 from infra.settings import Settings
 from infra.topics import TopicLimits, ensure_topics
@@ -53,10 +50,8 @@ P99_MILLISECONDS = 60.0
 CATCH_UP_GOAL = ">= 0.6"
 PARTITIONS = 4
 NEVER_SECONDS = 1e9
-ASSIGNMENTS = 9
-"""Events of a user beside the first, which says nothing to the view."""
-
-COLUMNS = "originator_id, originator_version, topic, state, notification_id, recorded_at, metadata"
+OVERSHOOT = 2000
+"""Events that a worker may apply beyond those of its round, until it has stopped."""
 
 
 # --- from save to visible
@@ -156,10 +151,13 @@ def take(brokers: str, topic: str, count: int) -> None:
 
 
 def catching_up(brokers: str, events: int, rounds: int) -> None:
-    """Prints how fast one worker catches up, and a bare agent beside it."""
-    ours, theirs, our_used, their_used = [], [], [], []
+    """Prints how fast one worker catches up, and a bare agent beside it: in rounds, each of a part of the events.
+
+    The worker goes on where it was stopped. The bare agent begins anew each time; what it takes is all of one kind.
+    """
+    theirs, ours = [], []
     with shape(brokers) as given:
-        filled = fill(given, events)
+        fill(given.settings.postgres_url, events + rounds * OVERSHOOT)
         relay = given.part("relay")
         given.wait_until_sent()
         relay.stop()
@@ -169,64 +167,21 @@ def catching_up(brokers: str, events: int, rounds: int) -> None:
         with psycopg.connect(given.settings.postgres_url) as connection:
             spread = spread_of(connection)
         assert spread
+        start_anew(given, log)
         for _ in range(rounds):
-            used = children_seconds()
-            theirs.append(bare_agent(brokers, spread.topics.values(), messages=events))
-            their_used.append(children_seconds() - used)
-            start_anew(given, log)
-            used = children_seconds()
-            worker = given.script("benchmarks.stream", "--feed", str(filled), stream_bulk_events=0)
+            theirs.append(bare_agent(brokers, spread.topics.values(), messages=events // rounds))
+            worker = given.script("benchmarks.stream", "--feed", str(events // rounds), stream_bulk_events=0)
             output, _ = worker.process.communicate(timeout=600)
-            our_used.append(children_seconds() - used)
-            ours.append(float(output.split()[0]))
-            print(f"    {output.strip()}; the bare agent {theirs[-1]:,.0f}")
+            ours.append(Taken(*map(float, output.split()[:2])))
+            print(f"    {output.strip().partition(';')[2]}; load average {os.getloadavg()[0]:.1f}", flush=True)
         log.close()
-    told("a bare Faust agent, events/s", theirs, digits=0)
-    told("one worker, view of access, applied events/s", ours, digits=0)
-    told("the worker / the bare agent", ratios(ours, theirs), CATCH_UP_GOAL)
-    told("the same by processor time, start included", ratios(their_used, our_used))
-
-
-def children_seconds() -> float:
-    """Processor time of the processes that were started here and have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
-def fill(given: Shape, events: int) -> int:
-    """So many events that concern the view (and one in ten beside them that doesn't); how many do."""
-    log = Log(given.settings.postgres_url)
-    rows = list(assigned(log))
-    metadata = Metadata.from_context(Context.system("benchmark", "bench")).to_bytes()
-    before, now, users = log.head(), datetime.now(UTC), events // ASSIGNMENTS
-    with psycopg.connect(given.settings.postgres_url, autocommit=True) as connection:
-        with connection.transaction(), connection.cursor() as cursor:
-            with cursor.copy(f"copy stored_events ({COLUMNS}) from stdin (format binary)".encode()) as copy:
-                copy.set_types(["uuid", "int8", "text", "bytea", "int8", "timestamptz", "bytea"])
-                position = before
-                for version, topic, state in rows:
-                    for number in range(users):
-                        position += 1
-                        user = uuid5(NAMESPACE, f"bench:{number}")
-                        said = state.replace(str(NAMESPACE).encode(), str(user).encode())
-                        stream = UserAssignments.create_id(user)
-                        copy.write_row((stream, version, topic, said, position, now, metadata))
-            cursor.execute("update log_head set position = %s, recorded_at = %s", (position, now))
-        connection.execute("vacuum analyze stored_events")
-    log.close()
-    return users * ASSIGNMENTS
-
-
-def assigned(log: Log) -> Iterator[tuple[int, str, bytes]]:
-    """The rows of one real aggregate, in whose place everybody's ids are put: six assignments, three revocations."""
-    model = UserAssignments(user_id=NAMESPACE)
-    for number in range(6):
-        model.assign("operator", f"/acme/{number}", None, datetime.now(UTC))
-    for number in range(3):
-        model.revoke("operator", f"/acme/{number}")
-    for event in model.collect_events():
-        row = log.mapper.to_stored_event(event)
-        yield row.originator_version, row.topic, row.state
+    told("a bare Faust agent, events/s", [each.per_second for each in theirs], digits=0)
+    told("one worker, view of access, applied events/s", [each.per_second for each in ours], digits=0)
+    rates = ratios([each.per_second for each in ours], [each.per_second for each in theirs])
+    told("the worker / the bare agent", rates, CATCH_UP_GOAL)
+    told("a bare Faust agent, processor, us/event", [each.used for each in theirs], digits=0)
+    told("one worker, processor, us/event", [each.used for each in ours], digits=0)
+    told("the same by processor time", ratios([each.used for each in theirs], [each.used for each in ours]))
 
 
 def start_anew(given: Shape, log: Log) -> None:
@@ -259,12 +214,12 @@ class Count:
         return self._applied >= self._wanted
 
     def told(self, healed: float) -> str:
-        """Events a second, and what each used."""
+        """What each used, in microseconds of the processor; events a second; and more about them."""
         seconds, events = time.monotonic() - self._began_at, self._applied - self._first
         used = (time.process_time() - self._used) / events * 1e6
         fed = (time.thread_time() - self._fed) / events * 1e6
-        shares = f"{used:.0f} us of the processor each, of which {fed:.0f} in the feeder's thread"
-        return f"{events / seconds:.1f} events/s, {shares}; {healed:.0f} read from the log"
+        shares = f"{events:,} applied, {fed:.0f} of {used:.0f} us in the feeder's thread"
+        return f"{used:.1f} {events / seconds:.1f}; {shares}; {healed:.0f} read from the log"
 
 
 def feed(wanted: int) -> None:
@@ -299,7 +254,7 @@ if __name__ == "__main__":
     parser.add_argument("--rate", type=float, default=500.0, help="events a second")
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--events", type=int, default=200_000)
-    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--kafka", default="", metavar="HOST:PORT", help="a Kafka that runs already")
     parser.add_argument("--only", choices=("visible", "catching-up"))
     parser.add_argument("--take", nargs=3, help=argparse.SUPPRESS)
