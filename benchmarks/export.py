@@ -51,8 +51,8 @@ def main(events: int, rounds: int) -> None:
         for name in FORMATS:
             opener(name)  # imports its library, once per process
         for _ in range(rounds):
-            peer.append(bare(log, mapper))
-            quicker.append(bare(log, log.mapper))
+            peer.append(bare(log, mapper).per_second)
+            quicker.append(bare(log, log.mapper).per_second)
             for name in FORMATS:
                 ours[name].append(exported(conninfo, head, name, folder))
             ours["iterator"].append(iterated(conninfo, head))
