@@ -51,8 +51,21 @@ class Rebuild(Aggregate):
         attended: bool
 
     @event(Requested)
-    def __init__(self, projection: str, projection_version: int, rate: int | None, attended: bool) -> None:
-        self.projection = projection
+    def __init__(self, projection: str, projection_version: int, rate: int | None, attended: bool) -> None: ...
+
+
+class BuildDecided(First):
+    """Something was decided about one build of a version."""
+
+    projection: str
+    projection_version: int
+    build: int
+
+
+class SwitchDecided(BuildDecided):
+    """Another build is read from now on than the `former`."""
+
+    former: int
 
 
 class CutOver(Aggregate):
@@ -60,16 +73,11 @@ class CutOver(Aggregate):
 
     TOPIC = "projections.CutOver"
 
-    class Decided(First):
+    class Decided(SwitchDecided):
         TOPIC = "projections.CutOverDecided"
-        projection: str
-        projection_version: int
-        build: int
-        former: int
 
     @event(Decided)
-    def __init__(self, projection: str, projection_version: int, build: int, former: int) -> None:
-        self.projection = projection
+    def __init__(self, projection: str, projection_version: int, build: int, former: int) -> None: ...
 
 
 class Rollback(Aggregate):
@@ -77,16 +85,11 @@ class Rollback(Aggregate):
 
     TOPIC = "projections.Rollback"
 
-    class Decided(First):
+    class Decided(SwitchDecided):
         TOPIC = "projections.RollbackDecided"
-        projection: str
-        projection_version: int
-        build: int
-        former: int
 
     @event(Decided)
-    def __init__(self, projection: str, projection_version: int, build: int, former: int) -> None:
-        self.projection = projection
+    def __init__(self, projection: str, projection_version: int, build: int, former: int) -> None: ...
 
 
 class BuildDrop(Aggregate):
@@ -94,12 +97,8 @@ class BuildDrop(Aggregate):
 
     TOPIC = "projections.BuildDrop"
 
-    class Decided(First):
+    class Decided(BuildDecided):
         TOPIC = "projections.BuildDropDecided"
-        projection: str
-        projection_version: int
-        build: int
 
     @event(Decided)
-    def __init__(self, projection: str, projection_version: int, build: int) -> None:
-        self.projection = projection
+    def __init__(self, projection: str, projection_version: int, build: int) -> None: ...

@@ -81,12 +81,12 @@ _SIZES = "select name, pg_total_relation_size(to_regclass(name)) as size from un
 
 
 @dataclass(frozen=True, slots=True)
-class Detail(Status):
-    """A build and what is asked for less often.
+class BuildStatus(Status):
+    """One build of a projection, as operators see it. `lag_seconds` is the age of the oldest event it hasn't applied.
 
     `events_per_second` is how fast it has come forward lately; `size_bytes` is that of its tables with their indexes,
-    None where this release doesn't know them. `differing_streams` differed when they were last looked at. The newest
-    verification: when, of what, of how many streams, how many of those differed; None where there was none.
+    null where this release doesn't know them. `differing_streams` differed when they were last looked at. The newest
+    verification: when, of what, of how many streams, how many of those differed; null where there was none.
     """
 
     events_per_second: float
@@ -98,7 +98,7 @@ class Detail(Status):
     verified_differing_streams: int | None
 
 
-def details(connection: Connection[Any], projections: Iterable[Projection]) -> list[Detail]:
+def details(connection: Connection[Any], projections: Iterable[Projection]) -> list[BuildStatus]:
     """Every build, as `catalogue`, with more about each. `projections` are those that this release declares."""
     declared = {(each.name, each.version): each for each in projections}
     statuses = catalogue(connection)
@@ -115,7 +115,7 @@ def details(connection: Connection[Any], projections: Iterable[Projection]) -> l
         key = (status.name, status.version, status.build)
         if key in more:  # else it was made, or dropped, between the two looks
             size = sum(sizes[name] for name in tables[key]) if key in tables else None
-            found.append(Detail(**(asdict(status) | more[key] | {"size_bytes": size})))
+            found.append(BuildStatus(**(asdict(status) | more[key] | {"size_bytes": size})))
     return found
 
 

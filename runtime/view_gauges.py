@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from psycopg import Connection
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from projections.catalogue import Detail, details
+from projections.catalogue import BuildStatus, details
 from projections.projection import Projection
 from projections.verification import Totals, totals
 
@@ -33,7 +33,7 @@ class ViewGauges(Collector):
         self._pool = pool
         self._executor = executor
         self._projections = projections
-        self._views: Sequence[Detail] = ()
+        self._views: Sequence[BuildStatus] = ()
         self._totals: Sequence[Totals] = ()
         self._looking: Future[None] | None = None
 

@@ -1,44 +1,14 @@
 """How far the views are."""
 
-from dataclasses import asdict
-from datetime import datetime
-
 from api.projections.common import ProjectionPorts
 from api.routing import Asked, Endpoint, Route, View
-from projections.catalogue import details
-
-
-class ProjectionView(View):
-    """One build of a projection. `lag_seconds` is the age of the oldest event that it hasn't applied.
-
-    `events_per_second` is how fast it has come forward lately; `size_bytes` is null where this release doesn't know the
-    build's tables. `differing_streams` weren't what the log says when they were last looked at; `verified_...` tells of
-    the newest verification.
-    """
-
-    name: str
-    version: int
-    build: int
-    active: bool
-    feed: str
-    position: int
-    head: int
-    lag_events: int
-    lag_seconds: float
-    parked: int
-    events_per_second: float
-    size_bytes: int | None
-    differing_streams: int
-    verified_at: datetime | None
-    verified_sample: str | None
-    verified_streams: int | None
-    verified_differing_streams: int | None
+from projections.catalogue import BuildStatus, details
 
 
 class ProjectionsView(View):
     """All builds of all projections."""
 
-    items: list[ProjectionView]
+    items: list[BuildStatus]
 
 
 async def list_projections(asked: Asked) -> ProjectionsView:
@@ -48,8 +18,7 @@ async def list_projections(asked: Asked) -> ProjectionsView:
 
 def _catalogue(ports: ProjectionPorts) -> ProjectionsView:
     with ports.pool.connection() as connection:
-        found = details(connection, ports.declared)
-    return ProjectionsView(items=[ProjectionView(**asdict(each)) for each in found])
+        return ProjectionsView(items=details(connection, ports.declared))
 
 
 ROUTES: list[Route] = [

@@ -1,6 +1,5 @@
 """`muniment reactions`: how far the reactions are, and what to do about events that they couldn't react to."""
 
-from dataclasses import asdict
 from uuid import UUID
 
 import click
@@ -10,8 +9,9 @@ from domain.errors import NotFound
 from infra.reaction_store import NAME_PREFIX, parked_causes, require_parked, statuses
 from runtime import modules
 from runtime.cli.operator import dispatch
-from runtime.cli.options import acting, as_json, paged
-from runtime.cli.output import print_json, print_page, print_table, say
+from runtime.cli.options import as_json
+from runtime.cli.output import print_json, print_table
+from runtime.cli.parking import done, listing, print_parked, retrying, skipping
 from runtime.cli.wired import Wired
 
 TITLES = ("NAME", "LAYOUT", "TOPIC", "PARTITION", "POSITION", "LAG", "SECONDS", "PARKED")
@@ -63,10 +63,7 @@ def list_(wired: Wired, as_json: bool) -> None:
 
 @reactions.command("parked")
 @reaction_argument
-@click.option("--stream", type=click.UUID, help="Only those of one stream.")
-@click.option("--traceback", is_flag=True, help="With the whole traceback of each.")
-@paged
-@as_json
+@listing
 @click.pass_obj
 def parked(
     wired: Wired, reaction: str, stream: UUID | None, traceback: bool, limit: int, cursor: int | None, as_json: bool
@@ -81,22 +78,12 @@ def parked(
     _check(wired, reaction)
     with wired.connection() as connection:
         found = parked_causes(connection, reaction, after=cursor or 0, limit=limit + 1, stream=stream)
-    rows = found[:limit]
-    if not as_json and traceback:
-        for row in rows:
-            click.echo(f"{row.position} {row.topic} of {row.stream}\n{row.traceback or row.error or 'waits'}")
-    elif not as_json:
-        shown = [(row.position, row.topic, row.attempts, row.stream, row.error or "(waits)") for row in rows]
-        print_table(("POSITION", "TYPE", "ATTEMPTS", "STREAM", "ERROR"), shown)
-    items = [asdict(row) for row in rows]
-    print_page(items, len(found), lambda row: row["position"], as_json, "parked events")
+    print_parked(found, limit, traceback=traceback, as_json=as_json)
 
 
 @reactions.command("retry")
 @reaction_argument
-@click.option("--stream", type=click.UUID, help="Only the events of one stream.")
-@acting
-@as_json
+@retrying
 @click.pass_obj
 def retry(wired: Wired, reaction: str, stream: UUID | None, actor: str, as_json: bool) -> None:
     """React to the parked events now: the follower does it when it reads this from the log.
@@ -110,15 +97,12 @@ def retry(wired: Wired, reaction: str, stream: UUID | None, actor: str, as_json:
         with wired.connection() as connection:
             require_parked(connection, reaction, stream=stream)
         outcome = dispatch(core, retry_parked, RetryParked(NAME_PREFIX + reaction, stream), actor)
-    _done("recorded; the follower tries again", outcome.position, as_json)
+    done("recorded; the follower tries again", outcome.position, as_json)
 
 
 @reactions.command("skip")
 @reaction_argument
-@click.argument("position", type=click.IntRange(min=1))
-@click.option("--reason", required=True, help="Why; it is in the audit log.")
-@acting
-@as_json
+@skipping
 @click.pass_obj
 def skip(wired: Wired, reaction: str, position: int, reason: str, actor: str, as_json: bool) -> None:
     """Let a reaction go on without one parked event.
@@ -132,17 +116,10 @@ def skip(wired: Wired, reaction: str, position: int, reason: str, actor: str, as
         with wired.connection() as connection:
             require_parked(connection, reaction, position=position)
         outcome = dispatch(core, skip_parked, SkipParked(NAME_PREFIX + reaction, position, reason), actor)
-    _done("recorded; the follower goes on without it", outcome.position, as_json)
+    done("recorded; the follower goes on without it", outcome.position, as_json)
 
 
 def _check(wired: Wired, name: str) -> None:
     known = sorted(reaction.name for reaction in modules.reactions(wired.settings))
     if name not in known:
         raise ReactionNotFound(f"There is no reaction {name!r}; there are {', '.join(known)}.")
-
-
-def _done(message: str, position: int, as_json: bool) -> None:
-    if as_json:
-        print_json({"position": position})
-    else:
-        say(message)

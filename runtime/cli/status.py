@@ -13,7 +13,7 @@ from infra.embedded import DataFolder
 from infra.migrate import Limits, check_compatible, current_release
 from infra.parts import Parts, PartStatus, parts_file, read_parts
 from infra.settings import Settings
-from projections.catalogue import Detail, details
+from projections.catalogue import BuildStatus, details
 from runtime import modules
 from runtime.cli.bus import print_bus
 from runtime.cli.options import as_json
@@ -40,7 +40,7 @@ class Told:
     schema: dict[str, str]
     head: int
     newest: datetime | None
-    projections: list[Detail] = field(default_factory=list)
+    projections: list[BuildStatus] = field(default_factory=list)
     bus: BusStatus | None = None
 
 
@@ -104,7 +104,7 @@ def _stored(wired: Wired, *, supervised: bool) -> dict[str, Any]:
     }
 
 
-def _views(connection: Any) -> list[Detail]:
+def _views(connection: Any) -> list[BuildStatus]:
     """None where the schema isn't there yet, or is an older one."""
     row = connection.execute("select to_regclass('projection_verifications') is not null").fetchone()
     return details(connection, modules.projections()) if row and row[0] else []
@@ -172,7 +172,7 @@ def _print(told: Told) -> None:
         print_bus(told.bus)
 
 
-def _verified(view: Detail) -> str:
+def _verified(view: BuildStatus) -> str:
     """`all, sound`, `standing, 2 streams differ`, or nothing."""
     if view.verified_at is None:
         return ""

@@ -11,9 +11,9 @@ from projections.parked import parked as parked_events
 from projections.parked import parked_at, parked_count, parked_groups, require_parked, said
 from projections.projection import Projection
 from runtime.cli.operator import dispatch
-from runtime.cli.options import acting, as_json, paged, projection_argument
-from runtime.cli.output import print_fields, print_json, print_page, print_table, say, text
-from runtime.cli.projections.common import done
+from runtime.cli.options import projection_argument
+from runtime.cli.output import print_fields, print_json, print_table, say, text
+from runtime.cli.parking import done, listing, print_parked, retrying, skipping
 from runtime.cli.views import named, reader, wait_for_view
 from runtime.cli.wired import Wired
 
@@ -23,12 +23,9 @@ PATIENCE_SECONDS = 30.0
 
 @click.command("parked")
 @projection_argument
-@click.option("--stream", type=click.UUID, help="Only those of one stream.")
-@click.option("--traceback", is_flag=True, help="With the whole traceback of each.")
 @click.option("--position", type=click.IntRange(min=1), help="Show this one whole, with what the event says.")
 @click.option("--by-error", is_flag=True, help="Count those that fail alike; what waits behind them isn't counted.")
-@paged
-@as_json
+@listing
 @click.pass_obj
 def parked(
     wired: Wired,
@@ -59,15 +56,7 @@ def parked(
     found = reader(wired).run(
         lambda read: parked_events(read, view, after=cursor or 0, limit=limit + 1, stream=stream), view
     ).value  # fmt: skip
-    rows = found[:limit]
-    if not as_json and traceback:
-        for row in rows:
-            click.echo(f"{row.position} {row.topic} of {row.stream}\n{row.traceback or 'waits behind another'}")
-    elif not as_json:
-        shown = [(row.position, row.topic, row.attempts, row.stream, row.error or "(waits)") for row in rows]
-        print_table(("POSITION", "TYPE", "ATTEMPTS", "STREAM", "ERROR"), shown)
-    items = [asdict(row) for row in rows]
-    print_page(items, len(found), lambda row: row["position"], as_json, "parked events")
+    print_parked(found, limit, traceback=traceback, as_json=as_json)
 
 
 def _show(wired: Wired, view: Projection, position: int, as_json: bool) -> None:
@@ -99,9 +88,7 @@ def _print_groups(wired: Wired, view: Projection, limit: int, as_json: bool) -> 
 
 @click.command("retry")
 @projection_argument
-@click.option("--stream", type=click.UUID, help="Only the events of one stream.")
-@acting
-@as_json
+@retrying
 @click.pass_obj
 def retry(wired: Wired, projection: str, stream: UUID | None, actor: str, as_json: bool) -> None:
     """Try the parked events again, in their order; the first of a stream that still fails stays, with those behind it.
@@ -131,10 +118,7 @@ def retry(wired: Wired, projection: str, stream: UUID | None, actor: str, as_jso
 
 @click.command("skip")
 @projection_argument
-@click.argument("position", type=click.IntRange(min=1))
-@click.option("--reason", required=True, help="Why; it is in the audit log.")
-@acting
-@as_json
+@skipping
 @click.pass_obj
 def skip(wired: Wired, projection: str, position: int, reason: str, actor: str, as_json: bool) -> None:
     """Let a view go on without one parked event, now and in every rebuild.
