@@ -29,29 +29,19 @@ from domain.errors import Unavailable
 from infra import leases
 from infra.bus_status import RELAY_NAME, call
 from infra.event_store import Log
-from infra.layouts import (
-    Layout,
-    LeaseLost,
-    Placing,
-    Reached,
-    Wanted,
-    begin_layout,
-    current_layout,
-    progress,
-    store_progress,
-)
+from infra.layouts import LeaseLost, Placing, Reached, Wanted, store_progress
 from infra.leases import Lease
 from infra.messages import Message, Messages, Place
 from infra.recorder import LogRecorder
-from infra.topics import BusAway, TopicLimits, ensure_topics, topic_name
+from infra.topics import BusAway, TopicLimits, topic_name
 from infra.transcoding import RecordedEvent
 from infra.wake import Wake
 from projections.lane import Backoff, FollowerLimits, connect
 from projections.lanes import CONTROL
 from stream_apps import metrics
 from stream_apps.chains import Chains
-from stream_apps.comparison import AnotherPast, compared, newest_messages
 from stream_apps.outbox import Lost, Outbox
+from stream_apps.settling import Settling
 
 logger = logging.getLogger("muniment.relay")
 
@@ -170,14 +160,18 @@ class _Term:
 
     def serve(self, leading: Event, backoff: Backoff) -> None:
         """Leads until told to stop or the lease is lost. Raises what `Relay.run` tries again or gives up for."""
-        self._layout, reached = self._settle()
+        setup = self._setup
+        self._layout, reached = Settling(
+            self._connection, self._lease, setup.wanted, setup.kafka, setup.topics, setup.messages,
+            head=setup.log.head, hold=self._hold, attempts=self._limits.attempts_at_incarnations,
+        ).settle()  # fmt: skip
         self._chains = Chains(reached)
-        prefix = self._setup.wanted.prefix
+        prefix = setup.wanted.prefix
         self._placing = Placing(self._layout, prefix)
         control = topic_name(prefix, CONTROL, self._layout.incarnation)
         self._control = control if control in self._layout.topics else None
         self._position = self._chains.start
-        self._outbox = Outbox(self._setup.kafka, self._limits.inflight_messages, reached)
+        self._outbox = Outbox(setup.kafka, self._limits.inflight_messages, reached)
         metrics.LAYOUT.set(self._layout.number)
         logger.info("layout %d from %d, fence %d", self._layout.number, self._position, self._lease.fence)
         try:
@@ -190,53 +184,6 @@ class _Term:
             leading.clear()
             self._close()
             self._reader.shutdown(wait=False, cancel_futures=True)
-
-    # --- before the first message
-
-    def _settle(self) -> tuple[Layout, dict[Place, Reached]]:
-        """The layout to go on with, and how far its chains have come. Begins a new one where it must.
-
-        Raises WrongPartitions, BusAway, LeaseLost.
-        """
-        layout = self._layout_in_use()
-        for _ in range(self._limits.attempts_at_incarnations):
-            created = ensure_topics(dict(self._setup.kafka), layout.topics, layout.partitions, self._setup.topics)
-            if created:
-                logger.info("created the topics %s", ", ".join(created))
-            self._hold()
-            found = newest_messages(self._setup.kafka, layout, self._setup.messages)
-            self._hold()
-            try:
-                return layout, compared(self._connection, layout, progress(self._connection, layout), found)
-            except AnotherPast as error:
-                logger.warning("the bus has another past: %s; new topics begin", error)
-                layout = self._begin(layout.incarnation + 1, f"another past: {error}")
-                metrics.INCARNATIONS.inc()
-        raise BusAway(f"{self._limits.attempts_at_incarnations} sets of topics on this cluster have another past")
-
-    def _layout_in_use(self) -> Layout:
-        wanted, layout = self._setup.wanted, current_layout(self._connection)
-        if layout is None:
-            return self._begin(1, "the first one", from_position=0)
-        if layout.partitions != wanted.partitions or list(layout.topics) != wanted.topics(layout.incarnation):
-            return self._begin(layout.incarnation + 1, f"{layout.partitions} partitions of {', '.join(layout.topics)}")
-        if layout.types_digest != wanted.types_digest:
-            return self._begin(layout.incarnation, "other types of events")
-        return layout
-
-    def _begin(self, incarnation: int, reason: str, from_position: int | None = None) -> Layout:
-        """A new layout, from the log's head: what is older, consumers take from the log."""
-        start = self._setup.log.head() if from_position is None else from_position
-        layout = begin_layout(
-            self._connection,
-            self._lease,
-            self._setup.wanted,
-            incarnation=incarnation,
-            from_position=start,
-            reason=reason,
-        )
-        logger.info("layout %d begins at %d (%s)", layout.number, start, reason)
-        return layout
 
     def _hold(self) -> int:
         """Renews the lease; the log's head. Raises LeaseLost."""
