@@ -17,6 +17,9 @@ from infra.inline import Inline
 ALREADY_SETTLED = "MJ002"
 """The SQLSTATE by which a commit is refused whose outcomes don't follow those that there are."""
 
+LEASE = "scheduler"
+"""The lease of the one scheduler that works."""
+
 CHANNEL = "muniment_schedules"
 """Tells the name of each schedule about which something was decided, in the commit that says so."""
 
@@ -61,6 +64,11 @@ SCHEDULES = Inline(
     tables=("job_schedules",),
 )
 
+_UNATTENDED = """
+    select exists (select from job_schedules where standing <> 'deleted')
+       and not exists (select from leases where name = %(lease)s
+                          and expires_at > clock_timestamp() - %(seconds)s * interval '1 second')
+"""
 _ROWS = "select id, name, cron, timezone, standing, since, settled_through from job_schedules"
 
 
@@ -94,6 +102,12 @@ def schedule_rows(connection: Connection[Any], names: Sequence[str] | None = Non
         if names is None:
             return cursor.execute(_ROWS).fetchall()
         return cursor.execute(f"{_ROWS} where name = any(%s)", (list(names),)).fetchall()
+
+
+def is_unattended(connection: Connection[Any], seconds: float) -> bool:
+    """Whether there are schedules, and no scheduler has held its lease for so long."""
+    row = connection.execute(_UNATTENDED, {"lease": LEASE, "seconds": seconds}).fetchone()
+    return bool(row and row[0])
 
 
 class ScheduleCursors:

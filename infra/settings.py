@@ -155,6 +155,7 @@ class Settings:
     schedule_grace_seconds: float = _setting(60.0, "an occurrence that is later than this was missed", least=1)
     scheduler_lease_seconds: float = _setting(3.0, "how long a scheduler's lease lasts unless renewed", least=1)
     scheduler_threads: int = _setting(4, "schedules that a scheduler settles at once", least=1, most=64)
+    scheduler_metrics_port: int = _setting(0, "port of a scheduler's own /metrics; 0 = none", least=0, most=65535)
 
     # migrations
     migration_lock_seconds: float = _setting(60.0, "how long to wait for another migration", least=0)

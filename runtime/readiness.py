@@ -23,6 +23,7 @@ from infra.parts import read_parts
 from infra.reaction_store import ReactionStatus
 from infra.reaction_store import statuses as reaction_statuses
 from infra.reasons import first_line
+from infra.schedules import is_unattended
 from projections.builds import not_level
 from projections.catalogue import Status, catalogue
 from projections.projection import Projection
@@ -76,6 +77,7 @@ class Readiness:
         self._was_level = False
         self._queue_usage = 0.0
         self._reactions: Sequence[ReactionStatus] = ()
+        self._unattended = False
         self._known: tuple[float, Health] | None = None
         self._compatibility: tuple[float, Compatibility] | None = None
 
@@ -118,6 +120,7 @@ class Readiness:
         reasons = [
             *self._lagging(statuses),
             *self._reaction_reasons(),
+            *self._schedule_reasons(),
             *self._queue_reasons(),
             *await self._bus_reasons(),
             *await self._valkey_reasons(),
@@ -132,6 +135,7 @@ class Readiness:
             self._queue_usage = row[0] if row else 0.0
             statuses = catalogue(connection)
             self._reactions = reaction_statuses(connection)
+            self._unattended = is_unattended(connection, LAG_SECONDS)
             self._bus = bus_status(connection) if self._brokers.addresses else None
             return statuses, not_level(connection, self._projections, self._listener.head)
 
@@ -166,6 +170,9 @@ class Readiness:
             *(f"reaction {each.name}: {each.lag_events} events, {each.lag_seconds:.0f} s behind" for each in lagging),
             *(f"reaction {name}: {count} events are parked" for name, count in parked.items()),
         ]
+
+    def _schedule_reasons(self) -> list[str]:
+        return ["schedules: no scheduler is running"] if self._unattended else []
 
     async def _bus_reasons(self) -> list[str]:
         if self._bus is None:

@@ -4,6 +4,8 @@ import signal
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
+import prometheus_client
+
 from commands.jobs.schedules import Settled, SettleOccurrences, settle_occurrences
 from domain.context import Context
 from infra.schedules import ScheduleCursors
@@ -17,6 +19,8 @@ from stream_apps.jobs.scheduler import Scheduler, SchedulerLimits, SchedulerSetu
 def scheduler(settings: Settings) -> None:
     """Runs until SIGTERM or SIGINT. Raises NewerSoftware for an event of a newer release."""
     with open_core(settings) as core:
+        if settings.scheduler_metrics_port:
+            prometheus_client.start_http_server(settings.scheduler_metrics_port, settings.host)
         found = Scheduler(scheduler_setup(core))
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: found.stop())

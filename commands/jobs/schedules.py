@@ -228,10 +228,14 @@ class SettleOccurrences:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What was recorded: each outcome with how many instants; and the next instant that needs one, which may be due."""
+    """What was recorded: each outcome with how many instants, and the last of these; and the next that needs one.
+
+    `next_due` may be due already.
+    """
 
     outcomes: tuple[tuple[Outcome, int], ...] = ()
     next_due: datetime | None = None
+    through: datetime | None = None
 
 
 def settle_occurrences(work: Work, command: SettleOccurrences) -> Settled:
@@ -249,7 +253,7 @@ def settle_occurrences(work: Work, command: SettleOccurrences) -> Settled:
     work.guard(schedule)
     round_ = _Round(work, command.types, schedule, cursor)
     outcomes = tuple(round_.settle(verdict) for verdict in verdicts)
-    return Settled(outcomes, schedule.first_due(round_.through))
+    return Settled(outcomes, schedule.first_due(round_.through), round_.through)
 
 
 class _Round:

@@ -331,7 +331,7 @@ def _next(row: ScheduleView) -> datetime | None:
 
 def _described(row: ScheduleView) -> dict[str, Any]:
     """What the API shows of it."""
-    found = asdict(row) | {"state": row.standing, "next": _next(row)}
+    found = {"name": row.name, "state": row.standing, "next": _next(row), **asdict(row)}
     return {name: value for name, value in found.items() if name not in {"id", "now", "standing", "type_version"}}
 
 

@@ -25,7 +25,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge, Histogram
 from psycopg import Connection
 
 from commands.jobs.schedules import Settled
@@ -34,16 +34,19 @@ from infra.conninfo import bounded
 from infra.leases import Lease
 from infra.reasons import first_line
 from infra.recorder import InlineRefused
-from infra.schedules import ALREADY_SETTLED, CHANNEL, ScheduleRow, schedule_rows
+from infra.schedules import ALREADY_SETTLED, CHANNEL, LEASE, ScheduleRow, schedule_rows
 from infra.transcoding import NewerSoftware
 from infra.wake import Wake
 
 logger = logging.getLogger("muniment.scheduler")
 
-LEASE = "scheduler"
-"""The name of the lease."""
-
 OCCURRENCES = Counter("muniment_schedule_occurrences_total", "Occurrences of schedules by their outcome", ["outcome"])
+LATENESS = Histogram(
+    "muniment_schedule_lateness_seconds",
+    "How long after its time the newest occurrence of a settlement had its outcome",
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600, 3600, 86_400),
+)
+LEADING = Gauge("muniment_scheduler_leading", "Whether this process is the scheduler (1) or stands by (0)")
 RETRIES = Counter("muniment_scheduler_retries_total", "Settlements that failed and are tried again")
 
 
@@ -142,11 +145,13 @@ class _Term:
                 self._connection.execute(f"listen {CHANNEL}".encode())
                 self._note(schedule_rows(self._connection))
                 leading.set()
+                LEADING.set(1)
                 logger.info("scheduling, fence %d", self._lease.fence)
                 while not self._wake.stopping and self._renew():
                     self._work(executor)
             finally:
                 leading.clear()
+                LEADING.set(0)
                 executor.shutdown(wait=True)
                 with suppress(psycopg.Error):
                     self._connection.execute(f"unlisten {CHANNEL}".encode())
@@ -211,6 +216,8 @@ class _Term:
             self._again.discard(id_)
             for outcome, count in settled.outcomes:
                 OCCURRENCES.labels(outcome.value).inc(count)
+            if settled.through is not None:
+                LATENESS.observe(max(0.0, (self._now - settled.through) / timedelta(seconds=1)))
 
     def _try_again(self, id_: UUID, error: Exception) -> None:
         RETRIES.inc()

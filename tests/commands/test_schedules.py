@@ -119,7 +119,7 @@ def next_hours(schedule: Schedule, count: int = 3) -> list[datetime]:
 def test_firing_is_one_save_of_the_outcome_and_the_job(site):
     first, second, _ = next_hours(site.create())
     settled = site.settle(first)
-    assert settled == Settled(((What.FIRED, 1),), second)
+    assert settled == Settled(((What.FIRED, 1),), second, first)
     (fired,) = site.outcomes()
     job = site.log.repository.get(occurrence_job_id("tea", first))
     assert isinstance(job, Job)

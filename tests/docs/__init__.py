@@ -220,9 +220,9 @@ def builtin_roles() -> str:
 def metrics() -> str:
     """What the processes tell Prometheus about the platform."""
     import_module("runtime.serve")
-    for module in pkgutil.iter_modules([str(ROOT / "stream_apps")]):
-        if module.name != "bus":  # Faust has none of its own
-            import_module(f"stream_apps.{module.name}")
+    for module in pkgutil.walk_packages([str(ROOT / "stream_apps")], "stream_apps."):
+        if module.name != "stream_apps.bus":  # Faust has none of its own
+            import_module(module.name)
     others = CollectorRegistry()
     others.register(HttpCollector([], dict.fromkeys(("calls_taken", "calls_room", "threads", "streams"), 0.0).copy))
     others.register(_gauges())

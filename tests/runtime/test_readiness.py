@@ -4,6 +4,7 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from types import SimpleNamespace
 
 import psycopg
@@ -68,6 +69,28 @@ def test_a_view_that_a_former_release_has_left_behind_degrades_nothing(database,
         )
         connection.execute("update log_head set position = 1")
     assert asyncio.run(probe()).reasons == []
+
+
+def test_schedules_that_nobody_attends_to_degrade(database, valkey, tmp_path):
+    async def probe():
+        async with readiness(database, valkey, tmp_path, look_seconds=5) as probed:
+            return await probed.health()
+
+    lease = (
+        "insert into leases (name, holder, fence, expires_at) values ('scheduler', 'babbage', 1, now() + %s)"
+        " on conflict (name) do update set expires_at = excluded.expires_at"
+    )
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(
+            "insert into job_schedules values (gen_random_uuid(), 'tea', '@daily', 'UTC', 'active', now(), now())"
+        )
+        assert asyncio.run(probe()).reasons == ["schedules: no scheduler is running"]
+        connection.execute(lease, (timedelta(seconds=3),))
+        assert asyncio.run(probe()).reasons == []
+        connection.execute(lease, (timedelta(seconds=-30),))
+        assert asyncio.run(probe()).state == "degraded"
+        connection.execute("update job_schedules set standing = 'deleted'")
+        assert asyncio.run(probe()).reasons == []
 
 
 def test_a_kafka_that_is_away_degrades_and_nothing_more(database, valkey, tmp_path):

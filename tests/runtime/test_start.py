@@ -7,11 +7,14 @@ import psycopg
 import pytest
 from click.testing import CliRunner
 
+from commands.jobs.schedules import OwnSchedule, PlanRequest
 from infra.settings import Settings, SettingsError
 from runtime import modules
 from runtime.cli import cli
 from runtime.cli.wired import Wired
 from runtime.core import open_core
+from runtime.module import Module
+from runtime.registry import Registry
 from runtime.start import first_facts, migrate
 
 ADMIN = {"admin_email": "ada@engine.example", "admin_password": "analytical engine"}
@@ -43,6 +46,18 @@ def test_a_second_start_adds_no_fact(empty_database, tmp_path):
     before = topics(settings)
     first_facts(settings, lambda _: None)
     assert topics(settings) == before
+
+
+def test_the_modules_schedules_are_created_once(empty_database, tmp_path, monkeypatch):
+    settings = settings_of(empty_database, tmp_path)
+    migrate(settings, lambda _: None)
+    own = OwnSchedule("bakery.daily", PlanRequest(cron="0 5 * * *", type="muniment.noop"))
+    whole = Registry(modules.MODULES, (Module("bakery", schedules=(own,)),))
+    monkeypatch.setattr(modules, "registry", lambda: whole)
+    for _ in range(2):
+        first_facts(settings, lambda _: None)
+    with psycopg.connect(empty_database) as connection:
+        assert connection.execute("select name, cron from job_schedules").fetchall() == [("bakery.daily", "0 5 * * *")]
 
 
 def test_two_first_starts_at_once_make_one_administrator(empty_database, tmp_path):

@@ -34,8 +34,9 @@ from commands.jobs.schedules import (
 from domain.context import Context
 from domain.jobs.occurrence import occurrence_key
 from domain.jobs.schedule import Schedule, ScheduleName
+from infra.schedules import LEASE
 from infra.work import UnitOfWork
-from stream_apps.jobs.scheduler import LEASE, Agenda, Scheduler
+from stream_apps.jobs.scheduler import Agenda, Scheduler
 from tests.stream_apps.schedule import CLOCK, TYPES, Site, read_clock
 
 SCRIPT = Path(__file__).with_name("schedule.py")
