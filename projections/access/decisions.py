@@ -199,11 +199,13 @@ class Decisions:
         if as_of is None:
             facts = await self._reader.facts(user_id, marks=marks)
         else:
-            position, moment = await self._reader.moment(as_of)
-            if position > self._track.position and self._listener.lag_seconds(ACCESS.name) >= self._lag_seconds:
-                return "store", await self._fold(user_id, as_of)
-            await self._wait(position)
-            facts = await self._reader.facts_of(user_id, position, moment, marks=marks)
+            try:
+                facts = await self._reader.facts_at(user_id, as_of, marks=marks)
+            except ProjectionBehind:
+                if self._listener.lag_seconds(ACCESS.name) >= self._lag_seconds:
+                    return "store", await self._fold(user_id, as_of)
+                await self._wait((await self._reader.moment(as_of))[0])
+                facts = await self._reader.facts_at(user_id, as_of, marks=marks)
         if self._trusts(facts, current=as_of is None):
             return "sql", facts
         return "store", await self._fold(user_id, as_of)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
 import orjson
@@ -22,6 +22,8 @@ from infra.moments import BEFORE_ALL, POSITION_AT_TIME, RECORDED_AT, AsOf
 from projections.access.facts import UserFacts
 from projections.access.view import ACCESS
 from projections.errors import Starting
+
+When: TypeAlias = Literal["now", "position", "time"]
 
 PARKED_LIMIT = 1000
 """Parked streams that are looked at one by one; with more, every user counts as concerned."""
@@ -72,19 +74,24 @@ class AccessReader:
 
     async def facts(self, user_id: UUID, *, marks: bool = False) -> UserFacts:
         """What the view knows now. `marks` brings who did each thing, when, at which position."""
-        return _facts(user_id, await self._select(STATEMENTS[False, marks], {"user": user_id}))
+        return _facts(user_id, await self._select(STATEMENTS["now", marks], {"user": user_id}))
 
     async def facts_at(self, user_id: UUID, as_of: AsOf, *, marks: bool = False) -> UserFacts:
-        """What was so at a position, or at a time.
+        """What was so at a position, or at a time: by one statement, which finds the one by the other.
 
         Raises PositionUnknown, Invalid for a time that hasn't come, ProjectionBehind where the view isn't there yet.
         """
-        return await self.facts_of(user_id, *await self.moment(as_of), marks=marks)
-
-    async def facts_of(self, user_id: UUID, position: int, moment: datetime, *, marks: bool = False) -> UserFacts:
-        """The same for a position and a time that `moment` gave. Raises ProjectionBehind."""
-        row = await self._select(STATEMENTS[True, marks], {"user": user_id, "at": position, "moment": moment})
-        if row["reached"] < position:
+        if isinstance(as_of, int) and as_of < 0:
+            raise invalid_field("as_of", "a position isn't negative")
+        when: When = "time" if isinstance(as_of, datetime) else "position"
+        row = await self._select(STATEMENTS[when, marks], {"user": user_id, when: as_of})
+        if row["future"]:
+            raise invalid_field("as_of", "this time hasn't come yet")
+        if row["position"] == 0:
+            row["moment"] = as_of if when == "time" else BEFORE_ALL
+        if row["moment"] is None:
+            raise PositionUnknown
+        if row["reached"] < row["position"]:
             raise ProjectionBehind
         return _facts(user_id, row)
 
@@ -225,12 +232,24 @@ _REACHED = f"""
 """
 
 
-def _statement(*, as_of: bool, marks: bool) -> str:
+_MOMENTS: dict[When, str] = {
+    "now": "select r.reached, r.reached as position, clock_timestamp() as moment, false as future from reached r",
+    "position": f"""
+        select r.reached, %(position)s::bigint as position, ({RECORDED_AT}) as moment, false as future from reached r
+    """,
+    "time": f"""
+        select r.reached, f.position, %(time)s::timestamptz as moment, f.future
+          from reached r cross join ({POSITION_AT_TIME}) f
+    """,
+}
+"""Where and when it is asked of."""
+
+
+def _statement(when: When, *, marks: bool) -> str:
     """Current: what is applied and not ended; a row newer than the view's position doesn't grant, nor does one that
     ended after it. As of a position: what held there.
     """
-    position = "%(at)s::bigint" if as_of else "r.reached"
-    moment = "%(moment)s::timestamptz" if as_of else "clock_timestamp()"
+    as_of = when != "now"
 
     def holds(row: str) -> str:
         if as_of:
@@ -251,7 +270,7 @@ def _statement(*, as_of: bool, marks: bool) -> str:
     suspended = holds("s") if as_of else "(s.to_position is null or s.to_position > m.position)"
     return f"""
     with recursive reached as ({_REACHED}),
-    m as materialized (select r.reached, {position} as position, {moment} as moment from reached r),
+    m as materialized ({_MOMENTS[when]}),
     given as materialized (
         select a.role, a.scope, a.expires_at, a.from_position, a.from_at, a.from_by
           from m join {{assignments}} a on a.user_id = %(user)s
@@ -262,7 +281,7 @@ def _statement(*, as_of: bool, marks: bool) -> str:
         union
         select i.included from {of_roles("{includes}", "i", "role", "i.included")}
     )
-    select m.reached, m.position, m.moment,
+    select m.reached, m.position, m.moment, m.future,
            (select jsonb_build_array(s.from_position, s.from_at, s.from_by)::text from {{suspensions}} s
              where s.user_id = %(user)s and {suspended} order by s.from_position desc limit 1) as suspension,
            (select coalesce(jsonb_agg(jsonb_build_array(g.role, g.scope, g.expires_at{mark("g")})), '[]')::text
@@ -281,7 +300,7 @@ def _statement(*, as_of: bool, marks: bool) -> str:
     """
 
 
-STATEMENTS = {
-    (as_of, marks): _statement(as_of=as_of, marks=marks) for as_of in (False, True) for marks in (False, True)
+STATEMENTS: dict[tuple[When, bool], str] = {
+    (when, marks): _statement(when, marks=marks) for when in _MOMENTS for marks in (False, True)
 }
-"""By whether they are as of a position, and whether they bring who did each thing."""
+"""By when it is asked of, and whether they bring who did each thing."""

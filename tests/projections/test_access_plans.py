@@ -10,7 +10,7 @@ from projections.access import ACCESS
 from projections.access.reader import STATEMENTS
 from tests.access_world import World, world_of
 
-PARAMETERS = {"user": "$1", "at": "$2", "moment": "$3", "build": "$4", "time": "$1::timestamptz", "position": "$1"}
+PARAMETERS = {"user": "$1::uuid", "build": "$2::int", "time": "$3::timestamptz", "position": "$4::bigint"}
 FILL = (
     "{assignments} select gen_random_uuid(), 'r' || n % 500, '/', null, n, now(), 'x', null, null, null",
     "{permissions} select 'r' || n % 500, 'p' || n || ':read', n, now(), 'x', n + 1, now(), 'x'",
@@ -41,10 +41,10 @@ def plan(world: World, sql: str) -> str:
     return "\n".join(row[0] for row in rows)
 
 
-@pytest.mark.parametrize("as_of", [False, True], ids=["now", "as of"])
+@pytest.mark.parametrize("when", ["now", "position", "time"])
 @pytest.mark.parametrize("marks", [False, True], ids=["a check", "an explanation"])
-def test_the_facts_of_a_user_are_found_by_indexes(world, as_of, marks):
-    assert re.findall(r"Seq Scan on (access_\w+|stored_events)", plan(world, STATEMENTS[as_of, marks])) == []
+def test_the_facts_of_a_user_are_found_by_indexes(world, when, marks):
+    assert re.findall(r"Seq Scan on (access_\w+|stored_events)", plan(world, STATEMENTS[when, marks])) == []
 
 
 @pytest.mark.parametrize("sql", [POSITION_AT_TIME, RECORDED_AT], ids=["a time", "a position"])
