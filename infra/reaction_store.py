@@ -25,6 +25,9 @@ from infra.recorder import InlineRefused
 NAME_PREFIX = "reaction:"
 """How a reaction is named where projections are named, too: in an operator's retry or skip."""
 
+UNPARKED_DAYS = 90
+"""How long what was taken out of the parked is kept, should a log from before that be restored."""
+
 OVERTAKEN = "reaction_overtaken"
 """The constraint that the database names when somebody else was faster."""
 
@@ -117,6 +120,7 @@ _PARK = """
            %(error)s::text, %(traceback)s::text, %(attempts)s::integer
       from taken where taken.done
 """
+_PRUNE = "delete from reaction_unparked where unparked_at < clock_timestamp() - %(days)s * interval '1 day'"
 _FAILED_AGAIN = """
     update reaction_parked set error = %(error)s::text, traceback = %(traceback)s::text, attempts = attempts + 1
      where reaction = %(reaction)s and position = %(at)s
@@ -259,11 +263,14 @@ def failed_again(connection: Connection[Any], reaction: str, cause: Cause, failu
 
 
 def unpark(connection: Connection[Any], reaction: str, position: int) -> UUID | None:
-    """Forgets a parked event; its stream, or None where it isn't parked."""
-    row = connection.execute(
-        "delete from reaction_parked where reaction = %s and position = %s returning stream", (reaction, position)
-    ).fetchone()
+    """Takes a parked event out; its stream, or None where it isn't parked. It is kept aside for another past's sake."""
+    row = connection.execute("select muniment_set_aside(%s::text, %s::bigint)", (reaction, position)).fetchone()
     return row[0] if row else None
+
+
+def prune_unparked(connection: Connection[Any]) -> int:
+    """Forgets what was taken out so long ago that nobody restores a log from before that; how many."""
+    return connection.execute(_PRUNE, {"days": UNPARKED_DAYS}).rowcount
 
 
 def parked_streams(connection: Connection[Any], reaction: str, streams: Sequence[UUID]) -> set[UUID]:

@@ -9,12 +9,13 @@ from contextlib import ExitStack, closing, contextmanager
 import psycopg
 
 from infra.invalidation import Invalidator
+from infra.reaction_store import prune_unparked
 from infra.settings import Settings
 from projections.engine import Applied
 from projections.follower import Follower
 from projections.lane import FollowerLimits, Hooks, Setup
 from runtime import modules
-from runtime.core import open_core
+from runtime.core import Core, open_core
 from runtime.past import discard_other_past
 from runtime.reactions import for_follower, take_back
 from runtime.rebuilds import kept
@@ -29,7 +30,7 @@ def follow(settings: Settings) -> None:
     with (
         open_core(settings) as core,
         closing(Invalidator(settings.postgres_url, settings.redis_url)) as invalidator,
-        hourly(core.receipts.prune),
+        hourly(lambda: chores(core)),
         ExitStack() as stack,
     ):
         setup = Setup(
@@ -46,6 +47,13 @@ def follow(settings: Settings) -> None:
             signal.signal(number, lambda *_: follower.stop())
         with standing(core, follower.leading):
             follower.run()
+
+
+def chores(core: Core) -> None:
+    """Forgets what is too old to be of use."""
+    core.receipts.prune()
+    with core.pool.connection() as connection:
+        prune_unparked(connection)
 
 
 @contextmanager

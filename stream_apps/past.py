@@ -13,7 +13,7 @@ from psycopg import Connection
 
 from infra.partitions import partition_of
 from infra.past import STRANGE
-from infra.reaction_store import Place, places_of
+from infra.reaction_store import NAME_PREFIX, Place, places_of
 from projections.lanes import module_of
 from stream_apps.reactions import Reaction
 from stream_apps.spreads import spread_of
@@ -52,6 +52,28 @@ _UNPARK = """
 """
 
 
+# What took it out of the parked is lost with the log, unless its effect, or the decision to skip it, is there still.
+_TAKEN_OUT = f"""
+    select p.position from reaction_unparked p
+     where p.reaction = %(reaction)s and {STRANGE}
+       and exists (select from stored_events e where e.notification_id = p.position
+                      and e.originator_id = p.stream and e.originator_version = p.stream_version)
+       and not exists (
+           select from projection_skips s join stored_events e on e.notification_id = s.decision
+            where s.projection = %(name)s and e.topic = 'projections.EventSkipped'
+              and (convert_from(e.state, 'UTF8')::jsonb ->> 'position')::bigint = p.position)
+"""
+_PARK_AGAIN = """
+    with back as (
+        delete from reaction_unparked where reaction = %(reaction)s and position = any(%(positions)s) returning *
+    )
+    insert into reaction_parked
+           (reaction, position, stream, stream_version, topic, error, traceback, attempts, parked_at)
+    select reaction, position, stream, stream_version, topic, error, traceback, attempts, parked_at from back
+        on conflict do nothing
+"""
+
+
 def put_back(connection: Connection[Any], reactions: Iterable[Reaction]) -> list[str]:
     """Puts back every reaction that is of another past, in the caller's transaction, and gives their names.
 
@@ -74,15 +96,20 @@ def _put_back(connection: Connection[Any], reaction: Reaction) -> None:
     places = places_of(connection, reaction.name, lock=True)
     reached = dict.fromkeys(places, floor)
     finds = _finders(connection, places)
-    actor = str(reaction.actor)
+    actor, name = str(reaction.actor), {"reaction": reaction.name, "name": NAME_PREFIX + reaction.name}
+    taken_out = {position for (position,) in connection.execute(_TAKEN_OUT.encode(), name).fetchall()}
     with connection.cursor(name="causes") as cursor:
         for position, stream, topic in cursor.execute(_CAUSES, {"actor": f'"{actor}"', "name": actor}):
+            taken_out.discard(position)
             for place, stands_in in finds.items():
                 if stands_in(topic, stream):
                     reached[place] = max(reached[place], position)
     for place, position in reached.items():
         connection.execute(_PLACE, place.key | {"position": position})
-    connection.execute(_UNPARK, {"reaction": reaction.name, "least": min(reached.values(), default=floor)})
+    least = min(reached.values(), default=floor)
+    connection.execute(_UNPARK, {"reaction": reaction.name, "least": least})
+    passed = [position for position in taken_out if position <= least]  # the others are come by again
+    connection.execute(_PARK_AGAIN, {"reaction": reaction.name, "positions": passed})
 
 
 def _finders(connection: Connection[Any], places: Iterable[Place]) -> dict[Place, Callable[[str, UUID], bool]]:

@@ -50,6 +50,8 @@ _FORMER_LAYOUT = """
 
 Progress = Callable[[int], None]
 """Is told the position that was reached."""
+Phase = Callable[[str], None]
+"""Is told what is being done after the last one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ def load(
     seal_key: bytes,
     bus: Wanted,
     progress: Progress = lambda _: None,
+    phase: Phase = lambda _: None,
 ) -> int:
     """Fills the empty log with these backups, one continuing the other, and adds the fact: its position.
 
@@ -88,13 +91,16 @@ def load(
             _copy(connection, backup, progress)
             backup.check_seal(seal_key)
         connection.execute(f"set local maintenance_work_mem = '{INDEX_MEMORY}'".encode())
+        phase("creating indexes")
         _create(connection, indexes)
+        phase("checking the events")
         _check(connection, newest)
         connection.execute(_SET_HEAD, (newest.position, newest.recorded_at))
         event = fact.event
         values = (event.originator_id, event.originator_version, event.topic, event.state, fact.metadata)
         row = connection.execute(_APPEND, values).fetchone()
         assert row  # noqa: S101 - an insert returns its row
+        phase("filling the tables that are written with commits")
         refill(connection)
         past.forget(connection, "the log was restored")
         _place_reactions(connection, newest)
@@ -172,6 +178,7 @@ def _check(connection: Connection[Any], newest: Header) -> None:
 def _place_reactions(connection: Connection[Any], newest: Header) -> None:
     """Each goes on where it was: as one, whatever it was divided into. The log alone doesn't tell that."""
     connection.execute("delete from reaction_parked")
+    connection.execute("delete from reaction_unparked")
     connection.execute("delete from reaction_progress")
     for each in newest.reactions:
         connection.execute(

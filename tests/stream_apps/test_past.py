@@ -1,13 +1,15 @@
 """The bus and the reactions where the log was cut back to an earlier position and went on from there."""
 
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
 
+from domain.projections import Retry, Skip
 from infra.dispatch import Dispatcher
 from infra.event_store import Log
 from infra.past import forget, is_strange
-from infra.reaction_store import Place, places_of
+from infra.reaction_store import Place, places_of, prune_unparked
 from projections.builds import ensure_builds
 from projections.compare import fold_views
 from projections.engine import Build
@@ -19,6 +21,7 @@ from projections.past import discard_strange
 from stream_apps.feeder import DROPPED, Feeder
 from stream_apps.lanes import LanesDriver, hand_over, lanes_of
 from stream_apps.past import put_back
+from stream_apps.reactions import Intention
 from tests.cutting import cut_back, keep
 from tests.e2e.platform import eventually
 from tests.projections.harbour import HARBOUR, KEEPERS
@@ -35,7 +38,7 @@ from tests.stream_apps.streaming import (
     sail,
     spread,
 )
-from tests.stream_apps.tearoom import PAIRS, SERVE, Guest, Till, till_of
+from tests.stream_apps.tearoom import PAIRS, SERVE, Guest, Ring, Till, ring, till_of
 
 ONE = spread()
 
@@ -169,6 +172,71 @@ def test_each_partition_is_put_back_by_itself(connection, log, record, guest):
     assert make_good(connection) == ["serve"]
     reacted()
     assert {tuple(rung(log, each)) for each in guests} == {("assam", "ceylon")}
+
+
+def parked(connection):
+    return connection.execute("select position from reaction_parked order by 1").fetchall()
+
+
+def healed(cause):
+    return Intention(ring, Ring(cause.stream, cause.event.tea))
+
+
+HEALED = replace(SERVE, on={Guest.Ordered: healed})
+
+
+def test_what_was_retried_in_the_lost_part_of_the_log_is_parked_again(connection, log, record, driver, guest):
+    order(record, guest, "gibberish", "ceylon")
+    drive(driver(SERVE), log)
+    other = Guest("Dormouse")
+    record(other)
+    order(record, other, "assam")
+    drive(driver(SERVE), log)
+    before = parked(connection)
+    assert len(before) == 2  # the one that nobody can read, and the one behind it
+    keep(connection)
+    record(Retry("reaction:serve", None))
+    drive(driver(HEALED), log)
+    assert (rung(log, guest), parked(connection)) == (["gibberish", "ceylon"], [])
+    cut_back(connection)
+
+    assert make_good(connection) == ["serve"]
+    assert parked(connection) == before
+    record(Retry("reaction:serve", None))
+    drive(driver(HEALED), log)
+    assert (rung(log, guest), rung(log, other), parked(connection)) == (["gibberish", "ceylon"], ["assam"], [])
+
+
+def test_what_the_log_still_knows_to_be_done_or_skipped_is_not_parked_again(connection, log, record, driver, guest):
+    order(record, guest, "gibberish", "ceylon")
+    drive(driver(SERVE), log)
+    first, _ = (position for (position,) in parked(connection))
+    record(Skip("reaction:serve", first, "illegible"))
+    other = Guest("Dormouse")
+    record(other)
+    order(record, other, "gibberish")
+    drive(driver(SERVE), log)
+    record(Retry("reaction:serve", None))
+    drive(driver(HEALED), log)
+    keep(connection)
+    order(record, guest, "assam")
+    drive(driver(SERVE), log)
+    cut_back(connection)
+
+    assert make_good(connection) == ["serve"]
+    assert parked(connection) == []
+    drive(driver(SERVE), log)
+    assert (rung(log, guest), rung(log, other)) == (["ceylon"], ["gibberish"])
+
+
+def test_what_was_taken_out_long_ago_is_forgotten(connection, log, record, driver, guest):
+    order(record, guest, "gibberish")
+    drive(driver(SERVE), log)
+    record(Retry("reaction:serve", None))
+    drive(driver(HEALED), log)
+    assert prune_unparked(connection) == 0
+    connection.execute("update reaction_unparked set unparked_at = unparked_at - interval '91 days'")
+    assert prune_unparked(connection) == 1
 
 
 def test_a_reaction_that_this_release_no_longer_has_is_recognised_once(connection, log, record, driver, guest):
