@@ -1,6 +1,7 @@
 """The full shape as processes of this machine: each part can be killed, stopped, frozen and started again."""
 
 import random
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Self, TypeVar
 
+import psutil
 import psycopg
 import redis
 from confluent_kafka import KafkaError, KafkaException
@@ -26,7 +28,7 @@ from projections.engine import Build
 from runtime import modules
 from runtime.start import first_facts, migrate
 from stream_apps.spreads import spread_of
-from tests.e2e.platform import ADMIN, Api, OurPart, Part, ServicePart, eventually
+from tests.e2e.platform import ADMIN, Api, OurPart, Part, ServicePart, eventually, family, signal_all
 from tests.kafka.node import Node
 from tests.kafka.traffic import DEFAULT_ROLE, define_roles
 
@@ -42,6 +44,7 @@ LEVELS = ("INFO", "WARNING", "ERROR", "CRITICAL", "Error")
 KEEP_SECONDS = 0.5
 MOST_PATIENCE_SECONDS = 4.0
 STOP_KAFKA_SECONDS = 4.0
+OUTLIVE_SECONDS = 5.0
 
 BEHIND = """
     select name, (select position from log_head) - coalesce(position, 0) from (
@@ -168,7 +171,11 @@ class FullShape:
         self.restart(self._chance.choice(parts))
 
     def __exit__(self, *_: object) -> None:
+        members = [each for part in self._ours for each in family(part.process.pid)]
         self._started.close()
+        _, left = psutil.wait_procs(members, OUTLIVE_SECONDS)
+        signal_all(left, signal.SIGKILL)
+        assert not left, f"still there after the end: {left}"
 
     def _run(self, part: Part) -> None:
         part.start()
