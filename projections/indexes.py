@@ -92,15 +92,22 @@ def missing(connection: Connection[Any], build: Build) -> list[Index]:
     return [index for index in declared if index.table not in whole and index.name not in found[index.table]]
 
 
-def complete(connection: Connection[Any], build: Build, stopping: Callable[[], bool] = lambda: False) -> int:
+def complete(
+    connection: Connection[Any],
+    build: Build,
+    stopping: Callable[[], bool] = lambda: False,
+    phase: Callable[[str], None] = lambda _: None,
+) -> int:
     """Creates what is missing, each in a transaction of its own; how many. The connection must be in autocommit.
 
     The build may be read meanwhile, and not written. Two at once are safe. Ends early where `stopping` says so.
+    `phase` is told which one it is at.
     """
-    created = 0
-    for index in missing(connection, build):
+    created, lacking = 0, missing(connection, build)
+    for number, index in enumerate(lacking, start=1):
         if stopping():
             break
+        phase(f"creating index {number} of {len(lacking)}")
         with connection.transaction():
             connection.execute("set local statement_timeout = 0")
             connection.execute(f"set local maintenance_work_mem = '{MEMORY}'".encode())

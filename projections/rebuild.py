@@ -44,6 +44,9 @@ NOTE_SECONDS = 1.0
 Report = Callable[[int, int], None]
 """Told the position that is reached, and the log's head."""
 
+Phase = Callable[[str], None]
+"""Told what is being done, in a few words."""
+
 Stopping = Callable[[], bool]
 
 _HOLDER = re.compile(r" on (\S+), process (\d+)\Z")
@@ -147,11 +150,13 @@ def rebuild(
     rate: int | None = None,
     stopping: Stopping = lambda: False,
     report: Report = lambda _, __: None,
+    phase: Phase = lambda _: None,
 ) -> int:
     """Brings the build to the head and hands it to the live feed; the position at which that happened.
 
-    At most `rate` events a second. Raises RebuildRunning, Stopped, Fenced (somebody newer is at it), BuildGone (it was
-    dropped), NewerSoftware, and what the database raises; then the same call goes on from what was committed last.
+    At most `rate` events a second. `phase` is told what it is at while the position stands still. Raises
+    RebuildRunning, Stopped, Fenced (somebody newer is at it), BuildGone (it was dropped), NewerSoftware, and what the
+    database raises; then the same call goes on from what was committed last.
     """
     who = holder(actor)
     with leased(works, build.projection, who) as lease, works.connect() as connection:
@@ -159,8 +164,9 @@ def rebuild(
         run = _Run(works, build, engine, who, rate, stopping, report)
         position = run.to_head(engine.take_over())
         while missing(connection, build):
-            complete(connection, build, stopping)
+            complete(connection, build, stopping, phase)
             position = run.to_head(position)  # what has come meanwhile, when nothing could be written
+        phase("gathering statistics")
         _analyse(works, build)
         return hand_over(works, connection, build)
 

@@ -153,6 +153,7 @@ def _load(settings: Settings, backups: Sequence[Backup], secrets: Secrets, actor
                 seal_key=secrets.derive(SEAL),
                 bus=wanted(settings),
                 progress=shown.advance_to,
+                phase=shown.phase,
             )
 
 

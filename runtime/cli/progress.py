@@ -49,10 +49,11 @@ class Progress:
         self._samples: deque[tuple[float, int, int]] = deque([(self._began, start, total or 0)])
         self._drawn_at = self._began if not self._is_terminal else float("-inf")
         self._drawn = ""
+        self._phase = ""
 
     def advance_to(self, position: int, total: int | None = None) -> None:
         """The work has come so far; `total` where its end has moved."""
-        self.position = position
+        self.position, self._phase = position, ""
         self._total = total if total is not None else self._total
         now = self._clock()
         if len(self._samples) > 1 and now - self._samples[-2][0] < REDRAW_SECONDS:
@@ -63,6 +64,11 @@ class Progress:
         if now - self._drawn_at >= (REDRAW_SECONDS if self._is_terminal else LINE_SECONDS):
             self._drawn_at = now
             self._draw(self.line())
+
+    def phase(self, what: str) -> None:
+        """What is being done now, while the position stands still; shown at once, until the work goes on."""
+        self._phase, self._drawn_at = what, self._clock()
+        self._draw(self.line())
 
     @property
     def per_second(self) -> float:
@@ -92,8 +98,11 @@ class Progress:
         return (last[column] - first[column]) / (last[0] - first[0]) if last[0] > first[0] else 0.0
 
     def line(self) -> str:
-        """`identity  [#####---]  62%  31,000 of 50,000 events  12,400/s  2 s left`."""
+        """`identity  [#####---]  62%  31,000 of 50,000 events  12,400/s  2 s left`, or what is done meanwhile."""
         parts = [self._label]
+        if self._phase:
+            of = f" of {self._total:,}" if self._total is not None else ""
+            return "  ".join([*parts, f"{self.position:,}{of} {self._unit}", self._phase])
         if self._total:
             share = min(1.0, self.position / self._total)
             if self._is_terminal:

@@ -11,13 +11,17 @@ import psycopg
 import pytest
 
 from commands.builds import DropBuild, RequestRebuild, SwitchBuild, cut_over, drop_build, request_rebuild, roll_back
+from domain.access import UserAssignments
+from domain.aggregate import NAMESPACE
 from domain.builds import BuildBehind, BuildBeside, BuildIsRead, NoOtherBuild, RebuildRunning
 from domain.context import Actor, Context
 from domain.errors import Invalid
 from infra.dispatch import Dispatcher
 from infra.event_store import Log
 from projections.abreast import HeldTooLong, abreast
+from projections.access import ACCESS
 from projections.builds import REBUILD_LANE, active_build, builds_fed_by, other_builds
+from projections.builds import drop_build as drop_one
 from projections.catalogue import catalogue
 from projections.compare import fold_views, primary_key
 from projections.diff import diff
@@ -27,7 +31,7 @@ from projections.facts import read
 from projections.feeds import catch_up, change_feed
 from projections.lanes import LanesEngine, Spread, take_lanes
 from projections.rebuild import Stopped, Works, leased, rebuild
-from projections.rebuilds import other_build, status
+from projections.rebuilds import other_build, start, status
 from projections.switch import StillRead, declared, drop_unread, flip, settle
 from projections.verification import verifying
 from projections.wishes import WISHES, pending
@@ -99,6 +103,14 @@ def test_a_rebuild_makes_the_same_rows_and_parks_the_same_events(works, decide, 
     assert fold_views(database, log, Build(HARBOUR, 2)) == (position, [])
     parked = connection.execute("select build, position from projection_parked order by 1, 2").fetchall()
     assert parked == [(2, 602)]
+
+
+def test_a_rebuild_says_what_it_is_at_when_the_load_is_done(works, connection, record):
+    record(UserAssignments(user_id=NAMESPACE))
+    build, said = start(connection, ACCESS, asked_by="grace", attended=True), []
+    rebuild(works, build, "grace", phase=said.append)
+    assert said == ["creating index 1 of 2", "creating index 2 of 2", "gathering statistics"]
+    drop_one(connection, build)
 
 
 def test_afterwards_it_follows_the_log_beside_the_live_build(shadow, connection, record, visible, database, log):

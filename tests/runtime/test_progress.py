@@ -117,3 +117,18 @@ def test_what_was_refused_before_it_began_has_no_last_line(clock):
     with pytest.raises(LookupError), progress("identity", "events", 10, out=out, clock=clock.read):
         raise LookupError
     assert out.getvalue() == ""
+
+
+def test_what_is_done_while_the_position_stands_still_is_said_until_it_goes_on(clock):
+    out = io.StringIO()
+    with progress("access", "events", 1000, out=out, clock=clock.read) as shown:
+        clock.seconds = 1.0
+        shown.advance_to(1000)
+        shown.phase("creating index 1 of 2")
+        clock.seconds = 7.0
+        shown.advance_to(1000)
+    assert out.getvalue().splitlines() == [
+        "access  1,000 of 1,000 events  creating index 1 of 2",
+        "access  100%  1,000 of 1,000 events  143/s",
+        "access  1,000 events in 7.0 s, 143/s",
+    ]

@@ -135,7 +135,9 @@ def _run(
             return _modestly(lambda: run_rebuild(at, build, actor, rate=rate, stopping=stopping))
         with progress(f"{build.projection.name} build {build.number}", "events", begun, start=start) as shown:
             report = _with_newest_head(at.log, shown)
-            return _modestly(lambda: run_rebuild(at, build, actor, rate=rate, stopping=stopping, report=report))
+            return _modestly(
+                lambda: run_rebuild(at, build, actor, rate=rate, stopping=stopping, report=report, phase=shown.phase)
+            )
     except Stopped as stopped:
         raise click.ClickException(f"stopped at {stopped.position}; the same command goes on from there") from None
     except Fenced:
