@@ -50,7 +50,7 @@ class Shares:
     name = RangePartitionAssignor.name
 
     def __init__(self) -> None:
-        self.shared_out: Mapping[str, int] | None = None
+        self.shared_out: Counter[str] | None = None
         """Of each topic so many partitions; None where there is nothing to go by."""
         self._wish = b""
 
@@ -76,9 +76,10 @@ class Shares:
         """A leader of a former release says nothing about how many there were."""
         try:
             told = json.loads(share.user_data or b"null")
-        except ValueError:
+        except (ValueError, RecursionError):
             told = None
-        self.shared_out = Counter(told) if isinstance(told, dict) else None
+        is_told = isinstance(told, dict) and all(isinstance(count, int) for count in told.values())
+        self.shared_out = Counter(told) if is_told else None
 
     def misses(self, counts: Mapping[str, int]) -> bool:
         """Whether there are partitions that weren't shared out."""
