@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from threading import Event, Thread
 from typing import Any
 
+import psutil
 import psycopg
 from psycopg import Connection
 
@@ -117,12 +118,11 @@ def _is_dead_here(holder: str) -> bool:
     if found is None or found[1] != socket.gethostname():
         return False
     try:
-        os.kill(int(found[2]), 0)
-    except ProcessLookupError:
+        return bool(psutil.Process(int(found[2])).status() == psutil.STATUS_ZOMBIE)  # nobody has noticed yet
+    except psutil.NoSuchProcess:
         return True
-    except OSError:
+    except psutil.Error:
         return False
-    return False
 
 
 def holder(actor: str) -> str:

@@ -446,9 +446,12 @@ def test_beside_a_build_that_is_fed_from_the_bus_a_rebuilt_one_is_handed_to_the_
     assert active_build(connection, HARBOUR) == other
 
 
-def test_a_killed_process_of_this_machine_need_not_be_waited_for(works):
+@pytest.mark.parametrize("noticed", [True, False])
+def test_a_killed_process_of_this_machine_need_not_be_waited_for(works, noticed):
     dead = subprocess.Popen(["true"])
-    dead.wait()
+    os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)  # a zombie, until somebody asks for its status
+    if noticed:
+        dead.wait()
     here = socket.gethostname()
     with (
         leased(works, HARBOUR, f"operator:ada on {here}, process {dead.pid}"),
@@ -467,3 +470,4 @@ def test_a_killed_process_of_this_machine_need_not_be_waited_for(works):
         leased(works, HARBOUR, "grace"),
     ):
         pass
+    dead.wait()
