@@ -8,10 +8,10 @@ access is built from it in bulk, by the rebuild's own code. (The other views are
 checks don't read them.) Then the platform runs as `muniment up` does. Samples are compared with the fold of the event
 store. Half of the moments are positions, half are times. Over HTTP, latencies are counted from when requests are due.
 Before each check an empty statement is timed the same way (`select 1` by the same pool), since a check is one
-statement: what the machine itself takes. Samples are taken in rounds, and the median of the rounds' percentiles counts, with its
-range; beside them, what a check costs the processor, which says the same while the machine does other things: in this
-process, and in its backend of PostgreSQL. `--nice` (of whoever may) lets the measured part go before what else the
-machine does, as a machine of its own would.
+statement: what the machine itself takes. Samples are taken in rounds, and the median of the rounds' percentiles counts,
+with its range; beside them, what a check costs the processor, which says the same while the machine does other things:
+in this process, and in its backend of PostgreSQL. `--nice` (of whoever may) lets the measured part go before what else
+the machine does, as a machine of its own would.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """What a feed brings: recorded events, and those that can't even be read."""
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeAlias
@@ -26,6 +27,12 @@ class Unreadable:
     topic: str
     recorded_at: datetime
     error: Exception
+
+    def failure(self) -> Exception:
+        """The error, as one of its own: what is raised twice would tell of both times."""
+        failure = copy(self.error)
+        failure.__cause__ = self.error.__cause__
+        return failure
 
 
 Fact: TypeAlias = Recorded | Unreadable

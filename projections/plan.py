@@ -43,7 +43,7 @@ class Plan:
     def rows(self, fact: Fact) -> list[Row]:
         """What the event puts into its statements, in order. Raises whatever a function of the projection raises."""
         if isinstance(fact, Unreadable):
-            raise fact.error
+            raise fact.failure()
         action = self._actions[type(fact.event)]
         return [action.row(fact)] if isinstance(action, Action) else action(fact)
 

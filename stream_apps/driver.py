@@ -164,7 +164,7 @@ class Driver:
         batch. Raises Overtaken, and what the declared function, the handlers or the database raise.
         """
         if isinstance(fact, Unreadable):
-            raise fact.error
+            raise fact.failure()
         intentions = self.reaction.decide(fact)
         if not intentions:
             return False

@@ -31,7 +31,7 @@ _POSITION = Struct(">hiq")
 class Packet(NamedTuple):
     """Rows that follow one another: how many, the position of the last, and their bytes."""
 
-    count: int
+    rows: int
     last: int
     raw: bytes
 

@@ -188,6 +188,6 @@ def _read(log: Log, streams: Sequence[UUID], position: int) -> dict[UUID, list[R
     found: dict[UUID, list[Recorded]] = defaultdict(list)
     for fact in read_streams(log, streams, position):
         if isinstance(fact, Unreadable):
-            raise fact.error
+            raise fact.failure()
         found[fact.stream].append(fact)
     return found

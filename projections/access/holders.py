@@ -112,7 +112,7 @@ def _named(log: Log, streams: Iterable[UUID], position: int) -> Doubt:
     users, names = set(), set()
     for fact in read_streams(log, list(streams), position):
         if isinstance(fact, Unreadable):
-            raise fact.error
+            raise fact.failure()
         match fact.event:
             case UserAssignments.Opened(user_id=user_id):
                 users.add(user_id)

@@ -2,9 +2,12 @@
 
 import json
 import time
+from datetime import UTC, datetime
+from uuid import uuid4
 
 import psycopg
 import pytest
+from eventsourcing.persistence import MapperDeserialisationError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -13,9 +16,10 @@ from projections.builds import drop_build
 from projections.compare import differences, fold_views, scratch_build
 from projections.engine import Engine
 from projections.errors import BuildGone, Fenced, Hole, is_poison
-from projections.facts import read, read_at
+from projections.facts import Unreadable, read, read_at
+from projections.plan import Plan
 from tests.projections.conftest import row
-from tests.projections.harbour import Keeper, Ship
+from tests.projections.harbour import HARBOUR, Keeper, Ship
 
 
 @pytest.fixture
@@ -370,3 +374,13 @@ def test_poison_anywhere_leaves_every_stream_in_order(deeds, cuts, record, log, 
         left_out = [p for (p,) in connection.execute("select position from projection_parked order by 1")]
         assert (rows, left_out) == expected(fleet, history)
         assert not differences(connection, build, build)
+
+
+def test_an_event_that_cant_be_read_fails_each_time_by_an_error_of_its_own():
+    unreadable = Unreadable(1, uuid4(), 1, "harbour.ShipMoored", datetime.now(UTC), MapperDeserialisationError("torn"))
+    told = []
+    for _ in range(3):
+        with pytest.raises(MapperDeserialisationError, match="torn") as failed:
+            Plan(HARBOUR, 1).rows(unreadable)
+        told.append(failed.value)
+    assert len(set(map(id, told))) == 3
