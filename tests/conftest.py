@@ -15,11 +15,8 @@ from psycopg.conninfo import make_conninfo
 
 from infra import migrate
 from infra.embedded import DataFolder, Postgres, Valkey, running
-from infra.migrate import Source
 
 TEMPLATE = "migrated"
-MIGRATIONS = Path(__file__).parent.parent / "infra" / "migrations"
-MODULES = ("log", "projections", "reactions", "bus", "identity", "access", "audit", "jobs")
 
 # Whoever runs the tests in the background may have made every process below deaf to Ctrl-C (POSIX, 2.11).
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -78,10 +75,10 @@ def statement(server: str, text: str, **names: str) -> None:
 @pytest.fixture(scope="session")
 def template(postgres_server: str) -> str:
     """A migrated database from which the tests' databases are copied."""
+    from runtime import modules  # the whole platform, which not every test needs
+
     statement(postgres_server, "create database {name}", name=TEMPLATE)
-    present = [module for module in MODULES if (MIGRATIONS / module).is_dir()]
-    sources = [Source(module, tuple(present[:n]), MIGRATIONS / module) for n, module in enumerate(present)]
-    migrate.apply(make_conninfo(postgres_server, dbname=TEMPLATE), sources)
+    migrate.apply(make_conninfo(postgres_server, dbname=TEMPLATE), modules.sources())
     return TEMPLATE
 
 

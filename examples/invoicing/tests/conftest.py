@@ -34,7 +34,9 @@ SYSTEM = Actor("system", "test")
 
 
 class Office:
-    """A company that writes invoices. `people` have roles at scopes."""
+    """A company that writes invoices."""
+
+    system = SYSTEM
 
     def __init__(self, log: Log) -> None:
         self.log = log
