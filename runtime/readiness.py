@@ -28,6 +28,7 @@ from projections.builds import not_level
 from projections.catalogue import Status, catalogue
 from projections.projection import Projection
 from runtime.bus_health import Brokers, bus_reasons
+from runtime.job_health import JobStatus, job_reasons, job_status
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ class Readiness:
         self._was_level = False
         self._queue_usage = 0.0
         self._reactions: Sequence[ReactionStatus] = ()
+        self._jobs: JobStatus | None = None
         self._unattended = False
         self._known: tuple[float, Health] | None = None
         self._compatibility: tuple[float, Compatibility] | None = None
@@ -121,6 +123,7 @@ class Readiness:
             *self._lagging(statuses),
             *self._reaction_reasons(),
             *self._schedule_reasons(),
+            *(job_reasons(self._jobs) if self._jobs else []),
             *self._queue_reasons(),
             *await self._bus_reasons(),
             *await self._valkey_reasons(),
@@ -135,6 +138,7 @@ class Readiness:
             self._queue_usage = row[0] if row else 0.0
             statuses = catalogue(connection)
             self._reactions = reaction_statuses(connection)
+            self._jobs = job_status(connection)
             self._unattended = is_unattended(connection, LAG_SECONDS)
             self._bus = bus_status(connection) if self._brokers.addresses else None
             return statuses, not_level(connection, self._projections, self._listener.head)

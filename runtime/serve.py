@@ -48,6 +48,7 @@ from runtime import modules
 from runtime.bus_gauges import BusGauges
 from runtime.core import build_core, located
 from runtime.gauges import Gauges, ReactionGauges
+from runtime.job_gauges import JobGauges
 from runtime.past import discard_other_past
 from runtime.ports import Ports, http_limits, live_limits
 from runtime.readiness import Readiness
@@ -237,6 +238,7 @@ class Api:
         )
         prometheus_client.REGISTRY.register(ReactionGauges(self.core.pool, self.lookups))
         prometheus_client.REGISTRY.register(ViewGauges(self.core.pool, self.lookups, self.projections))
+        prometheus_client.REGISTRY.register(JobGauges(self.core.pool, self.lookups))
         prometheus_client.REGISTRY.register(self.bus_gauges)
         return prometheus_client.REGISTRY
 

@@ -18,8 +18,10 @@ from runtime import modules
 from runtime.cli.bus import print_bus
 from runtime.cli.options import as_json
 from runtime.cli.output import print_fields, print_json, print_table, text, utc
+from runtime.cli.progress import duration
 from runtime.cli.projections.catalogue import size
 from runtime.cli.wired import NotRunning, Wired
+from runtime.job_health import JobStatus, job_status
 
 PROBE_SECONDS = 2.0
 
@@ -42,6 +44,7 @@ class Told:
     newest: datetime | None
     projections: list[BuildStatus] = field(default_factory=list)
     bus: BusStatus | None = None
+    jobs: JobStatus | None = None
 
 
 @click.command()
@@ -88,6 +91,7 @@ def _stored(wired: Wired, *, supervised: bool) -> dict[str, Any]:
             views = _views(connection)
             bus = bus_status(connection) if views and _has_bus(connection) else None
             head = connection.execute("select position, recorded_at from log_head").fetchone() if views else None
+            jobs = job_status(connection) if views and _has_jobs(connection) else None
     except NotRunning:
         if not supervised:
             raise
@@ -100,6 +104,7 @@ def _stored(wired: Wired, *, supervised: bool) -> dict[str, Any]:
         "head": position,
         "newest": newest if position else None,
         "projections": views,
+        "jobs": jobs,
         "bus": bus if bus and (bus.relay or wired.given.kafka) else None,
     }
 
@@ -113,6 +118,11 @@ def _views(connection: Any) -> list[BuildStatus]:
 def _has_bus(connection: Any) -> bool:
     """Not before the migration that brought what is counted."""
     row = connection.execute("select to_regclass('bus_counts') is not null").fetchone()
+    return bool(row and row[0])
+
+
+def _has_jobs(connection: Any) -> bool:
+    row = connection.execute("select to_regclass('job_workers') is not null").fetchone()
     return bool(row and row[0])
 
 
@@ -167,9 +177,19 @@ def _print(told: Told) -> None:
         for v in told.projections
     ]  # fmt: skip
     print_table(("VIEW", "BUILD", "FEED", "POSITION", "LAG", "SECONDS", "RATE/S", "PARKED", "SIZE", "VERIFIED"), views)
+    if told.jobs:
+        click.echo(f"\njobs: {_jobs(told.jobs)}")
     if told.bus:
         click.echo()
         print_bus(told.bus)
+
+
+def _jobs(jobs: JobStatus) -> str:
+    """`2 workers, 5 running, the oldest waits for 3.0 s in mail`."""
+    waits = "nothing waits"
+    if jobs.oldest_queue is not None and jobs.oldest_seconds is not None:
+        waits = f"the oldest waits for {duration(jobs.oldest_seconds)} in {jobs.oldest_queue}"
+    return f"{jobs.workers} workers, {jobs.running} running, {waits}"
 
 
 def _verified(view: BuildStatus) -> str:

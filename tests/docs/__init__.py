@@ -29,6 +29,7 @@ from projections.audit import AUDITED, ROUTINE, Meaning
 from runtime.bus_gauges import BusGauges
 from runtime.cli import COMMANDS
 from runtime.gauges import Gauges, ReactionGauges
+from runtime.job_gauges import JobGauges
 from runtime.view_gauges import ViewGauges
 
 ROOT = Path(__file__).parent.parent.parent
@@ -230,6 +231,7 @@ def metrics() -> str:
     idle = cast("Any", SimpleNamespace(submit=lambda _: None))
     others.register(ReactionGauges(cast("Any", None), idle))
     others.register(ViewGauges(cast("Any", None), idle, ()))
+    others.register(JobGauges(cast("Any", None), idle))
     found = {
         family.name + ("_total" if family.type == "counter" else ""): (family.type, family.documentation)
         for registry in (REGISTRY, others)

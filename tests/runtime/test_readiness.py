@@ -4,7 +4,7 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import psycopg
@@ -90,6 +90,27 @@ def test_schedules_that_nobody_attends_to_degrade(database, valkey, tmp_path):
         connection.execute(lease, (timedelta(seconds=-30),))
         assert asyncio.run(probe()).state == "degraded"
         connection.execute("update job_schedules set standing = 'deleted'")
+        assert asyncio.run(probe()).reasons == []
+
+
+def test_jobs_that_nobody_does_degrade(database, valkey, tmp_path):
+    async def probe():
+        async with readiness(database, valkey, tmp_path, look_seconds=5) as probed:
+            return await probed.health()
+
+    job = (
+        "insert into job_queue (id, type, type_version, args, queue, priority, state, run_at, rank, max_attempts,"
+        " timeout_seconds, stream_version, enqueued_at, metadata)"
+        " values (gen_random_uuid(), 'weave', 1, '{}', 'loom', 0, 'ready', %(at)s, %(at)s, 1, 1, 1, now(), '{}')"
+    )
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(job, {"at": datetime.now(UTC) - timedelta(seconds=30)})
+        assert asyncio.run(probe()).reasons[0].startswith("jobs: no worker lives, and one of queue loom waits for 3")
+        connection.execute("insert into job_workers (name, host, pid, threads, running) values ('a', 'b', 1, 4, 0)")
+        assert asyncio.run(probe()).reasons == []
+        connection.execute("update job_queue set run_at = now() - interval '2 minutes'")
+        assert asyncio.run(probe()).reasons[0].startswith("jobs: one of queue loom waits for 12")
+        connection.execute("insert into job_queues values ('loom', true, '')")
         assert asyncio.run(probe()).reasons == []
 
 
