@@ -37,7 +37,11 @@ def traceback_text(error: BaseException, hidden: Iterable[str] = ()) -> str:
     """Where it came from, the innermost frames; bounded and scrubbed. It has source lines, never values."""
     text = "".join(traceback.format_exception(error, limit=-_FRAMES))
     text = scrubbed(without_rows(text, error), hidden)
-    return text if len(text) <= TRACEBACK_LIMIT_CHARS else "...\n" + text[-TRACEBACK_LIMIT_CHARS + 4 :]
+    if len(text) <= TRACEBACK_LIMIT_CHARS:
+        return text
+    # The middle goes: where it was, and what it says at the end.
+    half = TRACEBACK_LIMIT_CHARS // 2 - 3
+    return f"{text[:half]}\n...\n{text[-half:]}"
 
 
 def scrubbed(text: str, hidden: Iterable[str] = ()) -> str:

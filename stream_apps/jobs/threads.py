@@ -104,8 +104,17 @@ class Loop:
         with self._started:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._loop.run_forever, name="job-loop", daemon=True).start()
+                threading.Thread(target=self._run, args=(self._loop,), name="job-loop", daemon=True).start()
             return self._loop
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        loop.run_forever()
+        for task in self._tasks:
+            task.cancel()
+        # One turn lets them hear of it; who goes on all the same is given up.
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+        loop.close()
 
     def _start(self, attempt: Attempt) -> None:
         task = asyncio.ensure_future(self._perform(attempt))
