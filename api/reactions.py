@@ -1,8 +1,6 @@
 """How far the reactions are, and what they couldn't react to."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from datetime import datetime
 from typing import Annotated, Any, Protocol
 from uuid import UUID
 
@@ -14,7 +12,7 @@ from api.routing import Asked, Body, Command, Endpoint, Keyset, Page, Paging, Qu
 from commands.projections import REASON_LIMIT, RetryParked, SkipParked, retry_parked, skip_parked
 from domain.errors import NotFound
 from domain.projections import NotParked
-from infra.reaction_store import NAME_PREFIX, ParkedCause, parked_causes, require_parked, statuses
+from infra.reaction_store import NAME_PREFIX, ParkedCause, ReactionStatus, parked_causes, require_parked, statuses
 from projections.read import Read
 
 
@@ -31,40 +29,10 @@ class ReactionPorts(Protocol):
     def pool(self) -> ConnectionPool[Connection[Any]]: ...
 
 
-class ReactionView(View):
-    """How far a reaction has come in one part of the log: `*` is the whole of it, which the follower drives.
-
-    `lag_seconds` is the age of the oldest event that it hasn't reacted to. `parked` counts the whole reaction's.
-    """
-
-    name: str
-    layout: int
-    topic: str
-    partition: int
-    position: int
-    head: int
-    lag_events: int
-    lag_seconds: float
-    parked: int
-
-
 class ReactionsView(View):
     """All reactions."""
 
-    items: list[ReactionView]
-
-
-class ParkedCauseView(View):
-    """An event that couldn't be reacted to; without `error` it waits behind another of its stream."""
-
-    position: int
-    stream: UUID
-    stream_version: int
-    topic: str
-    error: str | None
-    traceback: str | None
-    attempts: int
-    parked_at: datetime
+    items: list[ReactionStatus]
 
 
 class RetryReactionBody(Body):
@@ -87,7 +55,7 @@ async def list_reactions(asked: Asked) -> ReactionsView:
 
 def _statuses(ports: ReactionPorts) -> ReactionsView:
     with ports.pool.connection() as connection:
-        return ReactionsView(items=[ReactionView(**asdict(status)) for status in statuses(connection)])
+        return ReactionsView(items=statuses(connection))
 
 
 def parked_reactions(
@@ -134,7 +102,7 @@ ROUTES: list[Route] = [
         "GET", "/api/v1/reactions", list_reactions, permission="reaction:read", result=ReactionsView, projections=(),
     ),
     Query(
-        "GET", "/api/v1/reactions/{name}/parked", Page[ParkedCauseView], parked_reactions, permission="reaction:read",
+        "GET", "/api/v1/reactions/{name}/parked", Page[ParkedCause], parked_reactions, permission="reaction:read",
         params=Paging, page=Keyset(_position, (int,)), raises=(ReactionNotFound,),
     ),
     Command(

@@ -287,7 +287,10 @@ def waiting(connection: Connection[Any], reaction: str, stream: UUID | None) -> 
 
 @dataclass(frozen=True, slots=True)
 class ReactionStatus:
-    """One progress row, as operators see it. `parked` counts the whole reaction's."""
+    """How far a reaction has come in one part of the log: `*` is the whole of it, which the follower drives.
+
+    `lag_seconds` is the age of the oldest event that it hasn't reacted to. `parked` counts the whole reaction's.
+    """
 
     name: str
     layout: int
@@ -302,7 +305,7 @@ class ReactionStatus:
 
 @dataclass(frozen=True, slots=True)
 class ParkedCause:
-    """An event that a reaction couldn't react to. `error` is None for one that only waits behind another."""
+    """An event that a reaction couldn't react to. `error` is null for one that only waits behind another."""
 
     position: int
     stream: UUID

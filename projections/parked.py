@@ -39,7 +39,7 @@ _STREAMS = """
 
 @dataclass(frozen=True, slots=True)
 class Parked:
-    """One parked event. `error` is None for one that only waits behind another of its stream."""
+    """An event that couldn't be applied. `error` is null for one that only waits behind another of its stream."""
 
     position: int
     stream: UUID
@@ -53,7 +53,7 @@ class Parked:
 
 @dataclass(frozen=True, slots=True)
 class ParkedGroup:
-    """Events of one type that fail alike: how many, of how many streams, and the first of them."""
+    """Events of one type that fail alike: how many, of how many streams, the first. What waits behind isn't counted."""
 
     topic: str
     error: str

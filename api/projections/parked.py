@@ -1,8 +1,7 @@
 """What the views couldn't apply, and what operators do about it."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from datetime import datetime
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -12,47 +11,24 @@ from api.projections.common import ProjectionNotFound, ProjectionPorts, named
 from api.routing import Asked, Body, Command, Endpoint, Keyset, Page, Paging, Query, Route, View
 from commands.projections import REASON_LIMIT, RetryParked, SkipParked, retry_parked, skip_parked
 from domain.projections import NotParked
-from projections.parked import Parked, parked, parked_at, parked_groups, require_parked, said
+from projections.parked import Parked, ParkedGroup, parked, parked_at, parked_groups, require_parked, said
 from projections.read import Read, Reader
 
 GROUPS_LIMIT = 200
 """Errors that are told apart."""
 
 
-class ParkedView(View):
-    """An event that couldn't be applied; without `error` it waits behind another of its stream."""
-
-    position: int
-    stream: UUID
-    stream_version: int
-    topic: str
-    error: str | None
-    traceback: str | None
-    attempts: int
-    parked_at: datetime
-
-
-class ParkedEventView(ParkedView):
+@dataclass(frozen=True, slots=True)
+class ParkedEvent(Parked):
     """A parked event with what it says, without its secrets; `event` is null where its bytes can't be read."""
 
     event: dict[str, Any] | None
 
 
-class ParkedGroupView(View):
-    """Events of one type that fail alike; those that only wait behind them aren't counted."""
-
-    topic: str
-    error: str
-    events: int
-    streams: int
-    first_position: int
-    attempts: int
-
-
 class ParkedGroupsView(View):
     """What fails in a view, the most frequent first."""
 
-    items: list[ParkedGroupView]
+    items: list[ParkedGroup]
 
 
 class ParkedFilter(Paging):
@@ -85,7 +61,7 @@ def parked_events(
     return found.value
 
 
-async def parked_event(asked: Asked) -> ParkedEventView:
+async def parked_event(asked: Asked) -> ParkedEvent:
     """One parked event whole: its error, and what it says. Reading an event is audited.
 
     Raises ProjectionNotFound, NotParked.
@@ -93,9 +69,9 @@ async def parked_event(asked: Asked) -> ParkedEventView:
     projection, position = named(asked.ports, asked.path["name"]), asked.path["position"]
     await asked.ports.crowds.read(asked.context, f"{asked.method} {asked.url_path}")
 
-    def look() -> ParkedEventView:
+    def look() -> ParkedEvent:
         row = asked.ports.views.run(lambda read: parked_at(read, projection, position), projection).value
-        return ParkedEventView(**asdict(row), event=said(asked.ports.log, position))
+        return ParkedEvent(**asdict(row), event=said(asked.ports.log, position))
 
     return await asked.in_thread(look)
 
@@ -107,7 +83,7 @@ async def parked_by_error(asked: Asked) -> ParkedGroupsView:
     def look() -> ParkedGroupsView:
         views: Reader = asked.ports.views
         found = views.run(lambda read: parked_groups(read, projection, limit=GROUPS_LIMIT), projection).value
-        return ParkedGroupsView(items=[ParkedGroupView(**asdict(each)) for each in found])
+        return ParkedGroupsView(items=found)
 
     return await asked.in_thread(look)
 
@@ -132,7 +108,7 @@ def _position(row: Any) -> Sequence[Any]:
 
 ROUTES: list[Route] = [
     Query(
-        "GET", "/api/v1/projections/{name}/parked", Page[ParkedView], parked_events, permission="projection:read",
+        "GET", "/api/v1/projections/{name}/parked", Page[Parked], parked_events, permission="projection:read",
         params=ParkedFilter, page=Keyset(_position, (int,)), raises=(ProjectionNotFound,),
     ),
     Endpoint(
@@ -141,7 +117,7 @@ ROUTES: list[Route] = [
     ),
     Endpoint(
         "GET", "/api/v1/projections/{name}/parked/{position:int}", parked_event, permission="event:read",
-        result=ParkedEventView, raises=(ProjectionNotFound, NotParked),
+        result=ParkedEvent, raises=(ProjectionNotFound, NotParked),
     ),
     Command(
         "POST", "/api/v1/projections/{name}/parked/retry", RetryBody, retry_parked, prepare=prepare_retry,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from time import monotonic, perf_counter
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypedDict, TypeVar, Unpack
 from uuid import UUID
 
 import msgspec
@@ -38,6 +38,14 @@ BUCKETS = (0.000005, 0.00001, 0.000025, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 
 SECONDS = Histogram(
     "muniment_check_seconds", "How long checks take, by where the answer came from", ["level"], buckets=BUCKETS
 )
+
+
+class Basis(TypedDict, total=False):
+    """What a decision is made from: the view or the store, as of when, and at least at which position."""
+
+    consistency: Consistency
+    as_of: AsOf | None
+    at_least: int
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
@@ -137,47 +145,29 @@ class Decisions:
         position = min((each.position for each in found.values()), default=self._track.position)
         return [found[user_id].value.allows(permission, scope) for user_id, permission, scope in checks], position
 
-    async def decide_from(
-        self,
-        user_id: UUID,
-        permission: str,
-        scope: str = "/",
-        *,
-        consistency: Consistency = "fast",
-        as_of: AsOf | None = None,
-        at_least: int = 0,
-    ) -> Decision:
+    async def decide_from(self, user_id: UUID, permission: str, scope: str = "/", **basis: Unpack[Basis]) -> Decision:
         """A decision that isn't taken from memory: at any position or time, or folded. Raises as `explain`."""
         begun = perf_counter()
         wanted, _ = asked(permission)
         place = at(scope)
-        level, facts = await self.facts(user_id, consistency=consistency, as_of=as_of, at_least=at_least, marks=False)
+        level, facts = await self.facts(user_id, marks=False, **basis)
         allowed = best(facts, wanted, place) is not None
         self._observe[level](perf_counter() - begun)
         return Decision(allowed, facts.position)
 
-    async def explain(
-        self,
-        user_id: UUID,
-        permission: str,
-        scope: str = "/",
-        *,
-        consistency: Consistency = "fast",
-        as_of: AsOf | None = None,
-        at_least: int = 0,
-    ) -> Explained:
+    async def explain(self, user_id: UUID, permission: str, scope: str = "/", **basis: Unpack[Basis]) -> Explained:
         """A decision with its reason, at any position or time. Raises as `decide`, and Invalid for `as_of`."""
         begun = perf_counter()
         wanted, _ = asked(permission)
         place = at(scope)
-        level, facts = await self.facts(user_id, consistency=consistency, as_of=as_of, at_least=at_least)
+        level, facts = await self.facts(user_id, **basis)
         grant = best(facts, wanted, place)
         if grant:
             explained = granted(facts.position, grant)
         else:
             # What is missing only the event store tells, and for what is asked of now, at its own head.
             if level != "store":
-                facts = await self._fold(user_id, as_of)
+                facts = await self._fold(user_id, basis.get("as_of"))
             explained = await self._in_thread(explain_fold, self._store, facts, wanted, place)
         self._observe[level if grant else "store"](perf_counter() - begun)
         return explained
