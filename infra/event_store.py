@@ -171,13 +171,14 @@ class Log(Application[UUID]):
         if not events:
             return self._recorder.write_riders(riders, guards)
         to_stored = self.mapper.to_stored_event
+        rows = [to_stored(event) for event in events]
         announcements = self._inline.announcements(events)
         committed = self._recorder.save(
             Save(
-                [to_stored(event) for event in events],
+                rows,
                 metadata,
                 guards=guards,
-                inline=[inline_step(step) for step in (*self._inline.statements(events, metadata), *riders)],
+                inline=[inline_step(step) for step in (*self._inline.statements(events, rows, metadata), *riders)],
                 announcements=announcements,
             )
         )

@@ -5,11 +5,13 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import groupby
 from struct import Struct
 from typing import Any
 from uuid import UUID
 
 import orjson
+from eventsourcing.persistence import StoredEvent
 from psycopg.adapt import PyFormat, Transformer
 from psycopg.pq import Format
 from psycopg.types.json import Jsonb
@@ -25,6 +27,7 @@ Statement = tuple[str, Params]
 OWN_FIELDS_LEFT_OUT = frozenset({"originator_id", "originator_version", "originator_topic", "timestamp"})
 
 OFFSET = "_events_after"
+EVENTS = "events"
 PLACEHOLDER = re.compile(r"%(?:\((\w+)\)s|(%)|)")
 _SUBSELECTS = {
     # The transaction has already moved log_head past its own last event: this one is that many events before it.
@@ -40,8 +43,10 @@ class Inline:
     """A table written in the commit's own transaction.
 
     `on` maps an event's type to SQL (or several) with `%(stream)s`, `%(version)s`, `%(position)s`, `%(recorded_at)s`,
-    `%(actor)s`, `%(metadata)s` (JSON text) and the event's own fields by name. `announces` maps an event's type to
-    what the commit's notification tells every process, such as `session:<id>`.
+    `%(actor)s`, `%(metadata)s` (JSON text) and the event's own fields by name. SQL with `%(events)s` instead is run
+    once, after any other, for all events of the type that stand one after another in a save: a JSON array of objects,
+    each with the event's fields, `stream` and `version`. `announces` maps an event's type to what the commit's
+    notification tells every process, such as `session:<id>`.
 
     `tables` are those that it writes, where they can be filled anew from the log (infra/refill.py). None are named
     where rows end by something else than an event, such as work that was done: filled anew, it would come back.
@@ -59,6 +64,16 @@ class Inline:
 def own_fields(event: Event) -> dict[str, Any]:
     """What the event itself says: its fields without id, version and time."""
     return {name: value for name, value in vars(event).items() if name not in OWN_FIELDS_LEFT_OUT}
+
+
+def as_json(rows: Sequence[StoredEvent]) -> str:
+    """Events as `%(events)s`: what is stored is JSON already."""
+    objects = [
+        b'{"stream":"%s","version":%d%s%s'
+        % (str(row.originator_id).encode(), row.originator_version, b"" if row.state == b"{}" else b",", row.state[1:])
+        for row in rows
+    ]
+    return f"[{b','.join(objects).decode()}]"
 
 
 @dataclass(slots=True)
@@ -159,23 +174,36 @@ class InlineTables:
 
     def __init__(self, tables: Iterable[Inline] = ()) -> None:
         self._statements: dict[type, list[str]] = {}
+        self._of_runs: dict[type, list[str]] = {}
         self._announcers: dict[type, list[Callable[[Any], str]]] = {}
         for table in tables:
             for kind, sql in table.on.items():
-                self._statements.setdefault(kind, []).extend([sql] if isinstance(sql, str) else sql)
+                for statement in [sql] if isinstance(sql, str) else sql:
+                    place = self._of_runs if f"%({EVENTS})s" in statement else self._statements
+                    place.setdefault(kind, []).append(statement)
             for kind, announce in table.announces.items():
                 self._announcers.setdefault(kind, []).append(announce)
 
-    def statements(self, events: Sequence[Event], metadata: bytes) -> list[Statement]:
-        """What the commit of these events writes into inline tables, in the events' order."""
-        if not self._statements:
+    def statements(self, events: Sequence[Event], rows: Sequence[StoredEvent], metadata: bytes) -> list[Statement]:
+        """What the commit of these events, whose rows are given, writes into inline tables, in the events' order."""
+        if not self._statements and not self._of_runs:
             return []
         given = {"actor": actor_of(metadata), "metadata": metadata.decode()}
-        return [
-            (sql, self._params(event, given, len(events) - ordinal))
-            for ordinal, event in enumerate(events, start=1)
-            for sql in self._statements.get(type(event), ())
-        ]
+        found: list[Statement] = []
+        end = 0
+        for kind, run in groupby(events, type):
+            start, end = end, end + sum(1 for _ in run)
+            statements = self._statements.get(kind, ())
+            found += [
+                (sql, self._params(events[number], given, len(events) - number - 1))
+                for number in (range(start, end) if statements else ())
+                for sql in statements
+            ]
+            found += [
+                (sql, {**given, EVENTS: as_json(rows[start:end]), OFFSET: len(events) - end})
+                for sql in self._of_runs.get(kind, ())
+            ]
+        return found
 
     def announcements(self, events: Sequence[Event]) -> list[str]:
         """What the commit of these events announces."""

@@ -14,16 +14,17 @@ _ENQUEUE = """
     insert into job_queue (id, type, type_version, args, queue, priority, state, run_at, rank, max_attempts,
                            timeout_seconds, stream_version, concurrency_key, concurrency_limit, occurrence,
                            enqueued_at, metadata)
-    select %(stream)s::uuid, %(type)s::text, %(type_version)s::integer,
-           %(args)s::jsonb || %(personal_args)s::jsonb || %(secret_args)s::jsonb, %(queue)s::text,
-           %(priority)s::integer,
-           case when %(run_at)s::timestamptz > clock_timestamp() then 'scheduled' else 'ready' end,
-           coalesce(%(run_at)s::timestamptz, recorded.at),
-           muniment_job_rank(coalesce(%(run_at)s::timestamptz, recorded.at), %(priority)s::integer),
-           %(max_attempts)s::integer, %(timeout_seconds)s::double precision, %(version)s::bigint,
-           %(concurrency_key)s::text, %(concurrency_limit)s::integer, %(occurrence)s::text, recorded.at,
-           %(metadata)s::jsonb
-      from (select %(recorded_at)s::timestamptz as at) recorded
+    select e.stream, e.type, e.type_version, e.args || e.personal_args || e.secret_args, e.queue, e.priority,
+           case when e.run_at > recorded.now then 'scheduled' else 'ready' end,
+           coalesce(e.run_at, recorded.at), muniment_job_rank(coalesce(e.run_at, recorded.at), e.priority),
+           e.max_attempts, e.timeout_seconds, e.version, e.concurrency_key, e.concurrency_limit, e.occurrence,
+           recorded.at, recorded.metadata
+      from (select %(recorded_at)s::timestamptz as at, clock_timestamp() as now,
+                   %(metadata)s::jsonb as metadata) recorded,
+           jsonb_to_recordset(%(events)s::jsonb) as e (
+               stream uuid, version bigint, type text, type_version integer, args jsonb, personal_args jsonb,
+               secret_args jsonb, queue text, priority integer, run_at timestamptz, max_attempts integer,
+               timeout_seconds double precision, concurrency_key text, concurrency_limit integer, occurrence text)
 """
 _SUCCEEDED = "select muniment_job_succeeded(%(stream)s::uuid, %(fence)s::bigint, %(worker)s::text)"
 _FAILED = """

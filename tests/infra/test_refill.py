@@ -42,12 +42,23 @@ CARGO = Inline(
     },
     tables=("cargo",),
 )
+MANIFEST = Inline(
+    name="manifest",
+    on={
+        Cargo.Loaded: "insert into manifest select e.stream, e.version, e.name, e.tons, e.note, e.owner,"
+        " %(recorded_at)s, %(actor)s from jsonb_to_recordset(%(events)s::jsonb)"
+        " as e (stream uuid, version bigint, name text, tons integer, note jsonb, owner uuid)"
+    },
+    tables=("manifest",),
+)
 TABLE = """
+    create table manifest (id uuid, version bigint, name text, tons integer, note jsonb, owner uuid,
+                           recorded_at timestamptz, actor text);
     create table cargo (id uuid, version bigint, event_id text, position bigint, recorded_at timestamptz, actor text,
                         name text, tons integer, tags text[], note jsonb, owner uuid)
 """
-TABLES = ("sessions", "session_floors", "cargo")
-INLINE = (SESSIONS, CARGO)
+TABLES = ("sessions", "session_floors", "cargo", "manifest")
+INLINE = (SESSIONS, CARGO, MANIFEST)
 
 streams = st.sampled_from([derived_id("ship", name) for name in "abc"])
 words = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=8)
@@ -84,39 +95,41 @@ def connection(database: str, log: Log):
         yield connection
 
 
-def save(log: Log, kind: type[Any], stream: UUID, version: int, **fields: Any) -> None:
-    event = kind(
+def event(kind: type[Any], stream: UUID, version: int, **fields: Any) -> Any:
+    return kind(
         originator_id=stream, originator_version=version, timestamp=Aggregate.Event.create_timestamp(), **fields
     )
-    log.save_events([event], metadata=b'{"actor":"operator:ada"}')
 
 
-def live(log: Log, past: list[tuple[type[Any], UUID, dict[str, Any]]]) -> None:
-    """The past as commits write it."""
+def live(log: Log, past: list[tuple[type[Any], UUID, dict[str, Any]]], together: int = 1) -> None:
+    """The past as commits write it, with so many events in one."""
     versions: dict[UUID, int] = {}
+    events = []
     for kind, stream, fields in past:
         versions[stream] = versions.get(stream, 0) + 1
         ended = fields.pop("ended", False)
         first = {"originator_topic": Session.TOPIC} if kind is Session.Opened else {}
-        save(log, kind, stream, versions[stream], **fields, **first)
+        events.append(event(kind, stream, versions[stream], **fields, **first))
         if ended:
-            save(log, Session.Ended, stream, 2, user_id=fields["user_id"], reason="logout")
+            events.append(event(Session.Ended, stream, 2, user_id=fields["user_id"], reason="logout"))
+    for start in range(0, len(events), together):
+        log.save_events(events[start : start + together], metadata=b'{"actor":"operator:ada"}')
 
 
 def contents(connection: psycopg.Connection[Any]) -> dict[str, list[Any]]:
     return {name: sorted(connection.execute(f"select {name}::text from {name}").fetchall()) for name in TABLES}
 
 
-@given(past=pasts)
+@given(past=pasts, together=st.integers(1, 6))
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_both_ways_come_to_what_the_commits_had_written(log, connection, past) -> None:
-    connection.execute("truncate stored_events, sessions, session_floors, cargo")
-    live(log, past)
+def test_both_ways_come_to_what_the_commits_had_written(log, connection, past, together) -> None:
+    connection.execute(f"truncate stored_events, {', '.join(TABLES)}")
+    live(log, past, together)
     written = contents(connection)
 
     for way in (refill_in_place, lambda c, tables: refill_one_by_one(c, log.mapper, tables)):
         with connection.transaction():
-            connection.execute("truncate sessions, session_floors, cargo")
+            connection.execute(f"truncate {', '.join(TABLES)}")
             way(connection, INLINE)
         assert contents(connection) == written
 
