@@ -1,14 +1,22 @@
 """The story of one correlation: all that followed from one request, as a tree.
 
+A job's attempts follow from its enqueueing, each with what its handler decided, which is saved together with it.
+
 An event's cause is another event, or the request itself. What was saved together was decided together, by one command:
 it has one actor, one cause and neighbouring positions, and is told as one step.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Literal
 
+from domain.jobs import Job
 from infra.event_store import Recorded
+
+OUTCOMES = (Job.AttemptSucceeded, Job.AttemptFailed, Job.AttemptSnoozed, Job.JobCancelled)
+"""What ends an attempt of a job."""
 
 STORY_EVENTS = 1_000
 """Events of a story that are told at most, unless asked for fewer."""
@@ -33,6 +41,21 @@ class Step:
     cause_is_told: bool = True
     """False where its cause isn't among the events that are told: another correlation's, or cut off."""
 
+    @property
+    def kind(self) -> Literal["request", "reaction", "attempt"]:
+        """Whether a caller asked for it, an event led to it, or a worker did it because a job was enqueued."""
+        if self.cause is None:
+            return "request"
+        return "reaction" if self.attempt is None else "attempt"
+
+    @property
+    def attempt(self) -> int | None:
+        """Which attempt of its job this step ended; None where it is none."""
+        for recorded in self.events:
+            if self.cause is not None and isinstance(recorded.event, OUTCOMES):
+                return recorded.event.attempt
+        return None
+
 
 def steps_of(events: Iterable[Recorded]) -> list[Step]:
     """The roots of the tree, in the order of the log; `events` are in it, too."""
@@ -54,15 +77,19 @@ def steps_of(events: Iterable[Recorded]) -> list[Step]:
 
 
 def _together(before: Recorded, after: Recorded) -> bool:
-    """Whether both are of one save: neighbours, with one metadata. Of a group of saves each has its own positions."""
-    return after.position == before.position + 1 and after.metadata == before.metadata
+    """Whether both are of one save: neighbours of one commit, with one metadata, which two attempts of a job share."""
+    return (
+        after.position == before.position + 1
+        and after.recorded_at == before.recorded_at
+        and after.metadata == before.metadata
+    )
 
 
-def reactions_in(steps: Sequence[Step]) -> int:
-    """How many of the steps, at any depth, another event led to."""
-    found, left = 0, list(steps)
+def kinds_in(steps: Sequence[Step]) -> Counter[str]:
+    """How many of the steps, at any depth, are of each kind."""
+    found, left = Counter[str](), list(steps)
     while left:
         step = left.pop()
-        found += step.cause is not None
+        found[step.kind] += 1
         left += step.steps
     return found

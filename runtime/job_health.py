@@ -55,7 +55,8 @@ def job_status(connection: Connection[Any]) -> JobStatus:
     """As of this moment. Costs the same however many jobs wait, and whatever the history."""
     row = connection.execute(_STANDING, {"alive": ALIVE_SECONDS}).fetchone()
     assert row is not None  # noqa: S101 - one row, always
-    return JobStatus(*row[:4], None if row[4] is None else max(0.0, row[4]))
+    workers, seen, running, queue, seconds = row
+    return JobStatus(workers, seen, running, queue, None if seconds is None else max(0.0, seconds))
 
 
 def job_reasons(status: JobStatus) -> list[str]:

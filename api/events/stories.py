@@ -1,4 +1,4 @@
-"""The story of one correlation: command, events, reactions and what these led to, as a tree with times."""
+"""The story of one correlation: command, events, reactions, jobs with their attempts, as a tree with times."""
 
 from datetime import datetime
 from typing import Annotated
@@ -10,7 +10,7 @@ from api.events.views import EventView, view_of
 from api.routing import Answer, Asked, Body, Endpoint, Route, View
 from domain.errors import NotFound, invalid_field
 from infra.event_store import Log
-from infra.stories import STORY_EVENTS, Step, reactions_in, steps_of
+from infra.stories import STORY_EVENTS, Step, kinds_in, steps_of
 from infra.wanted import Wanted
 
 __all__ = ["STORY", "EventOfStory", "StepView", "StoryView", "story_of"]
@@ -38,11 +38,15 @@ class EventOfStory(EventView):
 class StepView(View):
     """One save: `request` for the first cause, `reaction` for what another event led to, with what was recorded.
 
+    `attempt` for what a worker did because a job was enqueued; then `attempt` is its number, and what the handler
+    decided is in the same save.
+
     `after_ms` is the time since its cause was recorded (since the story began for a request). `cause_told` is false
     where the cause isn't part of what is told: it was cut off, or belongs to another correlation.
     """
 
     kind: str
+    attempt: int | None
     actor: str
     causation_id: str | None
     cause_told: bool
@@ -60,6 +64,7 @@ class StoryView(View):
     elapsed_ms: float
     events: int
     reactions: int
+    attempts: int
     truncated: bool
     steps: list[StepView]
 
@@ -71,6 +76,7 @@ def story_of(log: Log, correlation: str, limit: int = STORY_EVENTS) -> StoryView
         raise NoSuchStory(f"Nothing was recorded under the correlation {correlation}.")
     told = found[:limit]
     roots = steps_of(told)
+    kinds = kinds_in(roots)
     began, ended = told[0].recorded_at, told[-1].recorded_at
     return StoryView(
         correlation_id=correlation,
@@ -78,7 +84,8 @@ def story_of(log: Log, correlation: str, limit: int = STORY_EVENTS) -> StoryView
         ended_at=ended,
         elapsed_ms=_ms(began, ended),
         events=len(told),
-        reactions=reactions_in(roots),
+        reactions=kinds["reaction"],
+        attempts=kinds["attempt"],
         truncated=len(found) > limit,
         steps=[_view(step, began, began) for step in roots],
     )
@@ -98,7 +105,8 @@ def _view(step: Step, began: datetime, cause_at: datetime) -> StepView:
         for recorded, view in ((recorded, view_of(recorded)) for recorded in step.events)
     ]
     return StepView(
-        kind="request" if step.cause is None else "reaction",
+        kind=step.kind,
+        attempt=step.attempt,
         actor=step.actor,
         causation_id=step.cause,
         cause_told=step.cause_is_told,

@@ -5,7 +5,7 @@ the sums through a position (`job_tallies`) are taken forward by whoever looks (
 rows behind it. They stop before the first event that the view has parked, and go on when it is applied.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -121,7 +121,7 @@ def ended_since(read: Read, position: int) -> dict[str, int]:
     return {row["queue"]: row["count"] for row in rows}
 
 
-def histogram(tallied: list[Tally], what: str) -> Iterator[tuple[str, list[tuple[str, float]], float]]:
+def histogram(tallied: Sequence[Tally], what: str) -> Iterator[tuple[str, list[tuple[str, float]], float]]:
     """For each type: its name, the cumulative buckets as Prometheus has them, and the sum in seconds."""
     by_type: dict[str, dict[str, Tally]] = {}
     for each in tallied:

@@ -22,7 +22,7 @@ from runtime.cli.wired import Wired
 @as_json
 @click.pass_obj
 def story_command(wired: Wired, correlation: str, limit: int, as_json: bool) -> None:
-    """Tell what one request led to: its command, its events, the reactions to them, as a tree with times.
+    """Tell what one request led to: its command, its events, reactions, jobs and their attempts, as a tree with times.
 
     CORRELATION is the request's id, `X-Request-Id` of its answer; every event names it.
 
@@ -43,6 +43,7 @@ def story_command(wired: Wired, correlation: str, limit: int, as_json: bool) -> 
 def _tell(story: StoryView) -> None:
     pen = Pen.of_terminal()
     followed = f", {story.reactions} reactions" if story.reactions else ""
+    followed += f", {story.attempts} attempts" if story.attempts else ""
     head = (
         f"{text(story.correlation_id)}  {utc(story.began_at)}  {story.events} events{followed}, {_ms(story.elapsed_ms)}"
     )
@@ -55,7 +56,8 @@ def _steps(steps: Sequence[StepView], indent: str, pen: Pen) -> None:
         last = number == len(steps)
         mark = "" if step.kind == "request" else f"{pen.arrow} "
         lost = "" if step.cause_told else f"  (its cause {text(step.causation_id)} isn't told here)"
-        line = f"{mark}{text(step.actor) or 'unknown'}  +{_ms(step.after_ms)}{lost}"
+        attempt = "" if step.attempt is None else f" attempt {step.attempt}"
+        line = f"{mark}{text(step.actor) or 'unknown'}{attempt}  +{_ms(step.after_ms)}{lost}"
         click.echo(cut(f"{indent}{pen.last if last else pen.branch}{line}"))
         _events(step.events, indent + ("   " if last else pen.down), pen)
 
