@@ -214,6 +214,8 @@ declare
     _row job_queue;
     _ids uuid[];
     _limited boolean;
+    _fair integer;
+    _more boolean := false;
 begin
     _limited := exists (select from job_queues where slots is not null)
              or exists (select from job_queue where concurrency_key is not null and state in ('ready', 'held'))
@@ -245,7 +247,8 @@ begin
         select name, slots, count(*) over () - row_number() over (order by top) + 1 as queues_left from open
          order by top
     loop
-        _share := least(_left, ceil(_left::numeric / _queue.queues_left));
+        _fair := least(_left, ceil(_left::numeric / _queue.queues_left));
+        _share := _fair;
         if _queue.slots is not null then
             _free := _queue.slots - (select count(*) from job_queue where state = 'leased' and queue = _queue.name);
             _share := least(_share, _free);
@@ -282,6 +285,8 @@ begin
             end if;
             return query select * from job_queue where id = any(_ids) and state = 'leased';
             _left := _left - (_taken - _held);
+            -- It had to leave room for others: if they need it not, it may have the rest.
+            _more := _more or _taken = _fair;
             _passes := _passes + 1;
             exit when _held = 0;
             _share := _held;
@@ -292,5 +297,8 @@ begin
         end loop;
         exit when _left <= 0;
     end loop;
+    if _more and _left > 0 then
+        return next _row;
+    end if;
 end
 $$;
