@@ -107,13 +107,18 @@ class Keeper:
             settle(self._works, self._declared)
         for each in unfinished(connection):
             projection = self._declared.get((each.name, each.version))
-            if projection is None or each.leased or self._ended.is_set():
+            if projection is None or self._ended.is_set() or (each.leased and not self._has_lost(each)):
                 continue
             build = Build(projection, each.build)
             if each.state == "following":
                 self._hand_back(build)
             elif not each.attended:
                 self._run_on(connection, each, build)
+
+    def _has_lost(self, each: RebuildStatus) -> bool:
+        """Whether its process was one of these, and ended: then nobody waits until its lease runs out."""
+        child = self._children.get((each.name, each.version))
+        return child is not None and child.has_ended
 
     def _hand_back(self, build: Build) -> None:
         """Whoever had taken it for a comparison or a cut-over was killed."""
@@ -168,6 +173,11 @@ class _Child:
     @property
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it was started, and doesn't run."""
+        return self._started_at > 0 and not self.is_running
 
     def see_to_it(self) -> str | None:
         """Starts it if it is due. How it ended, once, if it failed."""

@@ -173,10 +173,11 @@ def test_a_rebuild_that_nobody_attends_is_started_and_after_a_kill_started_again
             (child,) = keeper._children.values()
             child._process.kill()
             child._process.wait()
-            connection.execute("update leases set expires_at = clock_timestamp() where name like 'rebuild%'")
             connection.execute("update projection_rebuilds set rate = null")
+            later = "clock_timestamp() + interval '60 s'"  # nobody waits until the dead one's lease runs out
+            connection.execute(f"update leases set expires_at = {later} where name like 'rebuild%'")
             wait_until(lambda: keeper.look(connection) or status(connection, ACCESS).state == "following")
         finally:
-            child.stop()
+            keeper.stop()
             log.close()
         assert build.number == 2
