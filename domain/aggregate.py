@@ -1,9 +1,10 @@
 """What every aggregate and every event is made of."""
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 from uuid import UUID, uuid5
 
 from eventsourcing.domain import AggregateCreated, AggregateEvent, BaseAggregate
+from eventsourcing.utils import get_topic
 from uuid6 import uuid7
 
 T = TypeVar("T")
@@ -39,3 +40,11 @@ class Aggregate(BaseAggregate[UUID]):
 
 class First(Aggregate.Event, AggregateCreated):
     """Base of the event that starts a stream."""
+
+    @classmethod
+    def of(cls, kind: type[Aggregate], stream: UUID, **fields: Any) -> Self:
+        """The event by itself, where nobody needs the aggregate that it makes: for many at once."""
+        return cls(
+            originator_topic=get_topic(kind), originator_id=stream, originator_version=1,
+            timestamp=cls.create_timestamp(), **fields,
+        )  # fmt: skip

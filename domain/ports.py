@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import NoReturn, Protocol, TypeVar
 from uuid import UUID
 
-from domain.aggregate import Aggregate
+from domain.aggregate import Aggregate, First
 from domain.context import Context
 from domain.errors import DomainError
 from domain.identity import EmailAddress
@@ -32,6 +32,10 @@ class Work(Protocol):
 
     def add(self, aggregate: A) -> A:
         """Takes a new aggregate into this unit."""
+        ...
+
+    def begin(self, event: First) -> None:
+        """Takes a new aggregate by its first event; it is made only if somebody looks for it."""
         ...
 
     def guard(self, aggregate: Aggregate) -> None:

@@ -122,14 +122,16 @@ class Dispatcher:
         try:
             result = handler(work, command)
         except Refused as refused:
-            self._log.save_work(work.changed(), guards=work.guards(), metadata=metadata)
+            guards = work.guards()
+            self._log.save_events(work.collect(), guards=guards, metadata=metadata)
             raise refused.error from None
         versions = work.versions()
-        changed = work.changed()
-        if rider_may_wait and result is None and not changed and not work.guards():
+        guards = work.guards()
+        events = work.collect()
+        if rider_may_wait and result is None and not events and not guards:
             return Outcome(result, 0, versions, rider_waits=True, read=work.read())
         riders = [rider.statement(result, versions)] if rider else []
-        if not changed and not riders:
+        if not events and not riders:
             return Outcome(result, self._log.head(), versions)
-        committed = self._log.save_work(changed, guards=work.guards(), metadata=metadata, riders=riders)
+        committed = self._log.save_events(events, guards=guards, metadata=metadata, riders=riders)
         return Outcome(result, committed.position, versions)

@@ -1,12 +1,12 @@
 """The unit of work: what one run of a handler touches, saved together or not at all."""
 
 from datetime import datetime
-from typing import NoReturn, TypeVar
+from typing import NoReturn, TypeVar, cast
 from uuid import UUID
 
 from eventsourcing.application import AggregateNotFoundError
 
-from domain.aggregate import Aggregate
+from domain.aggregate import Aggregate, First
 from domain.context import Context
 from domain.errors import DomainError, NotFound, Stale
 from infra.event_store import Log
@@ -29,7 +29,7 @@ class UnitOfWork:
         self.context = context
         self._log = log
         self._if_match = if_match
-        self._touched: dict[UUID, Aggregate] = {}
+        self._touched: dict[UUID, Aggregate | First] = {}
         self._loaded: dict[UUID, int] = {}
         self._guarded: set[UUID] = set()
 
@@ -44,12 +44,18 @@ class UnitOfWork:
     def find(self, kind: type[A], id: UUID) -> A | None:  # noqa: A002
         """The aggregate, or None where its stream is empty or of another kind."""
         found = self._touched.get(id) or self._load(id)
+        if isinstance(found, First):
+            found = self._touched[id] = _made_by(found)
         return found if isinstance(found, kind) else None
 
     def add(self, aggregate: A) -> A:
         """Takes a new aggregate into this unit."""
         self._touched[aggregate.id] = aggregate
         return aggregate
+
+    def begin(self, event: First) -> None:
+        """Takes a new aggregate by its first event; it is made only if somebody looks for it."""
+        self._touched[event.originator_id] = event
 
     def guard(self, aggregate: Aggregate) -> None:
         """Refuses the save if this aggregate, which was only read, has changed meanwhile."""
@@ -63,14 +69,22 @@ class UnitOfWork:
         """The time by the database's clock."""
         return self._log.now()
 
-    def changed(self) -> list[Aggregate]:
-        """The aggregates that have something to save."""
-        return [aggregate for aggregate in self._touched.values() if aggregate.pending_events]
+    def collect(self) -> list[Aggregate.Event]:
+        """What was decided, in the order in which the aggregates were touched. They have nothing to save any more."""
+        events: list[Aggregate.Event] = []
+        for touched in self._touched.values():
+            if isinstance(touched, First):
+                events.append(touched)
+            else:
+                events.extend(touched.collect_events())  # type: ignore[arg-type]
+        return events
 
     def guards(self) -> list[tuple[UUID, int]]:
-        """Streams that must still be at the version at which they were read, and that this unit doesn't write."""
-        written = {aggregate.id for aggregate in self.changed()}
-        return [(id_, self._loaded[id_]) for id_ in self._guarded - written if id_ in self._loaded]
+        """Streams that must still be at the version at which they were read, and that this unit doesn't write.
+
+        To be asked before `collect`.
+        """
+        return [(id_, self._loaded[id_]) for id_ in self._guarded if id_ in self._loaded and not self._writes(id_)]
 
     def read(self) -> frozenset[UUID]:
         """The streams that were looked at, also in vain."""
@@ -78,7 +92,11 @@ class UnitOfWork:
 
     def versions(self) -> dict[UUID, int]:
         """The version of each aggregate that was touched, as it is after the save."""
-        return {id_: aggregate.version for id_, aggregate in self._touched.items()}
+        return {id_: 1 if isinstance(touched, First) else touched.version for id_, touched in self._touched.items()}
+
+    def _writes(self, id_: UUID) -> bool:
+        touched = self._touched[id_]
+        return isinstance(touched, First) or bool(touched.pending_events)
 
     def _load(self, id_: UUID) -> Aggregate | None:
         try:
@@ -91,3 +109,9 @@ class UnitOfWork:
         if aggregate:
             self._touched[id_] = aggregate
         return aggregate
+
+
+def _made_by(event: First) -> Aggregate:
+    aggregate = cast("Aggregate", event.mutate(None))
+    aggregate.pending_events.append(event)
+    return aggregate

@@ -172,7 +172,7 @@ def enqueue_job(work: Work, command: Enqueue) -> Enqueued:
             return Enqueued(holder, is_new=False)
     elif command.id is not None and work.find(Job, command.id) is not None:
         return Enqueued(command.id, is_new=False)
-    work.add(_job(command, job_id, unique_key, seconds))
+    work.begin(_enqueued(command, job_id, unique_key, seconds))
     return Enqueued(job_id, is_new=True)
 
 
@@ -243,14 +243,16 @@ def _claim(work: Work, type_name: str, key: str, seconds: int | None, job_id: UU
     return job_id
 
 
-def _job(command: Enqueue, job_id: UUID, unique_key: str | None, unique_seconds: int | None) -> Job:
+def _enqueued(command: Enqueue, job_id: UUID, unique_key: str | None, unique_seconds: int | None) -> Job.Enqueued:
     job_type = command.job_type
     args = job_type.write(command.args)
     key = command.concurrency_key
     if key is None and job_type.key is not None:
         key = _checked_key("concurrency_key", job_type.key(command.args))
     limit = _first(command.concurrency_limit, job_type.key_limit) if key is not None else None
-    return Job(
+    return Job.Enqueued.of(
+        Job,
+        job_id,
         type=job_type.name,
         type_version=job_type.version,
         args=args.plain,
@@ -266,7 +268,6 @@ def _job(command: Enqueue, job_id: UUID, unique_key: str | None, unique_seconds:
         max_attempts=_first(command.max_attempts, job_type.max_attempts),
         timeout_seconds=_first(command.timeout_seconds, job_type.timeout_seconds),
         occurrence=command.occurrence,
-        id=job_id,
     )
 
 

@@ -284,7 +284,7 @@ class Performer:
         guards: Sequence[Any] = ()
         if verdict.with_work:
             guards = work.guards()
-            events = [event for aggregate in work.changed() for event in aggregate.collect_events()]  # type: ignore[misc]
+            events = work.collect()
         try:
             self._save(attempt, verdict, events, guards)
         except IntegrityError as error:

@@ -184,3 +184,29 @@ def test_old_receipts_are_forgotten(dispatcher, receipts):
     short.release(Receipt())
     assert short.reserve(Receipt()) is None
     assert short.prune() == 0
+
+
+def test_what_was_begun_is_found_and_changed_within_the_same_unit(dispatcher, log):
+    stream = uuid4()
+    begun = User.Registered.of(User, stream, email="ada@engine.example", name="Ada", password="hash")
+
+    def begin_and_rename(work, _):
+        work.begin(begun)
+        work.get(User, stream).rename(PersonName("Ada King"))
+
+    outcome = dispatcher.dispatch(begin_and_rename, None, CONTEXT)
+
+    assert outcome.versions[stream] == 2
+    assert log.repository.get(stream).name == "Ada King"
+
+
+def test_of_two_who_begin_the_same_one_finds_the_others(dispatcher):
+    stream = uuid4()
+
+    def begin(work, name):
+        if work.find(User, stream) is None:
+            work.begin(User.Registered.of(User, stream, email="ada@engine.example", name=name, password="hash"))
+        return work.get(User, stream).name
+
+    assert dispatcher.dispatch(begin, "Ada", CONTEXT).result == "Ada"
+    assert dispatcher.dispatch(begin, "Bob", CONTEXT).result == "Ada"
