@@ -6,12 +6,15 @@ whichever feed was running, and whether or not it was.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 from psycopg import Connection
 
 from infra.event_store import Log
+from infra.side_by_side import side_by_side
 from projections.builds import CHANNEL as BUILDS_CHANNEL
 from projections.builds import LOCK, REBUILD, REBUILD_LANE
 from projections.bulk import BulkLimits, batches
@@ -187,11 +190,13 @@ def catch_up_together(
     stopping: Callable[[], bool] = lambda: False,
     guard: Callable[[LanesEngine], AbstractContextManager[object]] = lambda _: nullcontext(),
     limits: BulkLimits = BulkLimits(),
+    threads: Executor | None = None,
 ) -> list[int]:
     """Brings lanes of several builds to a position as `catch_up` does, and reads the log once for all of them.
 
     How many events each one applied. `guard` stands around each build's work: where it keeps an error to itself, that
-    build stays where it is and the others go on.
+    build stays where it is and the others go on. With `threads` they work side by side; the engines may then be several
+    of one build, each with lanes and a connection of its own.
     """
     runs = [_Run(engine, lanes, upto) for engine, lanes in behind]
     going = [run for run in runs if run.position < upto]
@@ -201,13 +206,34 @@ def catch_up_together(
         for facts in found:
             if stopping():
                 break
-            for run in list(going):
-                going.remove(run)
-                with guard(run.engine):
-                    run.advance(facts, position)
-                    going.append(run)
+            going = _advanced(going, facts, position, guard, threads)
             position = facts[-1].position
     return [run.found for run in runs]
+
+
+def _advanced(
+    runs: Sequence["_Run"],
+    facts: Sequence[Fact],
+    since: int,
+    guard: Callable[[LanesEngine], AbstractContextManager[object]],
+    threads: Executor | None,
+) -> list["_Run"]:
+    """Those that go on, after they have applied these facts.
+
+    Side by side first; then one after the other where lanes are left, which wait for those of others.
+    """
+    errors: Sequence[Exception | None] = [None] * len(runs)
+    if threads:
+        errors = side_by_side(threads, [partial(run.advance, facts, since) for run in runs])
+    going = []
+    for run, error in zip(runs, errors, strict=True):
+        with guard(run.engine):
+            if error:
+                raise error
+            if run.is_behind(facts[-1].position):
+                run.advance(facts, since)
+            going.append(run)
+    return going
 
 
 class _Run:
@@ -219,6 +245,10 @@ class _Run:
         self._behind = [lane for lane in lanes if engine.positions[lane] < upto]
         self._wanted = topics_of(engine.build.projection)
         self.position = min((engine.positions[lane] for lane in self._behind), default=upto)
+
+    def is_behind(self, position: int) -> bool:
+        """Whether a lane isn't there yet."""
+        return any(self.engine.positions[lane] < position for lane in self._behind)
 
     def advance(self, facts: Sequence[Fact], since: int) -> None:
         """Applies what is theirs of everything that stands between `since` and the last of these facts."""

@@ -1,21 +1,26 @@
 """One build as a stream worker feeds it: in the lanes that the worker holds, on a connection of its own."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from threading import Event
+from typing import Any
 
 from prometheus_client import Counter, Gauge
+from psycopg import Connection
 
 from infra.messages import Delivered
 from projections.engine import EVERYTHING, Applied, Build, Lane
 from projections.feeds import catch_up
 from projections.lane import Backoff, connect
-from projections.lanes import LanesEngine, Spread, take_lanes
+from projections.lanes import Hold, LanesEngine, Spread, take_lanes
 from stream_apps.feed import deliver
 from stream_apps.feeding import FeederSetup
 
 logger = logging.getLogger("muniment.stream")
+
+SPLIT_EVENTS = 5000
+"""Who is further behind than this brings half of the lanes forward on a second connection."""
 
 DUPLICATES = Counter("muniment_stream_duplicates", "Events that came again and were ignored", ["projection"])
 HOLES = Counter("muniment_stream_holes", "Holes in the chain that were healed from the log", ["projection"])
@@ -46,10 +51,14 @@ class BuildFeed:
         self._told: tuple[int, tuple[int, ...]] = 0, ()
         self._connection = connect(setup.conninfo, setup.limits.engine)
         self._spread = spread
-        held = take_lanes(self._connection, build, lanes)
-        self.engine = LanesEngine(
-            self._connection, setup.log, build, spread, held, committing=self._committing, committed=self._committed
-        )
+        self._held = take_lanes(self._connection, build, lanes)
+        self.engine = self._engine(self._connection, self._held)
+
+    def _engine(self, connection: Connection[Any], held: Mapping[Lane, Hold]) -> LanesEngine:
+        return LanesEngine(
+            connection, self._setup.log, self.build, self._spread, held,
+            committing=self._committing, committed=self._committed,
+        )  # fmt: skip
 
     def close(self) -> None:
         """Ends the connection."""
@@ -78,6 +87,26 @@ class BuildFeed:
         if silent and self._setup.limits.bulk_events:
             self._catch_up(silent, head, "silence")
         return bool(silent)
+
+    @contextmanager
+    def abreast(self, head: int) -> Iterator[list[tuple[LanesEngine, list[Lane]]]]:
+        """Its lanes, and who is to bring them to the head.
+
+        Where that is far, two of them, each with half of the partitions and a connection: while PostgreSQL writes what
+        one has read, the other gets ready what is next.
+        """
+        lanes = list(self.engine.positions)
+        halves = [[lane for lane in lanes if lane.partition % 2 == rest] for rest in (0, 1)]
+        if head - min(self.engine.positions.values(), default=head) < SPLIT_EVENTS or not all(halves):
+            yield [(self.engine, lanes)]
+            return
+        with connect(self._setup.conninfo, self._setup.limits.engine) as connection:
+            other = self._engine(connection, {lane: self._held[lane] for lane in halves[1]})
+            other.positions = {lane: self.engine.positions[lane] for lane in halves[1]}
+            try:
+                yield [(self.engine, halves[0]), (other, halves[1])]
+            finally:
+                self.engine.positions.update(other.positions)
 
     def measure(self, head: int) -> None:
         """Tells the metrics how far each lane is behind."""

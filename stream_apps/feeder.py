@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from threading import Event, Lock
 from typing import Any, TypeAlias
@@ -20,6 +20,7 @@ from psycopg import Connection
 
 from infra.layouts import CHANNEL as LAYOUTS_CHANNEL
 from infra.messages import Place
+from infra.side_by_side import side_by_side
 from infra.transcoding import NewerSoftware
 from projections.builds import CHANNEL as BUILDS_CHANNEL
 from projections.engine import Build, Lane
@@ -30,7 +31,6 @@ from projections.lanes import Spread
 from stream_apps.build_feed import DUPLICATES, HEALED, HOLES, LAG, BuildFeed
 from stream_apps.feeding import Companion, FeederLimits, FeederSetup, Raw
 from stream_apps.inbox import DROPPED, Inbox, Sorted
-from stream_apps.side_by_side import side_by_side
 from stream_apps.standstill import Forsaken, Standstill
 
 __all__ = [
@@ -308,14 +308,18 @@ class Feeder:
         """From the log, which is read once for all of them."""
         if not feeds or not self._setup.limits.bulk_events:
             return
-        found = catch_up_together(
-            [(feed.engine, list(feed.engine.positions)) for feed in feeds],
-            self._setup.log,
-            self._setup.log.head() if head is None else head,
-            stopping=self._pulse,
-            guard=lambda engine: self._standing_back(engine.build),
-        )
-        for feed, count in zip(feeds, found, strict=True):
+        head = self._setup.log.head() if head is None else head
+        with ExitStack() as stack:
+            parts = [(feed, part) for feed in feeds for part in stack.enter_context(feed.abreast(head))]
+            found = catch_up_together(
+                [part for _, part in parts],
+                self._setup.log,
+                head,
+                stopping=self._pulse,
+                guard=lambda engine: self._standing_back(engine.build),
+                threads=self._threads,
+            )
+        for (feed, _), count in zip(parts, found, strict=True):
             feed.count_healed(count, why)
 
     def _move(self, build: Build, layout: int, spread: Spread) -> None:

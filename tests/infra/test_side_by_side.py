@@ -3,7 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier, Event
 
-from stream_apps.side_by_side import side_by_side
+from infra.side_by_side import side_by_side
 
 PATIENCE_SECONDS = 10
 

@@ -1,0 +1,117 @@
+"""A worker that is far behind brings its lanes forward in two halves, side by side: the views are the same."""
+
+import random
+from typing import Any
+
+import psycopg
+import pytest
+
+from commands.projections import RetryParked, SkipParked, retry_parked, skip_parked
+from domain.context import Context
+from infra.dispatch import Dispatcher
+from infra.event_store import Log
+from projections.builds import ensure_builds
+from projections.compare import fold_views
+from projections.facts import read
+from projections.feeds import FAUST, change_feed
+from projections.lanes import take_lanes
+from stream_apps import build_feed
+from stream_apps.build_feed import HEALED
+from stream_apps.feeder import Feeder, FeederSetup
+from tests.stream_apps.streaming import (
+    BUILDS,
+    METADATA,
+    PROJECTIONS,
+    feeder_setup,
+    fleet,
+    places,
+    positions,
+    record_layout,
+    sail,
+    spread,
+)
+
+ONE = spread()
+
+
+@pytest.fixture(autouse=True)
+def _split(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build_feed, "SPLIT_EVENTS", 1)
+
+
+@pytest.fixture
+def setup(database: str, log: Log, connection: psycopg.Connection[Any]) -> FeederSetup:
+    ensure_builds(connection, PROJECTIONS)
+    record_layout(connection, ONE)
+    for build in BUILDS:
+        change_feed(connection, log, build, FAUST, ONE)
+    return feeder_setup(database, log, bulk_events=5)
+
+
+def caught_up(setup: FeederSetup) -> Feeder:
+    feeder = Feeder(setup, ONE.topics.values())
+    feeder.own(places(ONE))
+    feeder.tick()
+    return feeder
+
+
+def healed() -> float:
+    return HEALED.labels("harbour", "start")._value.get()
+
+
+def test_all_lanes_come_to_the_head_and_every_event_is_applied_once(
+    database: str, connection: psycopg.Connection[Any], log: Log, setup: FeederSetup
+) -> None:
+    sail(log, fleet(log), 60)
+    before = healed()
+    caught_up(setup).close()
+    assert set(positions(connection)) == {log.head()}
+    assert healed() - before == log.head()
+    for build in BUILDS:
+        assert fold_views(database, log, build, ONE) == (log.head(), [])
+
+
+def test_decisions_in_the_middle_wait_for_the_lanes_that_they_are_about(
+    database: str, connection: psycopg.Connection[Any], log: Log, setup: FeederSetup
+) -> None:
+    ships, chance = fleet(log), random.Random(7)  # noqa: S311
+    for ship in ships[:4]:
+        ship.sight_kraken(0)
+        ship.moor(3)
+        log.save_work([ship], metadata=METADATA)
+    dispatcher, anybody = Dispatcher(log, attempts=3), Context.system("t", "t")
+    krakens = [fact.position for fact in read(log, 0, 1000) if fact.topic.endswith("KrakenSighted")]
+    caught_up(setup).close()
+    assert set(positions(connection)) == {log.head()}
+    for position in krakens[:2]:
+        dispatcher.dispatch(skip_parked, SkipParked("harbour", position, "no arms"), anybody)
+        sail(log, chance.sample(ships[4:], 3), 6)
+    dispatcher.dispatch(retry_parked, RetryParked("harbour", None), anybody)
+    sail(log, ships[4:], 12)
+
+    caught_up(setup).close()
+
+    assert set(positions(connection)) == {log.head()}
+    parked = connection.execute("select position from projection_parked where error is not null").fetchall()
+    assert sorted(position for (position,) in parked) == krakens[2:]
+    for build in BUILDS:
+        assert fold_views(database, log, build, ONE) == (log.head(), [])
+
+
+def test_who_has_lost_a_lane_stands_back_with_that_view_and_brings_the_others_level(
+    connection: psycopg.Connection[Any], log: Log, setup: FeederSetup
+) -> None:
+    ships = fleet(log)
+    feeder = caught_up(setup)
+    at = log.head()
+    lost = ONE.lanes(BUILDS[0].projection)[1]
+    take_lanes(connection, BUILDS[0], [lost])
+    sail(log, ships, 20)
+    feeder.tick()
+    feeder.close()
+    assert set(positions(connection, BUILDS[1].projection.name)) == {log.head()}
+    row = connection.execute(
+        "select position from projection_progress where projection = %s and topic = %s and partition = %s",
+        (BUILDS[0].projection.name, lost.topic, lost.partition),
+    ).fetchone()
+    assert row == (at,)
