@@ -17,6 +17,7 @@ The walk through the jumps is our own and not cronsim's, which loses occurrences
 that is shown twice, an instant that has passed.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -37,7 +38,7 @@ most (Sundays: 2088 and 2128, since 2100 isn't a leap year)."""
 FIRST_YEAR, LAST_YEAR = 1900, 9000
 """Nothing is due before and after: the computer's calendar goes from 1 to 9999, and needs room for offsets."""
 WARM_UP = timedelta(days=2)
-"""So long before the asked instant the walk begins, to know what a repeated hour has already shown."""
+"""Where the clock has jumped lately, the walk begins so long before, to know what a repeated hour has shown already."""
 
 MACROS = {
     "@yearly": "0 0 1 1 *",
@@ -96,7 +97,7 @@ class Cron:
     def after(self, instant: datetime) -> Iterator[datetime]:
         """The instants at which it is due, strictly after one, in order, in UTC. Ends where the calendar does."""
         last = instant = max(instant.astimezone(UTC), datetime(FIRST_YEAR, 1, 3, tzinfo=UTC))
-        for due in self._walk(instant - WARM_UP):
+        for due in self._walk(instant - WARM_UP if self._has_jumped(instant) else instant):
             # Two times of day in one gap, or one at its end, are the same instant.
             if due > last:
                 last = due
@@ -116,6 +117,9 @@ class Cron:
             if due > end:
                 return
             yield due
+
+    def _has_jumped(self, instant: datetime) -> bool:
+        return offset_at(self._zone, instant - WARM_UP) != offset_at(self._zone, instant)
 
     def _walk(self, start: datetime) -> Iterator[datetime]:
         """Day by day and jump by jump: between two jumps, wall clock and UTC differ by a constant."""
@@ -147,12 +151,12 @@ class Cron:
         day = start.date()
         while day <= end.date():
             if self._means(day):
-                for at in self._clock:
+                first = bisect_left(self._clock, start.time()) if day == start.date() else 0
+                for at in self._clock[first:]:
                     wall = datetime.combine(day, at)
                     if wall >= end:
                         return
-                    if wall >= start:
-                        yield wall
+                    yield wall
             day += DAY
 
     def _means(self, day: date) -> bool:

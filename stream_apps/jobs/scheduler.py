@@ -27,8 +27,10 @@ from uuid import UUID, uuid4
 import psycopg
 from prometheus_client import Counter, Gauge, Histogram
 from psycopg import Connection
+from psycopg_pool import PoolTimeout
 
 from commands.jobs.schedules import Settled
+from domain.errors import Unavailable
 from infra import leases
 from infra.conninfo import bounded
 from infra.leases import Lease
@@ -95,17 +97,21 @@ class Scheduler:
 
     def run(self) -> None:
         """Schedules, or stands by, until `stop`. Raises NewerSoftware for an event of a newer release."""
-        failures = 0
+        failures, began = 0, 0.0
         try:
             while not self._wake.stopping:
                 try:
+                    began = time.monotonic()
                     with _connect(self._setup) as connection:
                         self._compete(connection)
-                    failures = 0
-                except psycopg.OperationalError as error:
+                except NewerSoftware:
+                    raise
+                except Exception as error:
+                    settled = time.monotonic() - began > self._setup.limits.backoff_most_seconds
+                    failures = 1 if settled else failures + 1
                     # PostgreSQL is away, or threw us out: nothing that a traceback would explain
-                    failures += 1
-                    logger.warning("the scheduler tries again: %s", first_line(error))
+                    known = isinstance(error, psycopg.OperationalError | PoolTimeout | Unavailable)
+                    logger.warning("the scheduler tries again: %s", first_line(error), exc_info=not known)
                     self._wake.wait(_pause_seconds(self._setup.limits, failures))
         finally:
             self._wake.close()
@@ -128,7 +134,7 @@ class _Term:
         self._connection = connection
         self._lease = lease
         self._wake = wake
-        self._renew_at = 0.0
+        self._renew_at = time.monotonic() + setup.limits.renew_seconds
         self._agenda = Agenda()
         self._in_hand: dict[UUID, Future[Settled]] = {}
         self._again: set[UUID] = set()
@@ -144,6 +150,8 @@ class _Term:
                 # First listen, then read: what is decided in between is heard.
                 self._connection.execute(f"listen {CHANNEL}".encode())
                 self._note(schedule_rows(self._connection))
+                if not self._renew():
+                    return
                 leading.set()
                 LEADING.set(1)
                 logger.info("scheduling, fence %d", self._lease.fence)
@@ -200,6 +208,8 @@ class _Term:
     def _note(self, rows: Iterable[ScheduleRow]) -> None:
         for row in rows:
             self._agenda.put(row.id, row.wakes_at)
+            if time.monotonic() >= self._renew_at:  # there are very many
+                self._renew()
 
     def _collect(self) -> None:
         """What became of that which was in hand. Raises NewerSoftware."""

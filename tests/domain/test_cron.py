@@ -129,9 +129,9 @@ def test_around_every_jump_of_nine_years_each_time_is_due_once(zone):
         around = [wall for _, wall in walls(zone, jump - 65 * MINUTE, jump + 65 * MINUTE)]
         gap = [around[0] + n * MINUTE for n in range(0, 260, 15)]
         hours = frozenset(wall.hour for wall in (*around, *gap))
-        for minutes in (frozenset({0, 30}), frozenset({15, 59})):
-            for meant in (Meant(minutes, hours), Meant(minutes, ALL_HOURS, star_hour=True)):
-                assert list(Cron.parse(meant.text, zone).between(start, end)) == oracle(meant, zone, start, end)
+        minutes = frozenset({0, 15, 30, 59})
+        for meant in (Meant(minutes, hours), Meant(minutes, ALL_HOURS, star_hour=True)):
+            assert list(Cron.parse(meant.text, zone).between(start, end)) == oracle(meant, zone, start, end)
 
 
 @given(expressions, st.sampled_from(ZONES), st.data())
@@ -153,7 +153,7 @@ def test_a_time_of_day_is_due_once_a_day_for_nine_years(zone):
 
 @pytest.mark.parametrize("zone", ZONES)
 def test_every_half_hour_goes_by_elapsed_time_whatever_the_clock_does(zone):
-    due = list(Cron.parse("*/30 * * * *", zone).between(FIRST, LAST))
+    due = list(Cron.parse("*/30 * * * *", zone).between(FIRST, FIRST + 2 * 366 * DAY))
     assert all(later - earlier == 30 * MINUTE for earlier, later in pairwise(due))
 
 

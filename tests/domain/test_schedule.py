@@ -261,7 +261,7 @@ STEPS = st.lists(
 
 
 @given(PLANS, STEPS, st.integers(-3, 3))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_instant_has_exactly_one_outcome_whatever_happens(clock, plan, steps, seconds):
     clock.now = datetime(2026, 3, 28, 20, tzinfo=UTC) + timedelta(seconds=seconds)
     tea = Schedule.create(ScheduleName("tea"), plan)
@@ -316,7 +316,7 @@ def _check_look(tea: Schedule, verdicts: list[Verdict], now: datetime) -> None:
 
 
 @given(st.lists(st.integers(-90, 200), min_size=1, max_size=40), st.sampled_from(["skip", "once", "all"]))
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_machine_whose_clock_jumps_fires_nothing_twice_and_forgets_nothing(clock, moves, missed):
     """The log's clock never goes back: while the machine's is behind it, it stands."""
     clock.now = NOON

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Thread
@@ -24,6 +25,7 @@ from commands.jobs.schedules import (
     PauseSchedule,
     PlanRequest,
     ResumeSchedule,
+    Settled,
     change_plan,
     create_schedule,
     delete_schedule,
@@ -32,6 +34,7 @@ from commands.jobs.schedules import (
     resume_schedule,
 )
 from domain.context import Context
+from domain.errors import OutcomeUnknown, Overloaded, Unavailable
 from domain.jobs.occurrence import occurrence_key
 from domain.jobs.schedule import Schedule, ScheduleName
 from infra.schedules import LEASE
@@ -138,9 +141,12 @@ def process(database: str):
         running.wait()
 
 
-@contextmanager
 def scheduling(site: Site):
-    scheduler = Scheduler(site.setup)
+    return running(Scheduler(site.setup))
+
+
+@contextmanager
+def running(scheduler: Scheduler):
     thread = Thread(target=scheduler.run)
     thread.start()
     try:
@@ -265,6 +271,36 @@ def test_it_goes_on_after_postgres_threw_it_out(tearoom):
         )
         through = tearoom.through()
         wait_until(lambda: tearoom.through() > through + 5 * MINUTE)
+
+
+def test_it_goes_on_when_the_log_has_not_answered(tearoom):
+    schedule, refusals = tearoom.create(), iter([Unavailable, OutcomeUnknown, ZeroDivisionError])
+
+    def now() -> datetime:
+        if (refusal := next(refusals, None)) is not None:
+            raise refusal
+        return tearoom.site.now()
+
+    scheduler = Scheduler(replace(tearoom.site.setup, now=now))
+    with running(scheduler):
+        wait_until(lambda: tearoom.through() > schedule.created_on)
+    assert next(refusals, None) is None
+
+
+def test_a_schedule_that_cant_be_settled_holds_up_no_other_and_is_tried_again(tearoom):
+    bad, good = tearoom.create("bad"), tearoom.create("good")
+    failing = True
+
+    def settle(schedule_id: UUID, now: datetime) -> Settled:
+        if failing and schedule_id == bad.id:
+            raise Overloaded
+        return tearoom.site.settle(schedule_id, now)
+
+    with running(Scheduler(replace(tearoom.site.setup, settle=settle))):
+        wait_until(lambda: tearoom.through("good") > good.created_on + 5 * MINUTE)
+        assert tearoom.through("bad") == bad.created_on
+        failing = False
+        wait_until(lambda: tearoom.through("bad") > bad.created_on)
 
 
 # When to look at what.
