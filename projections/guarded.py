@@ -13,6 +13,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from uuid import UUID
 
 from domain.aggregate import Aggregate
+from infra.disclosure import marked
 from infra.event_store import Metadata
 from projections.rows import RESERVED_PATHS
 
@@ -63,7 +64,7 @@ _RESERVED = {
 
 def values_of(kind: type[Aggregate.Event]) -> dict[str, Value] | None:
     """The expression of each parameter of an event type; None where only Python can read events of that type."""
-    if hasattr(kind, "class_version"):
+    if hasattr(kind, "class_version") or marked(kind):  # what is personal may once be encrypted
         return None
     own: dict[str, Value] = {}
     for name, hint in _fields(kind).items():
