@@ -10,41 +10,21 @@ from api.routing import Asked, Body, Command, Keyset, Page, Paging, Query, Route
 from commands.audit import RecordEntry, record_entry
 from domain.audit import TEXT_LIMIT
 from domain.errors import invalid_field
-from projections.audit import audit_entries
+from projections.audit import AuditEntry, audit_entries
 
 Text = Annotated[str, Meta(min_length=1, max_length=TEXT_LIMIT)]
-
-
-class EntryView(View):
-    """Who did what, on what, with which outcome, when, from where. `class_uid`, `activity_id`: OCSF's."""
-
-    position: int
-    event_id: str
-    time: datetime
-    actor: str
-    action: str
-    class_uid: int
-    activity_id: int
-    target: str
-    outcome: str
-    count: int
-    ip: str | None
-    user_agent: str | None
-    session_id: str | None
-    correlation_id: str
-    detail: dict[str, Any]
-    recorded_by: str | None
+Moment = Annotated[datetime, Meta(tz=True)]
 
 
 class EntryFilter(Paging):
-    """`from` is inclusive, `to` exclusive; the others must be equal."""
+    """`from` is inclusive, `to` exclusive, times with their offset; the others must be equal."""
 
     actor: Text | None = None
     action: Text | None = None
     target: Text | None = None
     outcome: Literal["success", "failure"] | None = None
-    from_: datetime | None = field(default=None, name="from")
-    to: datetime | None = None
+    from_: Moment | None = field(default=None, name="from")
+    to: Moment | None = None
 
 
 class EntryBody(Body):
@@ -82,7 +62,7 @@ def _entry(asked: Asked) -> RecordEntry:
 
 ROUTES: list[Route] = [
     Query(
-        "GET", "/api/v1/audit", Page[EntryView], audit_entries, permission="audit:read", projections=("audit",),
+        "GET", "/api/v1/audit", Page[AuditEntry], audit_entries, permission="audit:read", projections=("audit",),
         params=EntryFilter, page=Keyset(_newest_first, (int,)), before=note_reading,
     ),
     Command(

@@ -136,6 +136,13 @@ def test_reading_the_audit_log_is_in_the_audit_log(platform, newcomer):
     assert entry["position"] >= at - 1
 
 
+@pytest.mark.parametrize("field", ["from", "to"])
+def test_a_time_without_its_offset_is_refused_by_name(platform, field):
+    answer = platform.admin.get(AUDIT, params={field: "2026-01-31T18:00:00"})
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, field)
+    assert platform.admin.get(AUDIT, params={field: "2026-01-31T18:00:00+01:00"}).status_code == 200
+
+
 @pytest.mark.parametrize(
     "change", ["update {} set actor = 'user:nobody'", "delete from {}", "truncate {}", "truncate {} cascade"]
 )
