@@ -35,7 +35,7 @@ class _Seen:
     counts: Sequence[StateCount] = ()
     queues: Sequence[QueueRow] = ()
     tallies: Sequence[Tally] = ()
-    claims: int = 0
+    claims: int | None = None
     workers: int = 0
     threads: int = 0
 
@@ -59,7 +59,8 @@ class JobGauges(Collector):
         yield from self._standing()
         yield from self._ended()
         started = CounterMetricFamily("muniment_jobs_started", "Attempts that were ever begun: claims by workers.")
-        started.add_metric([], self._seen.claims)
+        if self._seen.claims is not None:  # a counter that begins at 0 anew would look like so many at once
+            started.add_metric([], self._seen.claims)
         alive = GaugeMetricFamily("muniment_job_workers", "Worker processes that were seen just now.")
         alive.add_metric([], self._seen.workers)
         threads = GaugeMetricFamily("muniment_job_worker_threads", "Handlers that they can run at once in threads.")
