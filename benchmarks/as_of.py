@@ -49,7 +49,8 @@ from projections.access import ACCESS, AccessReader, Decisions
 from projections.access.reader import STATEMENTS
 from projections.builds import builds_fed_by
 from projections.bulk import forward
-from projections.engine import Engine
+from projections.by_sets import SetEngine
+from projections.engine import WHOLE, Engine
 from projections.follower import FEED
 from runtime import modules
 from runtime.start import first_facts
@@ -81,7 +82,9 @@ def prepare(folder: Path, events: int) -> None:
             history.fill(postgres.conninfo, events * history.APPLIED // (history.APPLIED + 1))
             change_roles(log)
             begun = time.perf_counter()
-            access = [Engine(connection, log, build, quiet=True) for build in builds if build.projection is ACCESS]
+            access = [
+                SetEngine(connection, log, each, lane=WHOLE, fence=0) for each in builds if each.projection is ACCESS
+            ]
             forward(log, access, log.head())
             print(f"view built in {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
             connection.execute(
