@@ -7,7 +7,8 @@ partitions at the log's beginning: it takes them, and brings the views to the he
 the log has that concern a view; with several views the log is read once, and the events are counted once, too:
 `--together` prints what a worker does for all views, after what it does for those chosen. The bare
 agent takes what a relay has published of the same log, with `noack_take`: from librdkafka's broker in a process of its
-own, which is quicker than a real one and keeps the newest 5 MB of a partition; or from a real one.
+own, which is quicker than a real one and keeps the newest 5 MB of a partition; or from a real one. It runs before and
+after the worker. Processor time is that of the two processes, and beside the worker's that of all of PostgreSQL.
 """
 
 import argparse
@@ -17,10 +18,11 @@ import time
 from threading import Thread
 from uuid import uuid4
 
+import psutil
 import psycopg
 
-from benchmarks.bare_agent import bare_agent
-from benchmarks.common import ROOT, postgres, told
+from benchmarks.bare_agent import Taken, bare_agent
+from benchmarks.common import ROOT, postgres, processor_seconds, told
 from benchmarks.history import TOPICS, fill
 from benchmarks.relay import broker, make_topics, setup, wait_until_sent
 from infra.event_store import Log
@@ -39,15 +41,15 @@ PUBLISHED = 60_000
 """Events of the log that the bare agent's peers are published from, where the broker is not a real one."""
 
 
-def printed(*arguments: str) -> float:
+def printed(*arguments: str) -> Taken:
     """What this script, with these arguments, says in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.catchup", *arguments]
     found = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    return float(found.stdout.split()[-1])
+    return Taken(*map(float, found.stdout.split()[-2:]))
 
 
 def feed(conninfo: str, views: list[str]) -> None:
-    """Takes all lanes, catches up, and prints events per second."""
+    """Takes all lanes, catches up, and prints what each event used of this process, and events per second."""
     chosen = [projection for projection in modules.projections() if projection.name in views]
     spread = _spread(chosen)
     log = Log(conninfo)
@@ -62,15 +64,15 @@ def feed(conninfo: str, views: list[str]) -> None:
             FeederSetup(log, conninfo, chosen, Messages(b"k" * 32), lambda _, __: spread), spread.topics.values()
         )
         feeder.own(Place(topic, partition) for topic in spread.topics.values() for partition in range(PARTITIONS))
-        started = time.monotonic()
+        started, used = time.monotonic(), time.process_time()
         feeder.tick()
-        seconds = time.monotonic() - started
+        seconds, used = time.monotonic() - started, time.process_time() - used
         feeder.close()
         row = connection.execute("select min(position) from projection_progress").fetchone()
         assert row
         assert row[0] == log.head(), f"it stands at {row[0]}"
     log.close()
-    print(wanted / seconds)
+    print(used / wanted * 1e6, wanted / seconds)
 
 
 def _spread(projections: list[Projection]) -> Spread:
@@ -80,8 +82,8 @@ def _spread(projections: list[Projection]) -> Spread:
     return Spread(1, PARTITIONS, {name: f"muniment.{name}" for name in sorted(modules_of_them)})
 
 
-def bare(messages: int, kafka: str) -> float:
-    """Events per second of a bare agent on what a relay published of the same kind of log."""
+def bare(messages: int, kafka: str) -> Taken:
+    """What a bare agent takes of what a relay published of the same kind of log."""
     with postgres() as conninfo, broker(kafka) as brokers:
         fill(conninfo, messages if kafka else PUBLISHED)
         given = setup(conninfo, brokers, f"b{uuid4().hex}")
@@ -95,19 +97,35 @@ def bare(messages: int, kafka: str) -> float:
         thread.join()
         given.log.close()
         topic = next(topic for topic in given.wanted.topics(1) if topic.endswith("access"))
-        return bare_agent(brokers, [topic], messages=messages).per_second
+        return bare_agent(brokers, [topic], messages=messages)
+
+
+def database_seconds() -> float:
+    """Processor time of the PostgreSQL that was started here."""
+    return sum(
+        processor_seconds(child.pid) for child in psutil.Process().children() if "postgres" in " ".join(child.cmdline())
+    )
 
 
 def main(events: int, chosen: list[list[str]], messages: int, kafka: str) -> None:
     """Prints what the module says, for each choice of views."""
-    theirs = printed("--bare", "--messages", str(messages), *(["--kafka", kafka] if kafka else []))
-    told("a bare Faust agent, events/s", [theirs], digits=0)
+    peer = ["--bare", "--messages", str(messages), *(["--kafka", kafka] if kafka else [])]
+    theirs, ours = [printed(*peer)], []
     for views in chosen:
         with postgres() as conninfo:
             fill(conninfo, events)
-            ours = printed("--feed", conninfo, "--views", *views)
-        told(f"a worker {events:,} events behind ({', '.join(views)}), events/s", [ours], digits=0)
-        told("the worker / the bare agent", [ours / theirs], GOAL, digits=1)
+            before = database_seconds()
+            ours.append(printed("--feed", conninfo, "--views", *views))
+            database = (database_seconds() - before) / events * 1e6
+        theirs.append(printed(*peer))
+        told(f"a worker {events:,} events behind ({', '.join(views)}), events/s", [ours[-1].per_second], digits=0)
+        told("of the processor, us/event: the worker", [ours[-1].used], digits=1)
+        told("PostgreSQL", [database], digits=1)
+    told("a bare Faust agent, events/s", [each.per_second for each in theirs], digits=0)
+    told("of the processor, us/event", [each.used for each in theirs], digits=1)
+    for views, mine in zip(chosen, ours, strict=True):
+        found = [mine.per_second / each.per_second for each in theirs]
+        told(f"the worker ({', '.join(views)}) / the bare agent", found, GOAL, digits=1)
 
 
 if __name__ == "__main__":
@@ -122,7 +140,7 @@ if __name__ == "__main__":
     parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.bare:
-        print(bare(given.messages, given.kafka))
+        print(*bare(given.messages, given.kafka))
     elif given.feed:
         feed(given.feed, given.views)
     else:
