@@ -36,7 +36,7 @@ from tests.stream_apps.counting import AddArgs, Counter, add, counter_id, worker
 from tests.stream_apps.working import Site, until
 
 LEASE_SECONDS = 1.0
-COUNTERS = 10
+COUNTERS = 100
 SEED = int(os.environ.get("DRILL_SEED", "0")) or random.randrange(2**32)  # noqa: S311
 KILLS = int(os.environ.get("DRILL_KILLS", "0"))
 
@@ -50,7 +50,7 @@ def site(database):
 
 def enqueue_many(site, count, chance, fails=20):
     jobs = [
-        Enqueue(add, AddArgs(chance.randrange(COUNTERS), fails, chance.choice([0, 0.005, 0.02]))) for _ in range(count)
+        Enqueue(add, AddArgs(chance.randrange(COUNTERS), fails, chance.choice([0, 0.01, 0.03]))) for _ in range(count)
     ]
     found = []
     for start in range(0, count, 500):
@@ -68,7 +68,7 @@ def effects(site):
 
 @pytest.mark.parametrize(
     ("count", "kills"),
-    [(800, 6), pytest.param(20_000, KILLS or 300, marks=[pytest.mark.faults, pytest.mark.timeout(3000)])],
+    [(500, 4), pytest.param(20_000, KILLS or 300, marks=[pytest.mark.faults, pytest.mark.timeout(3000)])],
 )
 def test_each_job_has_its_effect_once_whoever_is_killed_or_frozen(site, count, kills):
     chance = random.Random(SEED)  # noqa: S311
