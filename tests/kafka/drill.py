@@ -110,4 +110,5 @@ class Drill:
         found = {name: list(what)[:SHOWN] for name, what in wrong.items() if what}
         assert not found, f"{found}\n{self.shape.logs()}"
         assert granted > LEAST_GRANTED
-        assert sum(each.is_sure for each in self.sent) > least_per_second * self.seconds
+        rate = sum(each.is_sure for each in self.sent) / self.seconds
+        assert rate > least_per_second, f"all was as it must be, but of only {rate:.0f} commands a second"
