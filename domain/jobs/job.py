@@ -77,7 +77,7 @@ class Job(Aggregate):
         fence: int
         worker: str
         seconds: float
-        result: Any
+        result: Personal[Any]
 
         def apply(self, aggregate: "Job") -> None:
             aggregate.attempts = self.attempt
@@ -93,8 +93,8 @@ class Job(Aggregate):
         worker: str
         seconds: float
         reason: str
-        error: str
-        traceback: str | None
+        error: Personal[str]
+        traceback: Personal[str | None]
         retry_at: datetime | None
         exhausted: bool
 
