@@ -218,7 +218,7 @@ def _advanced(
     guard: Callable[[LanesEngine], AbstractContextManager[object]],
     threads: Executor | None,
 ) -> list["_Run"]:
-    """Those that go on, after they have applied these facts.
+    """Those that go on, after they have applied these facts: a build as a whole, or none of it.
 
     Side by side first; then one after the other where lanes are left, which wait for those of others.
     """
@@ -233,7 +233,8 @@ def _advanced(
             if run.is_behind(facts[-1].position):
                 run.advance(facts, since)
             going.append(run)
-    return going
+    left = [run.engine.build.key for run in runs if run not in going]
+    return [run for run in going if run.engine.build.key not in left]
 
 
 class _Run:

@@ -1,6 +1,9 @@
 """A worker that is far behind brings its lanes forward in two halves, side by side: the views are the same."""
 
 import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -11,10 +14,12 @@ from domain.context import Context
 from infra.dispatch import Dispatcher
 from infra.event_store import Log
 from projections.builds import ensure_builds
+from projections.bulk import BulkLimits
 from projections.compare import fold_views
+from projections.errors import Fenced
 from projections.facts import read
-from projections.feeds import FAUST, change_feed
-from projections.lanes import take_lanes
+from projections.feeds import FAUST, catch_up_together, change_feed
+from projections.lanes import LanesEngine, take_lanes
 from stream_apps import build_feed
 from stream_apps.build_feed import HEALED
 from stream_apps.feeder import Feeder, FeederSetup
@@ -115,3 +120,39 @@ def test_who_has_lost_a_lane_stands_back_with_that_view_and_brings_the_others_le
         (BUILDS[0].projection.name, lost.topic, lost.partition),
     ).fetchone()
     assert row == (at,)
+
+
+def test_both_halves_of_a_build_end_where_one_has_lost_a_lane(
+    database: str, connection: psycopg.Connection[Any], log: Log, setup: FeederSetup
+) -> None:
+    sail(log, fleet(log), 40)
+    mine, others = BUILDS
+    lanes = ONE.lanes(mine.projection)
+    with psycopg.connect(database, autocommit=True) as one, psycopg.connect(database, autocommit=True) as two:
+        held = take_lanes(connection, mine, lanes)
+        halves = [
+            LanesEngine(each, log, mine, ONE, {lane: held[lane] for lane in lanes if lane.partition == number})
+            for number, each in enumerate((one, two))
+        ]
+        whole = LanesEngine(connection, log, others, ONE, take_lanes(connection, others, ONE.lanes(others.projection)))
+        take_lanes(connection, mine, [lane for lane in lanes if lane.partition == 1][:1])
+
+        @contextmanager
+        def standing_back(engine: LanesEngine) -> Iterator[None]:
+            try:
+                yield
+            except Fenced:
+                one.close()
+
+        with ThreadPoolExecutor(3) as threads:
+            catch_up_together(
+                [(engine, list(engine.positions)) for engine in (*halves, whole)],
+                log,
+                log.head(),
+                guard=standing_back,
+                limits=BulkLimits(batch_events=4),
+                threads=threads,
+            )
+    assert one.closed
+    assert set(whole.positions.values()) == {log.head()}
+    assert max(halves[0].positions.values()) <= 4
