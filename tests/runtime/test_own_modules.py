@@ -1,14 +1,15 @@
 """Modules of one's own: what joins, what can't, and what becomes of a platform without one that it needs."""
 
+import asyncio
 import json
 import os
 import re
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from uuid import uuid4
 
 import psycopg
@@ -34,6 +35,7 @@ from projections.builds import ensure_builds
 from projections.engine import Build, Engine
 from projections.meaning import API_ACTIVITY, CREATE, Meaning, own
 from projections.projection import Projection
+from projections.read import Read, Reader
 from runtime import modules
 from runtime.asyncapi import text
 from runtime.environment import environment
@@ -42,6 +44,7 @@ from runtime.joining import overlap
 from runtime.module import Module
 from runtime.modules import MODULES
 from runtime.own_modules import registry
+from runtime.ports import Ports
 from runtime.registry import Registry
 from stream_apps.reactions import Reaction
 from tests.runtime.bakery import LOAVES, MODULE, ROUTES, SLICING, Loaf, bake_loaf, bare, migrated, with_
@@ -354,6 +357,26 @@ def test_its_migrations_views_inline_tables_and_audit_work(joining, database, tm
             connection.execute("select from log_head for update")
             refill(connection, log.mapper, MODULE.inline)
         assert connection.execute(inline).fetchall() == [(1,), (2,)]
+
+
+def test_a_prepare_can_look_at_views_and_inline_tables(joining, database, tmp_path):
+    whole = joining(migrated(tmp_path))
+    migrate.apply(database, whole.sources())
+
+    async def in_thread(function, *arguments):
+        return await asyncio.to_thread(function, *arguments)
+
+    def counted(read: Read) -> tuple[int, int]:
+        rows = "select (select count(*) from {loaves}) as loaves, (select count(*) from bakery_oven) as oven"
+        return tuple(read.one(rows).values())
+
+    with psycopg.connect(database, autocommit=True) as connection:
+        ensure_builds(connection, [LOAVES])
+        connection.execute("insert into bakery_oven values (gen_random_uuid(), 1)")
+        ports = SimpleNamespace(
+            projections={"bakery": LOAVES}, in_thread=in_thread, views=Reader(lambda: nullcontext(connection))
+        )
+        assert asyncio.run(Ports.look(ports, counted, "bakery")) == (0, 1)
 
 
 def bread_in(database: str, whole: Registry) -> None:
