@@ -5,6 +5,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from domain.errors import Invalid
+from domain.jobs.cron import cron_of
 from domain.jobs.occurrence import Occurrence, Outcome
 from domain.jobs.schedule import Schedule, ScheduleNotFound, Standing
 from projections.projection import Projection
@@ -129,6 +131,16 @@ class ScheduleView:
     version: int
     last: RunRow | None
     now: datetime
+
+    @property
+    def next_due(self) -> datetime | None:
+        """When it fires next; None while it doesn't, and where its zone has left the database since."""
+        if self.standing != Standing.ACTIVE:
+            return None
+        try:
+            return cron_of(self.cron, self.timezone).next(self.now)
+        except Invalid:
+            return None
 
 
 _RUN = "instant, outcome, reason, into_instant, job_id, position, settled_at"

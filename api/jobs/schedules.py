@@ -1,6 +1,6 @@
 """Schedules: deciding about them, looking at them, at what they did and at what they will do."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Annotated, Any, Literal, Protocol
 from uuid import UUID
 
@@ -226,8 +226,9 @@ def preview(read: Read, name: str, count: int, after: datetime | None = None) ->
 
 def _detail(row: ScheduleView) -> ScheduleDetail:
     same = {name: getattr(row, name) for name in ScheduleDetail.__struct_fields__ if name not in _OWN}
-    due = None if row.standing != "active" else cron_of(row.cron, row.timezone).next(row.now - timedelta(seconds=1))
-    return ScheduleDetail(**same, state=row.standing, next=due, last=_occurrence(row.last) if row.last else None)
+    return ScheduleDetail(
+        **same, state=row.standing, next=row.next_due, last=_occurrence(row.last) if row.last else None
+    )
 
 
 _OWN = {"state", "next", "last"}

@@ -131,7 +131,7 @@ def list_(wired: Wired, limit: int, cursor: str, as_json: bool) -> None:
     rows = found[:limit]
     if not as_json:
         shown = [
-            (row.name, row.cron, row.timezone, row.type, row.standing, _next(row), row.last and row.last.outcome)
+            (row.name, row.cron, row.timezone, row.type, row.standing, row.next_due, row.last and row.last.outcome)
             for row in rows
         ]
         print_table(("NAME", "CRON", "ZONE", "TYPE", "STATE", "NEXT", "LAST"), shown)
@@ -325,13 +325,9 @@ def next_(
         say(f"{name} is {state}: it skips these until it is resumed")
 
 
-def _next(row: ScheduleView) -> datetime | None:
-    return cron_of(row.cron, row.timezone).next(row.now) if row.standing == "active" else None
-
-
 def _described(row: ScheduleView) -> dict[str, Any]:
     """What the API shows of it."""
-    found = {"name": row.name, "state": row.standing, "next": _next(row), **asdict(row)}
+    found = {"name": row.name, "state": row.standing, "next": row.next_due, **asdict(row)}
     return {name: value for name, value in found.items() if name not in {"id", "now", "standing", "type_version"}}
 
 

@@ -30,7 +30,7 @@ from psycopg import Connection
 from psycopg_pool import PoolTimeout
 
 from commands.jobs.schedules import Settled
-from domain.errors import Unavailable
+from domain.errors import Invalid, Unavailable
 from infra import leases
 from infra.conninfo import bounded
 from infra.leases import Lease
@@ -207,7 +207,10 @@ class _Term:
 
     def _note(self, rows: Iterable[ScheduleRow]) -> None:
         for row in rows:
-            self._agenda.put(row.id, row.wakes_at)
+            try:
+                self._agenda.put(row.id, row.wakes_at)
+            except Invalid as error:  # its zone has left the database, say: no reason to keep the others waiting
+                logger.warning("schedule %s can't be kept: %s", row.name, error.message)
             if time.monotonic() >= self._renew_at:  # there are very many
                 self._renew()
 

@@ -303,6 +303,15 @@ def test_a_schedule_that_cant_be_settled_holds_up_no_other_and_is_tried_again(te
         wait_until(lambda: tearoom.through("bad") > bad.created_on)
 
 
+def test_a_schedule_whose_zone_has_left_the_database_holds_up_no_other(tearoom, caplog):
+    tearoom.create("lost")
+    good = tearoom.create("good")
+    tearoom.connection.execute("update job_schedules set timezone = 'Atlantis/Poseidonia' where name = 'lost'")
+    with scheduling(tearoom.site):
+        wait_until(lambda: tearoom.through("good") > good.created_on)
+    assert "schedule lost can't be kept" in caplog.text
+
+
 # When to look at what.
 
 IDS = st.integers(0, 4).map(lambda number: UUID(int=number))
