@@ -3,13 +3,17 @@
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import uuid4
 
 import psycopg
 import pytest
 
 from domain.jobs import JobNotFound, JobState
+from infra.messages import Messages, Place
 from projections.builds import ensure_builds
+from projections.engine import Build, Engine
+from projections.facts import read
 from projections.jobs import (
     JOBS,
     DeadFilter,
@@ -340,3 +344,26 @@ def test_another_build_says_the_same(world):
     world.position = 0
     world.feed()
     assert world.connection.execute("select * from jobs_jobs_v1_b1 order by id").fetchall() == before
+
+
+def test_says_the_same_whether_the_log_or_the_bus_feeds_it(world):
+    """The messages hold no secrets, and it needs none."""
+    one_of_each(world)
+    tables = ("jobs_jobs_v1_b1", "jobs_attempts_v1_b1")
+
+    def rows() -> list[Any]:
+        return [world.connection.execute(f"select * from {table} order by position").fetchall() for table in tables]
+
+    by_log = rows()
+    world.connection.execute(f"truncate {', '.join(tables)}")
+    world.connection.execute("update projection_progress set position = 0 where projection = 'jobs'")
+    messages, place = Messages(b"k" * 32), Place("muniment.jobs", 0)
+    facts = []
+    for fact in read(world.log, 0, 1000):
+        message = messages.event(place, fact, previous=0, layout=1)  # type: ignore[arg-type]
+        assert b"the key" not in message.value
+        delivered = messages.open(place, message.key, message.value, message.headers)
+        facts.append(delivered.recorded)  # type: ignore[union-attr]
+    Engine(world.connection, world.log, Build(JOBS, 1)).apply(facts, 0)
+    assert len(by_log[0]) == len(ALL_SHOWN)
+    assert rows() == by_log
