@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from api.routing import Asked, Body, Command, Created, Keyset, Page, Paging, Query, Route, View, Within
 from domain.access import Scope
+from domain.identity import EmailAddress
 from examples.invoicing.commands import (
     CREATE,
     ISSUE,
@@ -38,7 +39,7 @@ from examples.invoicing.views import FullInvoice, balance, invoice_by_id, invoic
 VIEWS = ("invoices",)
 
 ScopeText = Annotated[str, Meta(max_length=512, description="A path such as `/acme/eu`; `/` is everywhere.")]
-Text = Annotated[str, Meta(min_length=1, max_length=200)]
+Text = Annotated[str, Meta(max_length=200, pattern=r"\S")]
 Cents = Annotated[int, Meta(ge=0, le=CENTS_LIMIT)]
 
 
@@ -47,8 +48,8 @@ class NewInvoice(Body):
 
     scope: ScopeText
     customer: Text
-    email: Annotated[str, Meta(max_length=254, pattern=r"^[^@\s]+@[^@\s]+$")]
-    currency: Annotated[str, Meta(pattern="^[A-Z]{3}$")] = "EUR"
+    email: Annotated[str, Meta(max_length=254)]
+    currency: Annotated[str, Meta(pattern="^[A-Z]{3}$", max_length=3)] = "EUR"
     due_days: Annotated[int, Meta(ge=0, le=365)] = 14
 
 
@@ -150,8 +151,10 @@ def _asked_scope(asked: Asked) -> str:
 
 
 def _draft(asked: Asked) -> DraftInvoice:
+    """Raises Invalid for an address or a scope that can't be one."""
     body: NewInvoice = asked.body
-    return DraftInvoice(_body_scope(asked), body.customer, body.email, body.currency, body.due_days)
+    email = str(EmailAddress(body.email))
+    return DraftInvoice(_body_scope(asked), body.customer, email, body.currency, body.due_days)
 
 
 def _newest_first(row: Any) -> Sequence[Any]:
