@@ -11,8 +11,9 @@ from collections.abc import Callable
 
 import prometheus_client
 
+from domain.jobs.job_type import NAME
 from infra.job_queue_claims import Presence
-from infra.settings import Settings, listed
+from infra.settings import Settings, SettingsError, listed
 from runtime import modules
 from runtime.core import Core, open_core
 from runtime.past import discard_other_past
@@ -31,7 +32,7 @@ RECYCLE_STATUS = os.EX_TEMPFAIL
 def worker(settings: Settings) -> None:
     """Runs until SIGTERM or SIGINT, or until a handler won't end; then it exits with 75 and is to be started again.
 
-    Raises NewerSoftware for an event of a newer release.
+    Raises SettingsError, and NewerSoftware for an event of a newer release.
     """
     limits = worker_limits(settings)
     with open_core(settings) as core:
@@ -50,8 +51,11 @@ def worker(settings: Settings) -> None:
 
 
 def worker_limits(settings: Settings) -> WorkerLimits:
-    """As the settings say."""
+    """As the settings say. Raises SettingsError."""
     queues = listed(settings.worker_queues)
+    for queue in queues:
+        if not NAME.fullmatch(queue):
+            raise SettingsError(f"MUNIMENT_WORKER_QUEUES: a queue can't be named {queue!r}")
     return WorkerLimits(
         queues=queues or None,
         threads=settings.worker_threads,

@@ -9,7 +9,7 @@ from typing import Any, get_args, get_type_hints
 import msgspec
 
 from domain.aggregate import PERSONAL, SECRET
-from domain.errors import FieldError, Invalid
+from domain.errors import FieldError, Invalid, invalid_field
 from domain.jobs.errors import UnknownJobType, WrongJobType
 from domain.jobs.policy import (
     ARGS_LIMIT_BYTES,
@@ -114,7 +114,10 @@ class JobType:
         if not isinstance(args, self.args):
             raise WrongJobType(f"job {self.name} takes {self.args.__name__}, not {type(args).__name__}")
         plain = msgspec.to_builtins(args, str_keys=True)
-        if len(_ENCODE(plain)) > ARGS_LIMIT_BYTES:
+        encoded = _ENCODE(plain)
+        if b"\\u0000" in encoded:
+            refuse_nul(plain, "args")
+        if len(encoded) > ARGS_LIMIT_BYTES:
             raise Invalid("args: too large", errors=[FieldError("args", f"at most {ARGS_LIMIT_BYTES} bytes as JSON")])
         if not self.marks:
             return Arguments(plain)
@@ -137,6 +140,25 @@ class JobType:
         if msgspec.inspect.is_struct_type(self.args):
             return frozenset(f.encode_name for f in msgspec.structs.fields(self.args))
         return frozenset(self.args.__dataclass_fields__)
+
+
+def has_nul(plain: Any) -> bool:
+    """Whether a NUL character stands anywhere in a JSON document's plain values: PostgreSQL stores none."""
+    match plain:
+        case str():
+            return "\0" in plain
+        case dict():
+            return any(has_nul(key) or has_nul(value) for key, value in plain.items())
+        case list() | tuple():
+            return any(map(has_nul, plain))
+    return False
+
+
+def refuse_nul(plain: Mapping[str, Any], at: str) -> None:
+    """Raises Invalid naming the field."""
+    for name, value in plain.items():
+        if has_nul({name: value}):
+            raise invalid_field(f"{at}.{name}", "a NUL character can't be stored")
 
 
 def _invalid(message: str) -> Invalid:

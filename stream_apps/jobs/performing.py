@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 import msgspec
@@ -17,6 +17,7 @@ from domain.context import Actor, Context
 from domain.errors import Conflict, DomainError, OutcomeUnknown, Unavailable
 from domain.jobs import FailureReason, Job, JobType, JobTypes, RetryPolicy
 from domain.jobs.errors import Cancelled, LeaseLost, NotRetryable, Snooze
+from domain.jobs.job_type import has_nul
 from domain.jobs.policy import MESSAGE_LIMIT_CHARS, REASON_LIMIT_CHARS, RESULT_LIMIT_BYTES
 from infra.event_store import Log, Metadata
 from infra.job_queue import LEASE_LOST
@@ -27,7 +28,7 @@ from stream_apps.jobs import outcomes
 from stream_apps.jobs.attempt import Attempt
 from stream_apps.jobs.metrics import ATTEMPTS, REFUSED, RERUNS, SECONDS, SWEPT
 from stream_apps.jobs.run import Run
-from stream_apps.jobs.scrub import error_text, hidden_values, scrubbed, traceback_text
+from stream_apps.jobs.scrub import error_text, hidden_values, scrubbed, storable, traceback_text
 
 logger = logging.getLogger("muniment.jobs")
 
@@ -51,10 +52,10 @@ class Looking(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How often a handler runs within one attempt, and a save is tried that the database didn't take."""
+    """How often a handler runs again within one attempt, and its outcome is put behind what was recorded meanwhile."""
 
     reruns: int = 25
-    saves: int = 12
+    conflicts: int = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +138,7 @@ class Performer:
             return self._save_run(going, verdict)
         except LeaseLost:
             self._lost(attempt)
-        except Exception as error:
-            logger.exception("job %s: its outcome couldn't be recorded", attempt.claimed.id)
+        except Exception as error:  # noqa: BLE001 - such as a result that has no JSON form
             self._save_failure(attempt, "error", error)
         attempt.finish()
         return None
@@ -216,7 +216,7 @@ class Performer:
     def _end_unbegun(self, attempt: Attempt) -> None:
         if attempt.decide():
             event = outcomes.cancelled(attempt.claimed, "cancelled before it began", begun=False)
-            self._record(attempt, _Verdict("cancelled", event))
+            self._record(attempt, lambda: _Verdict("cancelled", event))
         attempt.finish()
 
     def _fail(self, attempt: Attempt, reason: FailureReason, error: BaseException) -> None:
@@ -238,7 +238,7 @@ class Performer:
             case Refused():
                 return replace(self._failure(attempt, "error", error.error), with_work=True)
             case Snooze():
-                until = self.log.now() + max(error.delay, timedelta(0))
+                until = self._now() + max(error.delay, timedelta(0))
                 reason = _bounded(scrubbed(error.reason), REASON_LIMIT_CHARS)
                 return _Verdict("snoozed", outcomes.snoozed(claimed, seconds, until, reason))
             case Cancelled() | asyncio.CancelledError() if attempt.stop.reason == "shutdown":
@@ -265,7 +265,14 @@ class Performer:
         if attempt >= max_attempts:
             return None
         policy = job_type.retry if job_type else RetryPolicy()
-        return self.log.now() + policy.delay(attempt, self.around.chance())
+        return self._now() + policy.delay(attempt, self.around.chance())
+
+    def _now(self) -> datetime:
+        """By the database's clock; by ours, where that can't be asked: nothing but a pause depends on it."""
+        try:
+            return self.log.now()
+        except (DomainError, PersistenceError):
+            return datetime.now(UTC)
 
     def _checked(self, result: Any) -> Any:
         """The result as JSON has it. Raises ResultTooLarge, TypeError for what has no JSON form."""
@@ -274,6 +281,8 @@ class Performer:
         plain = msgspec.to_builtins(result, str_keys=True)
         if len(_ENCODE(plain)) > RESULT_LIMIT_BYTES:
             raise ResultTooLarge(f"The result is larger than {RESULT_LIMIT_BYTES} bytes as JSON.")
+        if has_nul(plain):
+            raise ValueError("The result has a NUL character, which PostgreSQL can't store.")
         return plain
 
     # Saving it
@@ -300,11 +309,12 @@ class Performer:
         return None
 
     def _save_failure(self, attempt: Attempt, reason: FailureReason, error: BaseException) -> None:
-        self._record(attempt, self._failure(attempt, reason, error))
+        self._record(attempt, lambda: self._failure(attempt, reason, error))
 
-    def _record(self, attempt: Attempt, verdict: _Verdict) -> None:
-        """Saves an outcome alone. Where even that fails, the lease runs out, and that is recorded."""
+    def _record(self, attempt: Attempt, told: Callable[[], _Verdict]) -> None:
+        """Saves an outcome alone. Where even that fails, the lease runs out, and that is recorded. Raises nothing."""
         try:
+            verdict = told()
             self._save(attempt, verdict, (), ())
         except LeaseLost:
             self._lost(attempt)
@@ -318,30 +328,36 @@ class Performer:
 
         That the job's own stream has moved, as by a request to cancel, is no conflict: the outcome follows that.
         """
-        outcome, unknown = verdict.outcome, False
-        for tries in range(1, self.limits.saves + 1):
+        outcome, unknown, conflicts, tries = verdict.outcome, False, 0, 0
+        while True:
             try:
                 self.log.save_events([*events, outcome], guards=guards, metadata=_metadata(attempt.claimed))
             except (IntegrityError, InlineRefused) as error:
-                if isinstance(error, InlineRefused) and error.sqlstate not in {LEASE_LOST, LOCK_NOT_AVAILABLE}:
+                conflicts += 1
+                if conflicts > self.limits.conflicts or not _is_conflict(error):
                     raise
-                if unknown and self._is_recorded(attempt.claimed):
-                    return
-                if getattr(error, "sqlstate", "") != LOCK_NOT_AVAILABLE:
+                try:
+                    if unknown and self._is_recorded(attempt.claimed):
+                        return
                     outcome = self._following(attempt, outcome, error)
+                except Unavailable:
+                    unknown = True  # asked again with the next conflict
             except OutcomeUnknown:
                 unknown = True
             except Unavailable:
-                if tries == self.limits.saves or self.around.clock() > attempt.lease_until:
-                    raise
+                # Nobody else gets the job before the lease is over; until then it is worth waiting for the database.
+                if self.around.clock() > attempt.lease_until:
+                    raise LeaseLost from None
             else:
                 return
-            self.around.pause(self.around.chance() * min(_LONGEST_PAUSE_SECONDS, 0.005 * 2.0**tries))
-        raise Unavailable("The outcome couldn't be saved.")
+            tries += 1
+            self.around.pause(self.around.chance() * min(_LONGEST_PAUSE_SECONDS, 0.005 * 2.0 ** min(tries, 10)))
 
     def _following(self, attempt: Attempt, outcome: Event, error: Exception) -> Event:
         """The outcome behind what has been recorded of the job meanwhile. Raises LeaseLost, or the error itself."""
         claimed = attempt.claimed
+        if getattr(error, "sqlstate", "") == LOCK_NOT_AVAILABLE:
+            return outcome
         held = self.look(claimed)
         if held is None or not held.alive:
             raise LeaseLost from error
@@ -374,6 +390,11 @@ class Performer:
 
     def _seconds(self, attempt: Attempt) -> float:
         return max(0.0, self.around.clock() - attempt.began_at)
+
+
+def _is_conflict(error: Exception) -> bool:
+    """Whether the save was refused for what others have done, and not for what an inline table says of its events."""
+    return not isinstance(error, InlineRefused) or error.sqlstate in {LEASE_LOST, LOCK_NOT_AVAILABLE}
 
 
 def _called(going: Going) -> Any:
@@ -415,7 +436,7 @@ def _why(attempt: Attempt) -> str:
 
 
 def _bounded(text: str, limit: int) -> str:
-    return text.replace("\0", "\\0")[:limit]
+    return storable(str(text))[:limit]
 
 
 __all__ = ["Going", "Limits", "Performer", "ResultTooLarge", "Surroundings", "takes_no_args"]

@@ -75,7 +75,7 @@ class Run:
 
     def progress(self, fraction: float, message: str = "") -> None:
         """Tells how far it is, from 0 to 1, to whoever looks. Kept with the next heartbeat; no fact."""
-        self.report(min(max(fraction, 0.0), 1.0), message)
+        self.report(max(0.0, min(1.0, fraction)), message)
 
     async def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Runs what blocks, such as reading with `work`, in a thread. For async handlers."""

@@ -29,7 +29,11 @@ _PATTERNS = (
 
 def error_text(error: BaseException, hidden: Iterable[str] = ()) -> str:
     """The kind of error and its message, bounded and scrubbed of what is `hidden` and of what looks like a secret."""
-    text = f"{type(error).__qualname__}: {error}" if str(error) else type(error).__qualname__
+    try:
+        said = str(error)
+    except Exception:  # noqa: BLE001 - somebody else's code, and the worst moment for it to fail
+        said = "(it can't say what)"
+    text = f"{type(error).__qualname__}: {said}" if said else type(error).__qualname__
     return _cut(scrubbed(without_rows(text, error), hidden), ERROR_LIMIT_CHARS)
 
 
@@ -50,7 +54,12 @@ def scrubbed(text: str, hidden: Iterable[str] = ()) -> str:
         text = text.replace(value, LEFT_OUT)
     for pattern, replacement in _PATTERNS:
         text = pattern.sub(replacement, text)
-    return text.replace("\0", "\\0")
+    return storable(text)
+
+
+def storable(text: str) -> str:
+    """The text without what neither JSON nor PostgreSQL can store: lone surrogates, and the NUL character."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "\\0")
 
 
 def hidden_values(job_type: JobType | None, args: Mapping[str, Any]) -> list[str]:

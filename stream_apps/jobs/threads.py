@@ -68,14 +68,19 @@ class Threads:
                 if self._closed:
                     return
                 item = self._waiting.popleft()
-            if isinstance(item, Attempt):
-                self._perform(item)
-                self._ended(item)
-            else:
-                try:
+            try:
+                if isinstance(item, Attempt):
+                    self._carry_out(item)
+                else:
                     item()
-                except Exception:
-                    logger.exception("a chore of the worker failed")
+            except Exception:
+                logger.exception("a thread of the worker had a failure")
+
+    def _carry_out(self, attempt: Attempt) -> None:
+        try:
+            self._perform(attempt)
+        finally:
+            self._ended(attempt)
 
 
 class Loop:

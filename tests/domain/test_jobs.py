@@ -210,6 +210,13 @@ def test_a_wrong_argument_is_named(given_args, field):
     assert [error.field for error in refused.value.errors] == [field]
 
 
+def test_a_character_that_cant_be_stored_is_refused_and_its_look_alike_isnt():
+    with pytest.raises(Invalid) as refused:
+        MAIL.write(SendArgs("ada", "wel\0come"))
+    assert [error.field for error in refused.value.errors] == ["args.template"]
+    assert MAIL.write(SendArgs("ada", "wel\\u0000come")).plain["template"] == "wel\\u0000come"
+
+
 def test_too_large_arguments_are_refused():
     with pytest.raises(Invalid, match="args"):
         MAIL.write(SendArgs("ada@engine.example", "x" * 70_000))

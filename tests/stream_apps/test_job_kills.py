@@ -119,6 +119,21 @@ def test_a_worker_that_is_frozen_beyond_its_lease_completes_nothing_when_it_come
     assert effects(site) == {found: 1}
 
 
+def test_connections_that_are_cut_lose_no_effect_and_double_none(site):
+    """Whatever the workers were at: claiming, committing, keeping a lease, looking."""
+    chance = random.Random(SEED)  # noqa: S311
+    jobs = enqueue_many(site, 300, chance, fails=10)
+    with site.working(chance=chance.random), site.working(chance=chance.random):
+        for _ in range(6):
+            time.sleep(chance.uniform(0.05, 0.3))
+            site.connection.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity"
+                " where datname = current_database() and pid <> pg_backend_pid()"
+            )
+        until(lambda: site.queued() == 0, patience=60)
+    assert effects(site) == dict.fromkeys(jobs, 1), f"DRILL_SEED={SEED}"
+
+
 def test_sixteen_workers_and_sixteen_enqueuers_never_stall_a_commit(site):
     """Whoever waits for a lock is looked at many times a second: never a claim or a lease for a commit."""
     chance = random.Random(SEED)  # noqa: S311
@@ -211,6 +226,7 @@ class RunningSystem(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.jobs, self.claims = [], []
+        self.site.connection.execute("delete from job_queue")  # of the story before
 
     @rule(attempts=st.integers(1, 3), key=st.sampled_from([None, "a"]))
     def enqueue(self, attempts, key):

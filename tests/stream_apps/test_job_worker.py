@@ -38,6 +38,16 @@ from tests.stream_apps.working import KEEPING, Site, until
 SOON = RetryPolicy(first_seconds=0.05, limit_seconds=0.2)
 
 
+class Refusing(Exception):
+    """It doesn't even say what it is."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+    def __repr__(self) -> str:
+        return "Refusing"
+
+
 class NameArgs(msgspec.Struct, frozen=True):
     user: UUID
     name: str
@@ -403,6 +413,41 @@ def test_a_result_has_a_size_limit_and_a_json_form(open_site):
         assert "ResultTooLarge" in site.last(site.enqueue(write)).error
         assert "TypeError" in site.last(site.enqueue(draw)).error
     assert site.log.read(0, 100, ["identity.UserRegistered"]) == []
+
+
+@pytest.mark.parametrize(
+    "result", [{"a": "b\0c"}, "\ud800", float("nan"), {1, 2}], ids=["nul", "surrogate", "nan", "set"]
+)
+def test_whatever_a_handler_returns_its_worker_goes_on(open_site, result):
+    @job("letter.write", max_attempts=1)
+    def write(run: Run) -> object:
+        return result
+
+    site = open_site(write)
+    with site.working():
+        found = site.enqueue(write)
+        site.last(found)
+        site.last(site.enqueue(noop))
+
+
+@pytest.mark.parametrize("error", [ValueError("a\0b \ud800"), SystemExit(3), KeyboardInterrupt(), Refusing()], ids=repr)
+def test_whatever_a_handler_raises_its_worker_goes_on(open_site, error):
+    @job("letter.write", max_attempts=1)
+    def write(run: Run) -> None:
+        run.progress(float("nan"), "page\0 \ud800 " * 100)
+        time.sleep(0.01)
+        raise error
+
+    @job("page.fetch", max_attempts=1)
+    async def fetch(run: Run) -> None:
+        raise error
+
+    site = open_site(write, fetch)
+    with site.working():
+        for kind in (write, fetch):
+            if not (kind is fetch and isinstance(error, SystemExit | KeyboardInterrupt)):
+                assert type(error).__name__ in site.last(site.enqueue(kind)).error
+        site.last(site.enqueue(noop))
 
 
 def test_a_type_that_a_worker_doesnt_know_is_left_to_others_and_tried_again(open_site):
