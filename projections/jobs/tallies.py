@@ -2,7 +2,8 @@
 
 What has ended never changes: a job that succeeded or was cancelled stays so, and an attempt's outcome is a fact. So
 the sums through a position (`job_tallies`) are taken forward by whoever looks (`take_forward`), and a look adds the few
-rows behind it. They stop before the first event that the view has parked, and go on when it is applied.
+rows behind it. They stop before the first event that the view has parked, and go on when it is applied. If the log has
+another past than they (a restore), they begin anew.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 from psycopg import Connection
 from psycopg.rows import dict_row
 
+from infra.past import SEEN, STRANGE
 from projections.jobs.view import JOBS
 from projections.read import Read, reading
 
@@ -70,6 +72,8 @@ _TOTALS = f"""
       from (select * from job_tallies union all select * from new) all_of_them
      group by 1, 2, 3, 4
 """
+_TALLIED = f"select p.position, {STRANGE} as strange from job_tallied p for update skip locked"
+_MOVE = f"update job_tallied set position = %(upto)s, {SEEN.format(position='%(upto)s')}"
 _FIRST_PARKED = """
     select min(position) from projection_parked
      where projection = %(projection)s and version = %(version)s and build = %(build)s
@@ -92,15 +96,18 @@ def take_forward(connection: Callable[[], AbstractContextManager[Connection[Any]
     """Sums up what the view has got since; whether all. Leaves it to who is at it already. Raises Starting."""
     for _ in range(STEPS):
         with connection() as borrowed, borrowed.transaction(), borrowed.cursor(row_factory=dict_row) as cursor:
-            row = cursor.execute("select position from job_tallied for update skip locked").fetchone()
+            row = cursor.execute(_TALLIED.encode()).fetchone()
             if row is None:
                 return False
+            if row["strange"]:
+                cursor.execute("delete from job_tallies")
+                cursor.execute("update job_tallied set position = 0")
             read = reading(cursor, [JOBS])
-            after, end = row["position"], min(read.position, _before_parked(read))
+            after, end = 0 if row["strange"] else row["position"], min(read.position, _before_parked(read))
             upto = min(end, after + STEP_POSITIONS)
             if upto > after:
                 cursor.execute(read.bind(_FORWARD).encode(), {"after": after, "upto": upto})
-                cursor.execute("update job_tallied set position = %s", (upto,))
+                cursor.execute(_MOVE.encode(), {"upto": upto})
             if upto >= end:
                 return True
     return False

@@ -270,6 +270,22 @@ def test_sums_wait_for_what_is_parked(world):
     assert world.connection.execute("select position from job_tallied").fetchone() == (parked,)
 
 
+def test_sums_of_another_past_than_the_logs_begin_anew(world):
+    for _ in range(3):
+        world.enqueue()
+        world.succeed(world.claim_one())
+    world.feed()
+    connect = lambda: psycopg.connect(world.database, autocommit=True)  # noqa: E731
+    assert take_forward(connect)
+    before = world.look(tallies)
+    for change in ("position = position + 1000", "seen_at = seen_at - interval '1 day'"):
+        world.connection.execute("update job_tallies set count = count + 100")
+        world.connection.execute(f"update job_tallied set {change}")
+        assert take_forward(connect)
+        assert world.look(tallies) == before
+        assert world.connection.execute("select position from job_tallied").fetchone() == (world.position,)
+
+
 def test_attempts_are_summed_by_outcome_run_and_wait(world):
     world.enqueue()
     world.fail(world.claim_one(), retry_in=0)

@@ -13,8 +13,11 @@ create table job_tallies (
     primary key (queue, type, what, label)
 );
 
--- Through where they are summed up.
+-- Through where they are summed up, and the event there: if the log hasn't that very event, they are of another past.
 create table job_tallied (
-    position bigint not null
+    position      bigint not null,
+    seen_position bigint,
+    seen_id       text,
+    seen_at       timestamptz
 );
-insert into job_tallied values (0);
+insert into job_tallied (position) values (0);
