@@ -1,5 +1,7 @@
 """Which modules of one's own have joined this platform, so that nobody starts without one whose events are there."""
 
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from psycopg import Connection
@@ -16,6 +18,19 @@ _FIRST = """
     select topic, notification_id from stored_events
      where topic collate "C" >= %(name)s || '.' and topic collate "C" < %(name)s || '/' limit 1
 """
+
+
+_MEMBERS = "select name, setting, joined_at, name = any(%s) from log_modules order by joined_at, name"
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A module of one's own that has joined: by which setting, when, and whether this process has it."""
+
+    name: str
+    setting: str
+    joined_at: datetime
+    is_here: bool
 
 
 class ModuleMissing(SettingsError):
@@ -41,3 +56,12 @@ def check_complete(connection: Connection[Any], registry: Registry) -> None:
                 f"MUNIMENT_MODULES: event type {found[0]} (at position {found[1]}) isn't known here: the module {name}"
                 f" is missing, which joined by {setting}"
             )
+
+
+def members(connection: Connection[Any], registry: Registry) -> list[Member]:
+    """All that ever joined; none before the migration that remembers them."""
+    row = connection.execute("select to_regclass('log_modules') is not null").fetchone()
+    if not (row and row[0]):
+        return []
+    here = [module.name for module in registry.own]
+    return [Member(*row) for row in connection.execute(_MEMBERS, (here,)).fetchall()]

@@ -22,6 +22,7 @@ from runtime.cli.progress import duration
 from runtime.cli.projections.catalogue import size
 from runtime.cli.wired import NotRunning, Wired
 from runtime.job_health import JobStatus, job_status
+from runtime.joined import Member, members
 
 PROBE_SECONDS = 2.0
 
@@ -45,6 +46,7 @@ class Told:
     projections: list[BuildStatus] = field(default_factory=list)
     bus: BusStatus | None = None
     jobs: JobStatus | None = None
+    modules: list[Member] = field(default_factory=list)
 
 
 @click.command()
@@ -92,6 +94,7 @@ def _stored(wired: Wired, *, supervised: bool) -> dict[str, Any]:
             bus = bus_status(connection) if views and _has_bus(connection) else None
             head = connection.execute("select position, recorded_at from log_head").fetchone() if views else None
             jobs = job_status(connection) if views and _has_jobs(connection) else None
+            joined = members(connection, modules.registry())
     except NotRunning:
         if not supervised:
             raise
@@ -105,6 +108,7 @@ def _stored(wired: Wired, *, supervised: bool) -> dict[str, Any]:
         "newest": newest if position else None,
         "projections": views,
         "jobs": jobs,
+        "modules": joined,
         "bus": bus if bus and (bus.relay or wired.given.kafka) else None,
     }
 
@@ -151,6 +155,10 @@ def _part(part: PartStatus) -> dict[str, Any]:
     }
 
 
+def _member(member: Member) -> str:
+    return member.name if member.is_here else f"{member.name} (missing here; it joined by {member.setting})"
+
+
 def _print(told: Told) -> None:
     newest = f", the newest event of {utc(told.newest)} UTC" if told.newest else ""
     print_fields(
@@ -161,6 +169,7 @@ def _print(told: Told) -> None:
             "log": f"position {told.head}{newest}",
             "schema": told.schema["message"] or told.schema["state"],
         }
+        | ({"modules": ", ".join(map(_member, told.modules))} if told.modules else {})
     )
     for reason in told.reasons:
         click.echo(f"  {click.style(text(reason), fg=COLOURS.get(told.state, 'red'))}")

@@ -159,6 +159,13 @@ def test_its_events_are_exported_without_what_is_personal(shop, penny, tmp_path)
     assert "Wile" not in exported.read_text()
 
 
+def test_the_status_names_the_module_and_who_has_it_not(shop):
+    told = json.loads(shop.done("status", "--json"))
+    assert [(member["name"], member["is_here"]) for member in told["modules"]] == [("invoicing", True)]
+    elsewhere = shop.call("status", MUNIMENT_MODULES="").stdout
+    assert "invoicing (missing here; it joined by examples.invoicing:MODULE)" in elsewhere
+
+
 def test_whoever_forgets_the_module_is_told(shop, penny):
     issued(penny)
     answer = shop.call("projections", "list", MUNIMENT_MODULES="")
