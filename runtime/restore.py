@@ -24,15 +24,17 @@ from infra.refill import refill
 from infra.secrets import NAMES, Secrets, each_given
 from infra.settings import Settings
 from infra.transcoding import event_types
-from projections.builds import drop_build
+from projections.builds import REBUILD, builds_fed_by, drop_build
 from projections.feeds import builds_of
 from projections.follower import Follower
 from projections.lane import Setup
+from projections.rebuild import rebuild
 from runtime import modules
 from runtime.backup import SEAL, opened
 from runtime.cli.progress import progress
 from runtime.core import located
 from runtime.follow import limits
+from runtime.rebuilds import works
 from runtime.relay import wanted
 from runtime.start import ensure_views, migrate
 
@@ -174,21 +176,29 @@ def fact(log: Log, newest: Header, actor: str) -> Fact:
 
 
 def _make_views(settings: Settings) -> None:
-    """Feeds every view until it has all that the log has, as a follower would."""
+    """Makes every view have all that the log has: long ones by a rebuild each, the rest as a follower would."""
     ensure_views(settings)
     with closing(Log(settings.postgres_url)) as log, _connection(settings) as connection:
-        follower = Follower(Setup(log, settings.postgres_url, modules.projections(), limits=limits(settings)))
-        thread = threading.Thread(target=follower.run, name="views")
-        thread.start()
-        try:
-            with progress("views", "events", log.head()) as shown:
-                while shown.position < _shown(connection, shown.advance_to):
-                    if not thread.is_alive():
-                        raise BackupError("the views can't be made; the log is whole: `muniment up` goes on with them")
-                    thread.join(LOOK_SECONDS)
-        finally:
-            follower.stop()
-            thread.join()
+        at = works(settings, log)
+        for build in builds_fed_by(connection, REBUILD, modules.projections()):
+            with progress(build.projection.name, "events", log.head()) as shown:
+                rebuild(at, build, "operator:restore", report=shown.advance_to, phase=shown.phase)
+        _follow(settings, log, connection)
+
+
+def _follow(settings: Settings, log: Log, connection: Connection[Any]) -> None:
+    follower = Follower(Setup(log, settings.postgres_url, modules.projections(), limits=limits(settings)))
+    thread = threading.Thread(target=follower.run, name="views")
+    thread.start()
+    try:
+        with progress("views", "events", log.head()) as shown:
+            while shown.position < _shown(connection, shown.advance_to):
+                if not thread.is_alive():
+                    raise BackupError("the views can't be made; the log is whole: `muniment up` goes on with them")
+                thread.join(LOOK_SECONDS)
+    finally:
+        follower.stop()
+        thread.join()
 
 
 def _shown(connection: Connection[Any], advance_to: Callable[[int, int], None]) -> int:

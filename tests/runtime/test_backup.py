@@ -16,8 +16,10 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from infra.settings import Settings
-from projections.builds import active_build
+from projections.builds import active_build, builds_fed_by
 from projections.identity import USERS
+from projections.indexes import missing
+from runtime import modules
 from runtime.start import first_facts
 from tests.runtime.cli_site import PASSWORD, Site, key
 
@@ -225,6 +227,19 @@ def test_verifying_without_the_master_key_says_so(backup_file, tmp_path) -> None
     said = Site(Settings(data=tmp_path)).json("backup", "--verify", backup_file)
 
     assert said["seal"].startswith("not checked")
+
+
+def test_a_long_log_comes_back_with_its_views_rebuilt_in_bulk(cli_site, backup_file, fresh, monkeypatch) -> None:
+    monkeypatch.setattr("runtime.start.BULK_EVENTS", 3)
+
+    said = fresh.json("restore", backup_file)
+
+    assert users(fresh) == [user for user in users(cli_site) if user[2] <= said["position"]]
+    with psycopg.connect(fresh.settings.postgres_url) as connection:
+        feeds = connection.execute("select distinct feed from projection_builds").fetchall()
+        indexes = [missing(connection, build) for build in builds_fed_by(connection, "follower", modules.projections())]
+    assert feeds == [("follower",)]
+    assert not any(indexes)
 
 
 def test_what_stands_in_the_views_of_an_empty_log_is_forgotten(backup_file, fresh, cli_site) -> None:
