@@ -1,10 +1,13 @@
 """Schedules at the command line: by the same handlers as the API's, with the operator's name in the log."""
 
+import signal
 from uuid import uuid4
 
+import psycopg
 import pytest
 
 from domain.jobs.schedule import Schedule
+from tests.e2e.platform import eventually
 from tests.runtime.cli_site import Site
 
 
@@ -57,6 +60,23 @@ def test_tells_when_an_expression_is_due(cli_site: Site, name):
     assert "2026-03-29 01:00:00" in cli_site.done(*asked).stdout
     cli_site.done("schedules", "create", name, "0 9 * * mon", "muniment.noop")
     assert len(cli_site.json("schedules", "next", name, "--count", 3)["items"]) == 3
+
+
+def test_the_scheduler_fires_what_is_due_by_the_logs_clock(cli_site: Site, name):
+    cli_site.done("schedules", "create", name, "* * * * *", "muniment.noop")
+    process = cli_site.process("scheduler")
+    try:
+        with psycopg.connect(cli_site.settings.postgres_url, autocommit=True) as connection:
+            # As a machine's clock does that is put forward and then back: the log's stays where it has been.
+            connection.execute("update log_head set recorded_at = clock_timestamp() + interval '70 seconds'")
+        runs = eventually(lambda: cli_site.json("schedules", "runs", name, "--outcome", "fired")["items"])
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.communicate()
+    shown = cli_site.json("schedules", "show", name)["last"]
+    assert (shown["instant"], shown["job_id"]) == (runs[0]["instant"], runs[0]["job_id"])
 
 
 @pytest.mark.parametrize(
