@@ -111,8 +111,8 @@ def choosy(handler):
 @pytest.fixture
 def saves(log, monkeypatch):
     """How often a unit of work is written."""
-    written, save_work = [], log.save_work
-    monkeypatch.setattr(log, "save_work", lambda *args, **more: written.append(args) or save_work(*args, **more))
+    written, save_events = [], log.save_events
+    monkeypatch.setattr(log, "save_events", lambda *args, **more: written.append(args) or save_events(*args, **more))
     return written
 
 
