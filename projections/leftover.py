@@ -4,7 +4,8 @@ What is known of a build that isn't declared is in the database: its row, and it
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from psycopg import Connection
@@ -13,7 +14,8 @@ from domain.builds import NoOtherBuild
 from domain.errors import Conflict
 from projections.engine import Build
 from projections.projection import Projection
-from projections.switch import drop_unread
+from projections.switch import StillRead, drop_unread
+from projections.wishes import pending
 
 FED_SECONDS = 2.0
 """How long it is watched whether a build's lanes on the bus move: with or without events they do every moment."""
@@ -86,8 +88,26 @@ def unread_builds(
 
 
 def drop_unread_version(connection: Connection[Any], build: Build) -> None:
-    """Drops a build that `unread_builds` has named. Raises NoOtherBuild, StillRead."""
-    drop_unread(connection, build, lambda: connection.execute(_FORGET, build.key), though_active=True)
+    """Drops a build that `unread_builds` has named; does nothing where somebody else was faster. Raises StillRead."""
+    try:
+        drop_unread(connection, build, lambda: connection.execute(_FORGET, build.key), though_active=True)
+    except NoOtherBuild:
+        connection.execute(_FORGET, build.key)
+
+
+def settle_unread(connection: Connection[Any], declared: Sequence[Projection]) -> None:
+    """Drops what was decided to go of versions that this release doesn't read: whoever decided it was killed.
+
+    What somebody still feeds or reads is left for the next time. To be called before `settle`, which knows the versions
+    that are read.
+    """
+    read = {(name, max(each.version for each in declared if each.name == name)) for name in {d.name for d in declared}}
+    for wish in pending(connection):
+        if wish.kind != "drop" or (wish.projection, wish.version) in read:
+            continue
+        with suppress(StillFed, StillRead, NoOtherBuild):
+            for build in unread_builds(connection, declared, wish.projection, wish.version, wish.build):
+                drop_unread_version(connection, build)
 
 
 def _known(connection: Connection[Any], name: str, version: int, build: int) -> Projection | None:

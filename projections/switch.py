@@ -65,7 +65,7 @@ def settle(works: Works, projections: Declared, upto: int | None = None) -> None
             raise Unavailable("another decision about builds is taking effect")
         for wish in pending(connection):
             projection = projections.get((wish.projection, wish.version))
-            if projection is None or (upto is not None and wish.position > upto):
+            if projection is None or (upto is not None and wish.position > upto) or _is_unread(wish, projections):
                 continue
             try:
                 _EFFECTS[wish.kind](works, connection, projection, wish)
@@ -74,6 +74,11 @@ def settle(works: Works, projections: Declared, upto: int | None = None) -> None
                 _refused(connection, wish, error, is_asked=is_asked)
                 if is_asked:
                     raise (error if isinstance(error, DomainError) else NoOtherBuild(str(error) or None)) from None
+
+
+def _is_unread(wish: Wish, projections: Declared) -> bool:
+    """Whether a version is to go that is there for another release alone: see `projections/leftover.py`."""
+    return wish.kind == "drop" and any(n == wish.projection and v > wish.version for n, v in projections)
 
 
 def _locked(connection: Connection[Any]) -> bool:

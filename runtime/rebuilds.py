@@ -25,6 +25,7 @@ from projections.builds import CHANNEL
 from projections.engine import Build
 from projections.errors import BuildGone
 from projections.feeds import FeedBusy
+from projections.leftover import settle_unread
 from projections.projection import Projection
 from projections.rebuild import Works, hand_over, holder, leased
 from projections.rebuilds import RebuildStatus, note_error, unfinished
@@ -104,6 +105,7 @@ class Keeper:
     def look(self, connection: Connection[Any]) -> None:
         """Does what is left to do at this moment."""
         if pending(connection):
+            settle_unread(connection, list(self._declared.values()))
             settle(self._works, self._declared)
         for each in unfinished(connection):
             projection = self._declared.get((each.name, each.version))

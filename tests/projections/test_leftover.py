@@ -2,14 +2,21 @@
 
 from dataclasses import replace
 
+import psycopg
 import pytest
 
+from commands.builds import DropBuild
+from commands.builds import drop_build as drop
+from domain.context import Actor, Context
+from infra.dispatch import Dispatcher
 from infra.event_store import Log
 from projections.builds import active_build, drop_build, ensure_builds
 from projections.engine import Build, Engine
-from projections.leftover import StillFed, drop_unread_version, unread_builds
+from projections.leftover import StillFed, drop_unread_version, settle_unread, unread_builds
 from projections.rebuild import Works
 from projections.rebuilds import start
+from projections.switch import declared, settle
+from projections.wishes import WISHES, pending
 from tests.projections.harbour import HARBOUR, KEEPERS
 
 
@@ -103,3 +110,34 @@ def test_no_number_is_given_twice(works, connection, builds):
     drop_unread_version(connection, Build(HARBOUR, 1))
     ensure_builds(connection, [HARBOUR])
     assert active_build(connection, HARBOUR) == Build(HARBOUR, 4)
+
+
+@pytest.mark.parametrize("known", [[HARBOUR], [HARBOUR, replace(KEEPERS, version=2), KEEPERS]])
+def test_who_decided_and_was_killed_is_completed_by_the_next_to_look(works, connection, builds, known):
+    feed(connection, works.log, 1, Build(KEEPERS, 1))
+    led_by_another(connection, 2)
+    log = Log(works.conninfo, inline=[WISHES])
+    Dispatcher(log).dispatch(drop, DropBuild("keepers", 1, 1), Context(Actor("operator", "grace"), "a-storm"))
+    log.close()
+    settle_unread(connection, known)
+    assert (active_build(connection, KEEPERS), pending(connection)) == (None, [])
+    drop_unread_version(connection, Build(KEEPERS, 1))  # whoever wasn't killed, but slower
+
+
+def test_a_decision_about_what_is_still_fed_or_read_waits(works, connection, builds, monkeypatch):
+    feed(connection, works.log, 1, Build(KEEPERS, 1))
+    led_by_another(connection, 1)
+    log = Log(works.conninfo, inline=[WISHES])
+    Dispatcher(log).dispatch(drop, DropBuild("keepers", 1, 1), Context(Actor("operator", "grace"), "a-storm"))
+    log.close()
+    with psycopg.connect(works.conninfo) as reader:
+        reader.execute("select from keepers_keepers_v1_b1")
+        monkeypatch.setattr("projections.switch.DROP_SECONDS", 0.2)
+        known = [HARBOUR, KEEPERS, replace(KEEPERS, version=2)]
+        settle_unread(connection, known)
+        settle(works, declared(known))
+        assert len(pending(connection)) == 1
+    for known in ([HARBOUR], [HARBOUR, KEEPERS]):
+        settle_unread(connection, known)
+        assert active_build(connection, KEEPERS) == Build(KEEPERS, 1)
+        assert len(pending(connection)) == 1
