@@ -62,6 +62,7 @@ def desk(cli_site: Site, tmp_path: Path, new_database: Callable[[str], str]) -> 
         connection.execute("drop role metabase")
 
 
+@pytest.mark.timeout(300)  # some thirty processes, one after another
 def test_every_block_of_the_page_runs(desk):
     blocks = list(BLOCK.finditer((ROOT / "docs" / "analysing.md").read_text()))
     assert len(blocks) >= 12

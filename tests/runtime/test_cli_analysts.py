@@ -15,6 +15,7 @@ from psycopg.rows import dict_row
 from domain.audit import LogExport
 from domain.errors import Invalid, PositionUnknown
 from infra.exporting.unfinished import journal_of, partial_of
+from runtime import modules
 from runtime.analysis import Event, events
 from runtime.ranges import NoSuchType
 from tests.runtime.cli_site import Site
@@ -308,7 +309,8 @@ def test_views_are_built_as_of_a_position_as_they_were_then(cli_site, empty_data
     before = head(cli_site)
     cli_site.done("users", "rename", user, "C. B.")
     told = cli_site.json("events", "replay", "--into", empty_database, "--as-of", before, "--personal")
-    assert (told["position"], told["parked"], told["schemas"]) == (before, 0, ["identity", "access", "audit"])
+    assert (told["position"], told["parked"]) == (before, 0)
+    assert told["schemas"] == [view.name for view in modules.projections()]
     (row,) = rows(empty_database, f"select name, email from identity.users where id = '{user}'")
     assert row == {"name": "Charles Babbage", "email": "babbage@example.org"}
     live = rows(
