@@ -161,6 +161,8 @@ def test_queues_are_paused_limited_and_told_of(cli_site: Site):
         (["jobs", "enqueue", "muniment.noop", "--priority", "900"], 1, "priority"),
         (["jobs", "enqueue", "muniment.noop", "--queue", "No such"], 1, "queue"),
         (["jobs", "enqueue", "muniment.noop", "--run-at", "0001-01-01"], 1, "run_at"),
+        (["jobs", "enqueue", "muniment.noop", "--unique-key", "a", "--unique-seconds", "0"], 1, "unique_seconds"),
+        (["jobs", "enqueue", "muniment.noop", "--concurrency-key", ""], 1, "concurrency_key"),
         (["jobs", "list", "--state", "asleep"], 2, "asleep"),
         (["jobs", "show", "nobody"], 2, "nobody"),
         (["jobs", "redrive", "--all", "--per-second", "0"], 2, "per-second"),

@@ -34,6 +34,9 @@ def _arguments(_: click.Context, __: click.Parameter, given: str) -> dict[str, A
 @click.option("--priority", type=int, help="-100 to 100; each point counts like a minute of waiting.")
 @click.option("--run-at", type=Moment(), help="Not before.")
 @click.option("--unique-key", type=KEY, help="Where another job of this type has it, nothing is enqueued.")
+@click.option("--unique-seconds", type=int, help="So long the unique key is taken; else while the job is unfinished.")
+@click.option("--concurrency-key", type=KEY, help="Of the jobs with this key so many run at once.")
+@click.option("--concurrency-limit", type=int, help="How many that are.")
 @click.option("--max-attempts", type=int, help="So often it is tried.")
 @click.option("--timeout", "timeout_seconds", type=float, metavar="SECONDS", help="So long an attempt may take.")
 @acting
