@@ -58,7 +58,10 @@ def check(platform: Sequence[Module], named: Sequence[tuple[str, Module]], setti
         taken.add(module.name)
         for objection in _of_its_own(module):
             raise WrongModules(f"{entry}: {objection}")
-    for objection in (*_names(platform, own, settings), *_dependencies(platform, own), *_relations(platform, own)):
+    for checks in (_names(platform, own, settings), _dependencies(platform, own), _relations(platform, own)):
+        for objection in checks:
+            raise WrongModules(objection)
+    for objection in _types(platform, own):
         raise WrongModules(objection)
 
 
@@ -280,6 +283,20 @@ def _schedules(module: Module, jobs: Sequence[JobType]) -> Iterator[str]:
             prepare_own(JobTypes(jobs), [schedule])
         except Exception as error:  # noqa: BLE001 - the author's plan may be wrong in any way
             yield f"{module.name}: schedule {schedule.name}: {error}"
+
+
+def _types(platform: Sequence[Module], own: Sequence[Module]) -> Iterator[str]:
+    """Types go by their names in the document of the API; where two have one name, both are called otherwise."""
+    qualified = _qualified((*platform, *own))
+    for name in sorted(qualified - _qualified(platform)):
+        alike = sorted(each for each in qualified if each.rpartition(".")[2] == name.rpartition(".")[2])
+        yield f"types of routes need names of their own: {' and '.join(alike)}"
+
+
+def _qualified(modules: Sequence[Module]) -> set[str]:
+    routes = [route for module in modules for route in module.routes]
+    schemas = OpenApi(routes, HttpLimits(), "0").document()["components"]["schemas"]
+    return {name for name in schemas if "." in name}
 
 
 def overlap(one: str, other: str) -> bool:

@@ -68,13 +68,13 @@ class Payment(Body):
     reference: Text
 
 
-class Reason(Body):
+class VoidReason(Body):
     """Why."""
 
     reason: Text
 
 
-class ScopeParam(Body):
+class InvoiceScope(Body):
     """Where."""
 
     scope: ScopeText = "/"
@@ -176,7 +176,7 @@ ROUTES: list[Route] = [
     ),
     Query(
         "GET", "/api/v1/invoices/balance", list[BalanceView], balance, permission=READ, scope=_asked_scope,
-        projections=VIEWS, params=ScopeParam, name="invoice_balance",
+        projections=VIEWS, params=InvoiceScope, name="invoice_balance",
     ),
     Query(
         "GET", "/api/v1/invoices/{id}", FullInvoiceView, invoice_by_id, permission=Within(READ), scope_of=_scope_of,
@@ -197,7 +197,7 @@ ROUTES: list[Route] = [
         stream=_invoice_id, raises=(InvoiceNotFound, NotOpen, Overpaid),
     ),
     Command(
-        "POST", "/api/v1/invoices/{invoice_id}/void", Reason, void_invoice, permission=Within(VOID), stream=_invoice_id,
-        raises=(InvoiceNotFound, NotOpen, PartlyPaid),
+        "POST", "/api/v1/invoices/{invoice_id}/void", VoidReason, void_invoice, permission=Within(VOID),
+        stream=_invoice_id, raises=(InvoiceNotFound, NotOpen, PartlyPaid),
     ),
 ]  # fmt: skip

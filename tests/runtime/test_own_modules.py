@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from eventsourcing.domain import event
 
-from api.routing import Command, Endpoint, Query, Within
+from api.routing import Command, Endpoint, Query, View, Within
 from commands.access import require
 from commands.jobs.schedules import OwnSchedule, PlanRequest
 from domain.aggregate import Aggregate, First
@@ -47,7 +47,7 @@ from runtime.own_modules import registry
 from runtime.ports import Ports
 from runtime.registry import Registry
 from stream_apps.reactions import Reaction
-from tests.runtime.bakery import LOAVES, MODULE, ROUTES, SLICING, Loaf, bake_loaf, bare, migrated, with_
+from tests.runtime.bakery import LOAVES, MODULE, ROUTES, SLICING, Loaf, bake_loaf, bare, loaves, migrated, with_
 
 ROOT = Path(__file__).parent.parent.parent
 ANYBODY = Context(Actor("system", "test"), "bread")
@@ -121,7 +121,7 @@ def test_a_job_type_of_a_module_is_known(joining):
 
 def test_a_schedule_of_a_module_is_known(joining):
     own = OwnSchedule("bakery.daily", replace(BREAD, type="bakery.bake"))
-    assert joining(with_(jobs=(JobType("bakery.bake"),), schedules=(own,))).schedules == (own,)
+    assert joining(with_(jobs=(JobType("bakery.bake"),), schedules=(own,))).schedules[-1] == own
 
 
 def test_the_parts_are_told_the_list_and_the_variables_that_its_modules_read(joining, monkeypatch):
@@ -296,6 +296,15 @@ def test_a_module_that_cant_join_is_refused_in_one_line_that_says_why(joining, f
     assert str(refused.value).startswith("MUNIMENT_MODULES: ")
     assert says in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_type_that_is_called_as_one_of_the_platforms_is_refused(joining):
+    class UserView(View):
+        flour: str
+
+    clash = Query("GET", "/api/v1/loaves", list[UserView], loaves, permission="loaf:read", projections=("bakery",))
+    with pytest.raises(SettingsError, match=r"names of their own: api\.identity\..*UserView and .*UserView"):
+        joining(with_(routes=(clash,)))
 
 
 def test_modules_that_depend_on_each_other_in_a_circle_are_refused(joining):
