@@ -134,3 +134,33 @@ def test_what_was_drafted_before_there_were_currencies_was_in_euros():
     assert b"EUR" not in old
     read = EventMapper(OrjsonTranscoder()).event_of(event.originator_id, 1, row.topic, old, NOON)
     assert read.currency == "EUR"
+
+
+ADD, ISSUE, PAY, VOID, REMIND = "add", "issue", "pay", "void", "remind"
+
+
+@given(st.lists(st.tuples(st.sampled_from([ADD, ISSUE, PAY, VOID, REMIND]), st.integers(1, 20_000)), max_size=12))
+def test_whatever_is_tried_the_sums_are_right_and_the_events_tell_the_same(tries):
+    invoice = draft()
+    did = {
+        ADD: lambda cents: invoice.add_line(Line("anvil", 1, cents)),
+        ISSUE: lambda _: invoice.issue("2026", 1, NOON),
+        PAY: lambda cents: invoice.pay(cents, "bank"),
+        VOID: lambda _: invoice.void("why not"),
+        REMIND: invoice.remind,
+    }
+    paid = 0
+    for what, cents in tries:
+        try:
+            did[what](cents)
+        except (NotADraft, EmptyInvoice, NotOpen, Overpaid, PartlyPaid):
+            continue
+        paid += cents if what == PAY else 0
+    assert 0 <= paid <= invoice.total_cents
+    if invoice.status in {"open", "paid"}:
+        assert invoice.open_cents == invoice.total_cents - paid
+    assert (invoice.status == "paid") == (paid > 0 and paid == invoice.total_cents)
+    again = None
+    for recorded in invoice.pending_events:
+        again = recorded.mutate(again)
+    assert vars(again).items() >= {name: vars(invoice)[name] for name in ("status", "lines", "open_cents")}.items()
