@@ -23,10 +23,13 @@ from commands.jobs.schedules import (
 from domain.jobs.occurrence import occurrence_job_id
 from domain.jobs.schedule import Schedule, ScheduleName, ScheduleNotFound
 from infra.work import UnitOfWork
-from projections.builds import ensure_builds
-from projections.compare import fold_views
+from projections.builds import REBUILD_LANE, create_build, ensure_builds
+from projections.bulk import forward
+from projections.by_sets import SetEngine
+from projections.compare import differences, fold_views
 from projections.engine import Build, Engine
 from projections.facts import read
+from projections.indexes import complete
 from projections.read import Reader
 from projections.schedules import SCHEDULE_VIEW, runs, schedule_by_name, schedules
 from tests.stream_apps.schedule import TYPES, Site
@@ -134,3 +137,22 @@ def test_folded_anew_the_rows_are_the_same(desk):
     desk.create(cron="*/7 * * * *")
     desk.look(lambda read: schedules(read, 1))
     assert fold_views(desk.database, desk.site.log, Build(SCHEDULE_VIEW, 1))[1] == []
+
+
+def test_rebuilt_in_bulk_the_rows_are_the_same(desk):
+    schedule = desk.create(args={"leaves": "assam"})
+    desk.site.settle(schedule.id, schedule.plan.times.preview(schedule.created_on, 9)[-1])
+    desk.do(change_plan, ChangePlan(TEA, TYPES, {"cron": "*/7 * * * *", "priority": 5, "missed": "all"}))
+    desk.do(pause_schedule, PauseSchedule(TEA, "no water"))
+    desk.create("coffee")
+    desk.do(delete_schedule, DeleteSchedule(ScheduleName("coffee")))
+    desk.create("coffee", cron="1 1 * * *")
+    desk.look(lambda read: schedules(read, 1))
+    with psycopg.connect(desk.database, autocommit=True) as connection:
+        anew = create_build(connection, SCHEDULE_VIEW, feed="rebuild", lane=REBUILD_LANE)
+        engine = SetEngine(connection, desk.site.log, anew, lane=REBUILD_LANE, fence=0)
+        forward(desk.site.log, [engine], desk.site.log.head())
+        complete(connection, anew)
+        assert differences(connection, Build(SCHEDULE_VIEW, 1), anew) == []
+        parked = "select count(*) from projection_parked where projection = 'schedules'"
+        assert connection.execute(parked).fetchone() == (0,)
