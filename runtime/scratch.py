@@ -49,7 +49,7 @@ class NotScratch(Exception):
 
 
 class CannotHide(Exception):
-    """A personal field isn't text, and no pseudonym can stand for it."""
+    """A personal field is neither text nor JSON, and no pseudonym can stand for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +109,23 @@ class ScreenedLog(Log):
                 state[name] = self._pseudonym(name, state[name])
         return structs.replace(found, event=event, metadata=metadata)
 
-    def _pseudonym(self, name: str, value: object) -> str:
-        if not isinstance(value, str):
-            raise CannotHide(f"{name} isn't text")
-        return f"hidden-{hmac.digest(self._key, value.encode(), 'sha256').hex()[:PSEUDONYM_CHARS]}"
+    def _pseudonym(self, name: str, value: object) -> Any:
+        if not isinstance(value, str | dict | list):
+            raise CannotHide(f"{name} is neither text nor JSON")
+        return self._hidden(value)
+
+    def _hidden(self, value: Any) -> Any:
+        """Text is hidden as it is, and within JSON every value; its shape and the names in it are seen."""
+        match value:
+            case dict():
+                return {name: self._hidden(each) for name, each in value.items()}
+            case list():
+                return [self._hidden(each) for each in value]
+            case None:
+                return None
+            case _:
+                text = value.encode() if isinstance(value, str) else orjson.dumps(value)
+                return f"hidden-{hmac.digest(self._key, text, 'sha256').hex()[:PSEUDONYM_CHARS]}"
 
 
 def build(

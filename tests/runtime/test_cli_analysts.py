@@ -18,6 +18,7 @@ from infra.exporting.unfinished import journal_of, partial_of
 from runtime import modules
 from runtime.analysis import Event, events
 from runtime.ranges import NoSuchType
+from runtime.scratch import CannotHide, ScreenedLog
 from tests.runtime.cli_site import Site
 
 HANDLERS = "tests.runtime.analyst"
@@ -355,6 +356,19 @@ def test_what_was_built_otherwise_is_not_built_over(cli_site, ada, empty_databas
     assert "another replay was built there" in refused(
         cli_site, "events", "replay", "--into", empty_database, "--as-of", 6
     )
+
+
+def test_of_personal_json_the_values_are_hidden_and_the_shape_is_seen(database):
+    hiding = ScreenedLog(database, personal=False, key=b"k" * 32)
+    try:
+        hidden = hiding._pseudonym("args", {"to": "ada@x", "cc": ["ada@x", 7, None], "more": {}})
+        assert hidden["to"] == hidden["cc"][0] == hiding._pseudonym("email", "ada@x")
+        assert hidden["cc"][1].startswith("hidden-")
+        assert (hidden["cc"][2], hidden["more"]) == (None, {})
+        with pytest.raises(CannotHide, match="age is neither text nor JSON"):
+            hiding._pseudonym("age", 36)
+    finally:
+        hiding.close()
 
 
 def test_what_was_built_of_another_past_of_the_log_is_not_gone_on_with(cli_site, ada, empty_database):
