@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 import psycopg
@@ -28,10 +29,25 @@ _ALIVE = """
 """
 
 
+_MAY_HAVE_EXPIRED = """
+    select s.id from sessions s join stored_events e on e.notification_id = s.opened_position
+     where s.ended_position is null and s.id > %(after)s and e.recorded_at < %(before)s
+     order by s.id limit %(limit)s
+"""
+
+
 class SessionEnded(Unauthenticated):
     """This session has ended."""
 
     code = "session-ended"
+
+
+def who_may_have_expired(
+    connection: Connection[TupleRow], opened_before: datetime, after: UUID, limit: int
+) -> list[UUID]:
+    """Sessions that were opened so long ago and haven't ended, in the order of their ids. Raises psycopg.Error."""
+    values = {"before": opened_before, "after": after, "limit": limit}
+    return [id_ for (id_,) in connection.execute(_MAY_HAVE_EXPIRED, values)]
 
 
 class StoredSessions:

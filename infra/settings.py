@@ -85,6 +85,9 @@ class Settings:
     session_limit_seconds: int = _setting(90 * 86_400, "age at which a session ends, however often refreshed", least=60)
     refresh_grace_seconds: int = _setting(10, "how long the predecessor gets the same successor", least=0, most=60)
     key_overlap_seconds: int = _setting(600, "how long a new signing key is published before it signs", least=0)
+    key_rotation_days: int = _setting(
+        90, "age at which the signing key gets a successor; 0 = never", least=0, most=3650
+    )
     issuer: str = _setting("muniment", "`iss` of access tokens")
     audience: str = _setting("muniment", "`aud` of access tokens")
     login_account_limit: str = _setting("100/minute", "login attempts per e-mail address, from everywhere")

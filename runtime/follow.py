@@ -1,28 +1,20 @@
 """The follower as a process: feeds the views, drives the reactions, writes the shared cache's tombstones."""
 
-import logging
 import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
-
-import psycopg
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 
 from infra.invalidation import Invalidator
-from infra.reaction_store import prune_unparked
 from infra.settings import Settings
 from projections.engine import Applied
 from projections.follower import Follower
 from projections.lane import FollowerLimits, Hooks, Setup
 from runtime import modules
-from runtime.core import Core, open_core
+from runtime.core import open_core
 from runtime.past import discard_other_past
 from runtime.reactions import for_follower, take_back
 from runtime.rebuilds import kept
 from runtime.verifying import standing
-
-HOUR_SECONDS = 3600.0
-logger = logging.getLogger(__name__)
 
 
 def follow(settings: Settings) -> None:
@@ -30,7 +22,6 @@ def follow(settings: Settings) -> None:
     with (
         open_core(settings) as core,
         closing(Invalidator(settings.postgres_url, settings.redis_url)) as invalidator,
-        hourly(lambda: chores(core)),
         ExitStack() as stack,
     ):
         setup = Setup(
@@ -47,33 +38,6 @@ def follow(settings: Settings) -> None:
             signal.signal(number, lambda *_: follower.stop())
         with standing(core, follower.leading):
             follower.run()
-
-
-def chores(core: Core) -> None:
-    """Forgets what is too old to be of use."""
-    core.receipts.prune()
-    with core.pool.connection() as connection:
-        prune_unparked(connection)
-
-
-@contextmanager
-def hourly(chore: Callable[[], object]) -> Iterator[None]:
-    """Does it once an hour, in a thread, until the block ends. What fails is tried again an hour later."""
-    ended = threading.Event()
-
-    def work() -> None:
-        while not ended.wait(HOUR_SECONDS):
-            try:
-                chore()
-            except psycopg.Error as error:
-                logger.warning("a chore failed: %s", error)
-
-    thread = threading.Thread(target=work, name="chores", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
 
 
 def limits(settings: Settings) -> FollowerLimits:

@@ -43,6 +43,7 @@ from runtime.registry import Registry
 from stream_apps.access import default_role
 from stream_apps.identity import EMAIL_VERIFICATION, ONBOARDING
 from stream_apps.jobs.builtin import BUILTIN
+from stream_apps.jobs.chores import CHORES, TIMES
 from stream_apps.reactions import Reaction
 
 MIGRATIONS = Path(infra.__file__).parent / "migrations"
@@ -97,7 +98,8 @@ MODULES = (
         aggregates=(Job, JobKey, Queue, Schedule, Occurrence),
         projections=(JOBS, SCHEDULE_VIEW),
         inline=(JOB_QUEUE, SCHEDULES),
-        jobs=BUILTIN,
+        jobs=(*BUILTIN, *CHORES),
+        schedules=TIMES,
         routes=jobs_api.ROUTES,
     ),
 )

@@ -15,6 +15,7 @@ from domain.jobs.job_type import NAME
 from infra.job_queue_claims import Presence
 from infra.settings import Settings, SettingsError, listed
 from runtime import modules
+from runtime.chores import with_chores
 from runtime.core import Core, open_core
 from runtime.past import discard_other_past
 from stream_apps.jobs.keeper import Keeping
@@ -76,13 +77,13 @@ def build_worker(core: Core, limits: WorkerLimits, chance: Callable[[], float] =
     host = socket.gethostname()
     name = f"{host}:{os.getpid()}:{secrets.token_hex(3)}"
 
+    types = with_chores(modules.job_types(), core)
+
     def presence(running: int) -> Presence:
         return Presence(name, host, os.getpid(), limits.queues, limits.threads, running)
 
     def performer(self: Worker) -> Performer:
-        return Performer(
-            core.log, modules.job_types(), self.look, self.give_back, Limits(reruns=core.settings.dispatch_attempts)
-        )
+        return Performer(core.log, types, self.look, self.give_back, Limits(reruns=core.settings.dispatch_attempts))
 
     return Worker(core.settings.postgres_url, name, presence, performer, limits, chance=chance)
 

@@ -1,5 +1,6 @@
 """Logging in, going on, and logging out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
@@ -173,3 +174,23 @@ def end_session(work: Work, command: EndSession) -> None:
     if command.owner is not None and session.user_id != command.owner:
         raise SessionNotFound
     session.end(command.reason)
+
+
+@dataclass(frozen=True)
+class ExpireSessions:
+    """Ends those of these sessions whose refresh token works no more: their owners can't carry them on any longer."""
+
+    ids: Sequence[UUID]
+    lifetime: timedelta
+    session_limit: timedelta
+
+
+def expire_sessions(work: Work, command: ExpireSessions) -> int:
+    """How many have ended."""
+    now, ended = work.now(), 0
+    for id_ in command.ids:
+        session = work.find(Session, id_)
+        if session and not session.ended and now >= session.expires_on(command.lifetime, command.session_limit):
+            session.end("expired")
+            ended += 1
+    return ended

@@ -120,5 +120,9 @@ class Keyring(Aggregate):
             k for k, until in zip(keys, [*replaced_on, None], strict=True) if until is None or now < until + lifetime
         ]
 
+    def newest(self, purpose: str) -> KeyRecord | None:
+        """The one that counts last, or will."""
+        return max(self._of(purpose), key=lambda key: key.counts_from, default=None)
+
     def _of(self, purpose: str) -> Iterator[KeyRecord]:
         return (k for k in self.keys.values() if k.purpose == purpose and not k.revoked)

@@ -1,6 +1,7 @@
 """Carrying out one attempt: the handler's commands and the attempt's outcome are one save."""
 
 import asyncio
+import inspect
 import logging
 import random
 import time
@@ -181,7 +182,7 @@ class Performer:
 
     def _prepared(self, attempt: Attempt) -> Going | None:
         claimed = attempt.claimed
-        if claimed.cancelling:
+        if claimed.cancelling or attempt.asked_at is not None:
             self._end_unbegun(attempt)
             return None
         job_type = self.types.find(claimed.type)
@@ -406,7 +407,7 @@ def _called(going: Going) -> Any:
 def takes_no_args(job_type: JobType) -> bool:
     """Whether its handler is called with the run alone."""
     code = getattr(job_type.handler, "__code__", None)
-    return code is not None and code.co_argcount == 1
+    return code is not None and code.co_argcount - inspect.ismethod(job_type.handler) == 1
 
 
 def _context(claimed: Claimed | Expired) -> Context:

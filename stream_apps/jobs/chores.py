@@ -1,0 +1,54 @@
+"""The platform's own chores: which there are, and when they are done. What each does is in `runtime/chores.py`.
+
+Their schedules are created at the first start, and the operators' from then on.
+"""
+
+from uuid import UUID
+
+import msgspec
+
+from commands.jobs.schedules import OwnSchedule, PlanRequest
+from domain.jobs import JobType
+
+QUEUE = "chores"
+PRIORITY = -10
+"""Chores give way to a product's own jobs."""
+
+
+class ExpireArgs(msgspec.Struct, frozen=True):
+    """Sessions behind this id."""
+
+    after: UUID | None = None
+
+
+class VerifyArgs(msgspec.Struct, frozen=True):
+    """So many streams of each view."""
+
+    streams: int = 1_000
+
+
+FORGET_RECEIPTS = JobType("receipts.forget", queue=QUEUE, priority=PRIORITY, max_attempts=3, timeout_seconds=300.0)
+"""Receipts of requests that are too old to be repeated, and what was parked and taken out long ago."""
+
+EXPIRE_SESSIONS = JobType("sessions.expire", args=ExpireArgs, queue=QUEUE, priority=PRIORITY, timeout_seconds=300.0)
+"""Ends sessions whose refresh token works no more, some at a time; as many jobs in a row as it takes."""
+
+ROTATE_KEYS = JobType("keys.rotate", queue=QUEUE, priority=PRIORITY)
+"""A new signing key where the newest is too old."""
+
+VERIFY_VIEWS = JobType("views.verify", args=VerifyArgs, queue=QUEUE, priority=PRIORITY, timeout_seconds=3_600.0)
+"""Folds a part of each view's streams again and compares; what differs is recorded."""
+
+CHORES = (FORGET_RECEIPTS, EXPIRE_SESSIONS, ROTATE_KEYS, VERIFY_VIEWS)
+
+
+def _at(cron: str, job_type: JobType) -> OwnSchedule:
+    return OwnSchedule(job_type.name, PlanRequest(cron=cron, type=job_type.name, missed="once", overlap="coalesce"))
+
+
+TIMES = (
+    _at("7 * * * *", FORGET_RECEIPTS),
+    _at("17 3 * * *", EXPIRE_SESSIONS),
+    _at("37 3 * * *", ROTATE_KEYS),
+    _at("47 3 * * *", VERIFY_VIEWS),
+)
