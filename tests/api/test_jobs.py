@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -10,6 +11,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from prometheus_client import CollectorRegistry
+from psycopg.conninfo import make_conninfo
 from psycopg_pool import ConnectionPool
 
 from api.app import Application
@@ -22,6 +24,7 @@ from projections.jobs import JOBS
 from projections.read import Answer as Found
 from projections.read import Read, Reader
 from tests.api.conftest import Client
+from tests.conftest import statement
 from tests.job_world import MAIL, NOOP, JobWorld, job_world
 
 ADA = uuid4()
@@ -88,22 +91,42 @@ def world(house: House) -> JobWorld:
     return house.world
 
 
-@pytest.fixture
-def clients(house: House) -> Iterator[Callable[[str], Client]]:
-    made = []
+@contextmanager
+def calling(house: House) -> Iterator[Callable[[str], Client]]:
+    made: dict[str, Client] = {}
 
     def client(role: str) -> Client:
         services = Services(
             house, house, house.dispatcher, house.receipts, house, house, house, house,  # type: ignore[arg-type]
             ports=Ports(house.pool, JobTypes([NOOP, MAIL])),
         )  # fmt: skip
-        made.append(Client(Application(ROUTES, services, registry=CollectorRegistry()), bearer=role))
-        return made[-1]
+        if role not in made:
+            made[role] = Client(Application(ROUTES, services, registry=CollectorRegistry()), bearer=role)
+        return made[role]
 
     yield client
-    for each in made:
+    for each in made.values():
         each.runner.close()
         each.app.close()
+
+
+@pytest.fixture
+def clients(house: House) -> Iterator[Callable[[str], Client]]:
+    with calling(house) as clients:
+        yield clients
+
+
+@pytest.fixture(scope="module")
+def refused(postgres_server: str, template: str) -> Iterator[Callable[[str], Client]]:
+    """Clients of one house for all tests in which nothing comes to pass."""
+    name = f"test_{uuid4().hex}"
+    statement(postgres_server, "create database {name} template {source}", name=name, source=template)
+    database = make_conninfo(postgres_server, dbname=name)
+    with job_world(database) as world, ConnectionPool(database, kwargs={"autocommit": True}, min_size=1) as pool:
+        with calling(House(world, pool)) as clients:
+            yield clients
+        assert world.log.head() == 0
+    statement(postgres_server, "drop database {name} with (force)", name=name)
 
 
 @pytest.fixture
@@ -178,8 +201,8 @@ def test_the_same_idempotency_key_enqueues_once(ada, world):
         ({"type": "mail.send", "args": {"to": "x" * 70_000}}, "args"),
     ],
 )
-def test_names_the_field_that_is_wrong(ada, body, field):
-    assert fields(ada.post("/api/v1/jobs", json=body)) == {field}
+def test_names_the_field_that_is_wrong(refused, body, field):
+    assert fields(refused("operator").post("/api/v1/jobs", json=body)) == {field}
 
 
 def test_a_batch_is_enqueued_together_in_order(ada, world):
@@ -199,8 +222,10 @@ def test_one_bad_job_refuses_its_whole_batch_and_says_which(ada, world):
 
 
 @pytest.mark.parametrize("many", [0, 1001])
-def test_a_batch_has_one_to_a_thousand_jobs(ada, many):
-    assert fields(ada.post("/api/v1/jobs/batch", json={"jobs": [{"type": "loom.noop"}] * many})) == {"jobs"}
+def test_a_batch_has_one_to_a_thousand_jobs(refused, many):
+    assert fields(refused("operator").post("/api/v1/jobs/batch", json={"jobs": [{"type": "loom.noop"}] * many})) == {
+        "jobs"
+    }
 
 
 def test_a_thousand_are_one_save(ada, world):
@@ -251,9 +276,9 @@ def test_a_reader_can_ask_for_what_the_view_doesnt_hold_yet(ada, house):
 
 
 @pytest.mark.parametrize("path", ["", "/cancel", "/retry"])
-def test_there_is_no_job_that_nobody_enqueued(ada, path):
+def test_there_is_no_job_that_nobody_enqueued(refused, path):
     method = "POST" if path else "GET"
-    assert problem(ada(method, f"/api/v1/jobs/{uuid4()}{path}"), 404)["code"] == "job-not-found"
+    assert problem(refused("operator")(method, f"/api/v1/jobs/{uuid4()}{path}"), 404)["code"] == "job-not-found"
 
 
 def test_what_waits_is_cancelled_at_once_and_what_runs_is_asked(ada, world):
@@ -322,8 +347,8 @@ def test_redrives_no_faster_than_asked(ada, world):
         ({"error": ""}, "error"),
     ],
 )
-def test_a_redrive_names_the_field_that_is_wrong(ada, body, field):
-    assert fields(ada.post("/api/v1/jobs/dead/redrive", json=body)) == {field}
+def test_a_redrive_names_the_field_that_is_wrong(refused, body, field):
+    assert fields(refused("operator").post("/api/v1/jobs/dead/redrive", json=body)) == {field}
 
 
 def test_a_paused_queue_waits_until_it_is_resumed(ada, world):
@@ -351,11 +376,11 @@ def test_a_limited_queue_runs_no_more_at_once(ada, world):
     assert len(world.claim(10)) == 1
 
 
-def test_a_queues_name_and_limit_are_checked(ada):
-    assert fields(ada.post("/api/v1/queues/No such/pause")) == {"name"}
-    assert fields(ada.put("/api/v1/queues/mail/limit", json={"limit": 0})) == {"limit"}
-    assert fields(ada.put("/api/v1/queues/mail/limit", json={})) == {"limit"}
-    assert problem(ada.post("/api/v1/queues/nobodys/resume"), 404)["code"] == "queue-not-found"
+def test_a_queues_name_and_limit_are_checked(refused):
+    assert fields(refused("operator").post("/api/v1/queues/No such/pause")) == {"name"}
+    assert fields(refused("operator").put("/api/v1/queues/mail/limit", json={"limit": 0})) == {"limit"}
+    assert fields(refused("operator").put("/api/v1/queues/mail/limit", json={})) == {"limit"}
+    assert problem(refused("operator").post("/api/v1/queues/nobodys/resume"), 404)["code"] == "queue-not-found"
 
 
 def test_counts_by_queue_type_and_state(ada, world):
@@ -392,13 +417,13 @@ def test_tells_who_works(ada, world):
         ("PUT", "/api/v1/queues/mail/limit"),
     ],
 )
-def test_who_may_only_look_decides_nothing(clients, method, path):
-    assert problem(clients("reader")(method, path, json={}), 403)
+def test_who_may_only_look_decides_nothing(refused, method, path):
+    assert problem(refused("reader")(method, path, json={}), 403)
 
 
-def test_who_may_not_look_doesnt(clients):
+def test_who_may_not_look_doesnt(refused):
     for path in ("jobs", "jobs/counts", f"jobs/{uuid4()}", "queues", "workers"):
-        assert problem(clients("nobody").get(f"/api/v1/{path}"), 403)
+        assert problem(refused("nobody").get(f"/api/v1/{path}"), 403)
 
 
 def test_many_duplicates_at_once_enqueue_one(ada, world):
