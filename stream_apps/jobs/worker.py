@@ -240,10 +240,8 @@ class Worker:
         room, now = self._room(), self._clock()
         if room > 0 and (self._there_may_be_more or self._called or self._freed):
             return
-        until = self._timer
-        if room == 0:
-            until = now + LONGEST_SLEEP_SECONDS
-            until = min([until, *(a.claimed_at + STALE_SECONDS for a in self._claimed_only())])
+        until = self._timer if room > 0 else now + LONGEST_SLEEP_SECONDS
+        until = min([until, *(attempt.claimed_at + STALE_SECONDS for attempt in self._claimed_only())])
         with DefaultSelector() as selector:
             selector.register(connection.fileno(), EVENT_READ)
             selector.register(self._wake.ear, EVENT_READ)
@@ -258,6 +256,8 @@ class Worker:
             return
         stale = self._threads.take_back(lambda attempt: now - attempt.claimed_at >= STALE_SECONDS)
         self._hand_back(connection, stale)
+        # Jobs take longer than those of late: nothing is claimed ahead until they don't any more.
+        self._seconds = max(self._seconds, 2 * self._limits.threads * AHEAD_SECONDS)
 
     def _hear(self, connection: Pg) -> None:
         """Takes what has been notified since."""

@@ -594,6 +594,51 @@ def test_a_worker_that_is_told_to_stop_finishes_what_it_can_and_hands_the_rest_b
                 until(lambda: site.queued() == 0)
 
 
+def test_what_was_claimed_ahead_goes_to_who_has_time(open_site):
+    begun, over = threading.Event(), threading.Event()
+
+    @job("letter.write")
+    def write(run: Run) -> None:
+        begun.set()
+        over.wait(20)
+
+    site = open_site(write)
+    limits = WorkerLimits(threads=1, drain_seconds=2.0, keeping=KEEPING)
+    site.do(enqueue_batch, EnqueueBatch([Enqueue(noop, NoArgs())] * 100))
+    with site.working(limits=limits, name="busy"):
+        until(lambda: site.queued() == 0)
+        site.do(enqueue_batch, EnqueueBatch([Enqueue(write, NoArgs()), *[Enqueue(noop, NoArgs())] * 20]))
+        assert begun.wait(10)
+        assert site.rows("select count(*) from job_queue where worker = 'busy'")[0][0] > 1
+        with site.working(limits=limits, name="idle"):
+            until(lambda: site.queued() == 1)
+        over.set()
+
+
+def test_what_was_claimed_and_is_cancelled_before_it_begins_never_begins(open_site):
+    begun, over, ran = threading.Event(), threading.Event(), []
+
+    @job("letter.write")
+    def write(run: Run) -> None:
+        ran.append(run.job_id)
+        begun.set()
+        over.wait(20)
+
+    site = open_site(write)
+    site.do(enqueue_batch, EnqueueBatch([Enqueue(noop, NoArgs())] * 100))
+    with site.working(limits=WorkerLimits(threads=1, drain_seconds=2.0, keeping=KEEPING)) as worker:
+        until(lambda: site.queued() == 0)
+        first, second = (each.id for each in site.do(enqueue_batch, EnqueueBatch([Enqueue(write, NoArgs())] * 2)))
+        assert begun.wait(10)
+        assert site.queued("leased") == 2
+        site.do(cancel_job, CancelJob(second, running=True))
+        until(lambda: [a for a in worker._snapshot() if a.asked_at is not None])
+        over.set()
+        site.last(second)
+    assert site.said(second) == ["JobEnqueued", "CancellationRequested", "JobCancelled"]
+    assert ran == [first]
+
+
 def test_a_lease_that_ran_out_is_recorded_as_lost_and_the_job_is_tried_again(open_site):
     site = open_site()
     found = site.enqueue(noop)
