@@ -104,23 +104,28 @@ def main(events: int) -> None:
     ):
         bench = Bench(connection, log, folder)
         print(f"filling {events:,} events in took {seconds(lambda: fill(connection, events)):.0f} s", flush=True)
-        out = [(seconds(bench.copy_out), seconds(bench.back_up)) for _ in range(ROUNDS)]
-        back = []
-        for _ in range(ROUNDS):
-            emptied(connection)
-            theirs = seconds(bench.copy_in)
-            emptied(connection)
-            back.append((theirs, seconds(bench.restore)))
+        ratio_of("backup", events, [(seconds(bench.copy_out), seconds(bench.back_up)) for _ in range(ROUNDS)])
+        ratio_of("restore", events, [brought_back(connection, bench) for _ in range(ROUNDS)])
         table, file = bench.sizes()
-    for name, rounds in (("backup", out), ("restore", back)):
-        told(f"{name}: COPY, events/s", [events / theirs for theirs, _ in rounds], digits=0)
-        told(f"{name}: ours, events/s", [events / ours for _, ours in rounds], digits=0)
-        goal = ">= 0.5"
-        told(f"{name}: ours / COPY", ratios([t for t, _ in rounds], [o for _, o in rounds]), goal)
     told("size of COPY's file / ours", [table / file], digits=1)
     told(
         "most memory of this process", [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024], digits=0, unit=" MB"
     )
+
+
+def brought_back(connection: Connection[Any], bench: Bench) -> tuple[float, float]:
+    """Seconds of COPY and of ours, each into an empty table."""
+    emptied(connection)
+    theirs = seconds(bench.copy_in)
+    emptied(connection)
+    return theirs, seconds(bench.restore)
+
+
+def ratio_of(name: str, events: int, rounds: list[tuple[float, float]]) -> None:
+    """Prints how fast both sides were."""
+    told(f"{name}: COPY, events/s", [events / theirs for theirs, _ in rounds], digits=0)
+    told(f"{name}: ours, events/s", [events / ours for _, ours in rounds], digits=0)
+    told(f"{name}: ours / COPY", ratios([theirs for theirs, _ in rounds], [ours for _, ours in rounds]), ">= 0.5")
 
 
 if __name__ == "__main__":

@@ -18,13 +18,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
+
 from benchmarks.common import ROOT, ratios, temporary_folder, told
 from benchmarks.load import measure
 from benchmarks.running import Platform
 from benchmarks.warm_checks import ASKED, ASKED_AT, PATH, ROUND_USERS, prepare, user, warm
+from infra.embedded import DataFolder, Postgres
 
 SECONDS = 5.0
 STOP_SECONDS = 20.0
+BEGIN_SECONDS = 30.0
 
 
 def command(folder: Path, *arguments: str) -> list[str]:
@@ -53,13 +57,25 @@ def rebuilding(folder: Path, limit: int | None) -> Iterator[None]:
         text=True,
     )
     try:
-        time.sleep(1.5)  # it imports, and makes its tables
+        _begun(folder, process)
         yield
     finally:
         process.terminate()
         _, said = process.communicate(timeout=STOP_SECONDS)
         print(f"   {said.strip().splitlines()[-1] if said.strip() else ''}", file=sys.stderr, flush=True)
         subprocess.run(command(folder, "drop", "access"), cwd=ROOT, check=True, capture_output=True)
+
+
+def _begun(folder: Path, process: "subprocess.Popen[str]") -> None:
+    """Waits until it has made its tables, and a moment more."""
+    sql = "select count(*) from projection_builds where feed = 'rebuild'"
+    with psycopg.connect(Postgres(DataFolder(folder)).conninfo, autocommit=True) as connection:
+        deadline = time.monotonic() + BEGIN_SECONDS
+        while connection.execute(sql).fetchone() == (0,):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError("the rebuild didn't begin")
+            time.sleep(0.05)
+    time.sleep(0.2)
 
 
 def asked(server: Platform, token: str, bodies: Path, rate: int) -> dict[str, Any]:
