@@ -257,6 +257,8 @@ class Platform:
         self._run(self.valkey)
         migrate(self.settings, lambda _: None)
         first_facts(self.settings, lambda _: None)
+        # No scheduler runs here, so that no job comes between; and none is missed.
+        self.sql("insert into leases (name, holder, fence, expires_at) values ('scheduler', '', 1, now() + '1 day')")
         for part in (self.follower, self.ada, self.babbage):
             self._run(part)
         self.ada.wait_until_ready()
