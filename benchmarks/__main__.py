@@ -34,6 +34,7 @@ SCRIPTS = {
     "footprint": "start, memory, idleness of the whole platform",
 }
 FURTHER = {
+    "seen_jobs": "lists and counts of jobs where 1,000,000 have ended and 100,000 wait",
     "stages": "from save to visible over the bus: each stage, and the processor time of each process",
     "checks": "a check inside the process, by where the answer comes from",
     "frame": "what the HTTP frame itself costs",
