@@ -44,6 +44,11 @@ class TestVerify:
     def test_says_which_share_it_looked_at(self, cli_site: Site, sample, said):
         assert cli_site.json("projections", "verify", "identity", "--sample", sample)["sample"] == said
 
+    def test_a_sample_without_any_stream_is_said_to_be_none(self, cli_site: Site):
+        result = cli_site.done("projections", "verify", "identity", "--sample", "0.0001%")
+        assert "no stream fell into the sample; --all looks at every one" in result.stderr
+        assert "as of position" not in result.stderr
+
     def test_names_the_row_and_what_it_should_say_without_what_is_personal(self, cli_site: Site, broken):
         result = cli_site.call("projections", "verify", "identity", "--stream", broken)
         assert result.exit_code == 1

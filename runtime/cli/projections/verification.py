@@ -150,6 +150,9 @@ def _print(found: Findings) -> None:
         say(f"and {found.differing_rows - SHOWN} rows more (--json tells up to 100)")
     if found.parked:
         say(f"{found.parked_streams} streams have parked events and weren't compared, {found.parked[0]} among them")
+    if not (found.streams or found.parked_streams or found.differing_streams):
+        say("no stream fell into the sample; --all looks at every one")
+        return
     say(
         f"as of position {found.position}: {found.streams} streams, {found.events} events, {found.rows} rows;"
         f" {found.differing_rows or 'no'} rows of {found.differing_streams or 'no'} streams differ"
