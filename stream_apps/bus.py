@@ -6,6 +6,7 @@ stands beside each setting; docs/decisions has the whole story. A process of its
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import ssl
@@ -38,6 +39,10 @@ IDLE_TICK_SECONDS = 2.0
 
 SWITCH_SECONDS = 0.001
 """How long a thread may keep the others from the interpreter; Faust's two ask for it thousands of times a second."""
+
+YOUNG_OBJECTS = 20_000
+"""New objects until the garbage collector looks for cycles among them, a few megabytes: what comes from the bus waits
+by the thousand, and was looked at again and again."""
 
 METADATA_SECONDS = 5.0
 """How long a worker goes by what it knows of topics and partitions; Faust's own 5 minutes are long without any."""
@@ -152,6 +157,8 @@ def run(
     """
     quiet_libraries()
     sys.setswitchinterval(SWITCH_SECONDS)
+    gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
     asyncio.run(_run(settings, topics, instance, feeder, beat, limits or BusLimits()))
 
 
