@@ -8,7 +8,9 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
 
 from domain.aggregate import Aggregate
+from domain.context import Actor, Context
 from domain.jobs import FailureReason, Job
+from infra.event_store import Metadata
 from infra.job_queue_claims import Claimed, Expired
 
 E = TypeVar("E", bound=Aggregate.Event)
@@ -55,6 +57,24 @@ def snoozed(claimed: Claimed, seconds: float, until: datetime, reason: str) -> J
 def cancelled(claimed: Claimed | Expired, reason: str, *, begun: bool = True) -> Job.JobCancelled:
     """It has stopped, or was cut off; `begun`: an attempt of it was."""
     return _outcome(Job.JobCancelled, claimed, attempt=claimed.attempts + 1 if begun else None, reason=reason)
+
+
+def context_of(claimed: Claimed | Expired) -> Context:
+    """The job acts, because of its enqueueing, in the correlation of that."""
+    metadata = claimed.metadata
+    return Context(
+        Actor("system", claimed.type),
+        str(metadata.get("correlation_id", "")),
+        causation_id=f"{claimed.id}:1",
+        traceparent=metadata.get("traceparent"),
+        config_version=metadata.get("config_version", 0),
+        hops=metadata.get("hops", 0),
+    )
+
+
+def metadata_of(claimed: Claimed | Expired) -> bytes:
+    """Of all that is saved with the attempt."""
+    return Metadata.from_context(context_of(claimed)).to_bytes()
 
 
 def _outcome(kind: type[E], claimed: Claimed | Expired, **said: Any) -> E:

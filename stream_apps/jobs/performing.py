@@ -14,13 +14,12 @@ import msgspec
 from eventsourcing.persistence import IntegrityError, PersistenceError
 
 from domain.aggregate import Aggregate
-from domain.context import Actor, Context
 from domain.errors import Conflict, DomainError, OutcomeUnknown, Unavailable
 from domain.jobs import FailureReason, Job, JobType, JobTypes, RetryPolicy
 from domain.jobs.errors import Cancelled, LeaseLost, NotRetryable, Snooze
 from domain.jobs.job_type import has_nul
 from domain.jobs.policy import MESSAGE_LIMIT_CHARS, REASON_LIMIT_CHARS, RESULT_LIMIT_BYTES
-from infra.event_store import Log, Metadata
+from infra.event_store import Log
 from infra.job_queue import LEASE_LOST
 from infra.job_queue_claims import Claimed, Expired, Held
 from infra.recorder import InlineRefused
@@ -169,7 +168,7 @@ class Performer:
             error = f"LeaseLost: {expired.worker} didn't come back"
             event = outcomes.failed(expired, expired.seconds, "lost", error, None, retry_at)
         try:
-            self.log.save_events([event], metadata=_metadata(expired))
+            self.log.save_events([event], metadata=outcomes.metadata_of(expired))
         except (IntegrityError, InlineRefused):
             return  # another was faster, or it came back after all
         except (DomainError, PersistenceError) as error:
@@ -199,7 +198,7 @@ class Performer:
 
     def _going(self, attempt: Attempt, job_type: JobType, args: Any, reruns: int = 0) -> Going:
         claimed = attempt.claimed
-        work = UnitOfWork(self.log, _context(claimed))
+        work = UnitOfWork(self.log, outcomes.context_of(claimed))
         run = Run(
             claimed.id,
             claimed.type,
@@ -332,7 +331,7 @@ class Performer:
         outcome, unknown, conflicts, tries = verdict.outcome, False, 0, 0
         while True:
             try:
-                self.log.save_events([*events, outcome], guards=guards, metadata=_metadata(attempt.claimed))
+                self.log.save_events([*events, outcome], guards=guards, metadata=outcomes.metadata_of(attempt.claimed))
             except (IntegrityError, InlineRefused) as error:
                 conflicts += 1
                 if conflicts > self.limits.conflicts or not _is_conflict(error):
@@ -408,23 +407,6 @@ def takes_no_args(job_type: JobType) -> bool:
     """Whether its handler is called with the run alone."""
     code = getattr(job_type.handler, "__code__", None)
     return code is not None and code.co_argcount - inspect.ismethod(job_type.handler) == 1
-
-
-def _context(claimed: Claimed | Expired) -> Context:
-    """The job acts, because of its enqueueing, in the correlation of that."""
-    metadata = claimed.metadata
-    return Context(
-        Actor("system", claimed.type),
-        str(metadata.get("correlation_id", "")),
-        causation_id=f"{claimed.id}:1",
-        traceparent=metadata.get("traceparent"),
-        config_version=metadata.get("config_version", 0),
-        hops=metadata.get("hops", 0),
-    )
-
-
-def _metadata(claimed: Claimed | Expired) -> bytes:
-    return Metadata.from_context(_context(claimed)).to_bytes()
 
 
 def _label(job_type: JobType | None) -> str:
