@@ -96,6 +96,9 @@ class Settings:
     # onboarding and reactions
     default_role: str = _setting("", "role that every new user is granted, name@scope (none: no role)")
     verification_seconds: int = _setting(3 * 86_400, "how long an e-mail verification's token works", least=60)
+    verification_link: str = _setting("", "what a mail for verification leads to, with {token} in it; empty: the token")
+    smtp_url: str = _setting("", "mail server, smtp(s)://user:password@host:port; empty: no mail is sent", secret=True)
+    mail_from: str = _setting("", "address that mail comes from")
     reaction_hop_limit: int = _setting(16, "reactions in a row that one cause may set off", least=1, most=1000)
 
     # caches

@@ -13,6 +13,7 @@ from infra.keys import SIGN, new_signing_key
 from infra.reaction_store import prune_unparked
 from infra.sessions import who_may_have_expired
 from runtime.core import Core
+from runtime.mail import Mail
 from runtime.verifying import look_around
 from stream_apps.jobs import Run, job
 from stream_apps.jobs.chores import (
@@ -29,8 +30,8 @@ SESSIONS_AT_ONCE = 100
 
 
 def with_chores(types: Iterable[JobType], core: Core) -> JobTypes:
-    """These types, where the chores have their handlers."""
-    own = {job_type.name: job_type for job_type in Chores(core).job_types()}
+    """These types, where the chores and the mail jobs have their handlers."""
+    own = {job_type.name: job_type for job_type in (*Chores(core).job_types(), *Mail(core).job_types())}
     return JobTypes(own.get(job_type.name, job_type) for job_type in types)
 
 

@@ -44,6 +44,7 @@ from stream_apps.access import default_role
 from stream_apps.identity import EMAIL_VERIFICATION, ONBOARDING
 from stream_apps.jobs.builtin import BUILTIN
 from stream_apps.jobs.chores import CHORES, TIMES
+from stream_apps.jobs.mail import MAILS, verification_mail
 from stream_apps.reactions import Reaction
 
 MIGRATIONS = Path(infra.__file__).parent / "migrations"
@@ -98,7 +99,8 @@ MODULES = (
         aggregates=(Job, JobKey, Queue, Schedule, Occurrence),
         projections=(JOBS, SCHEDULE_VIEW),
         inline=(JOB_QUEUE, SCHEDULES),
-        jobs=(*BUILTIN, *CHORES),
+        jobs=(*BUILTIN, *CHORES, *MAILS),
+        reactions=lambda settings: (verification_mail(settings),),
         schedules=TIMES,
         routes=jobs_api.ROUTES,
     ),

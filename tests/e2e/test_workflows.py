@@ -116,7 +116,7 @@ def test_operators_see_and_mend_what_a_reaction_parked(platform: Platform):
     [entry] = admin.done("GET", "/api/v1/audit", params=params, **at_least(int(at))).json()["items"]
     assert entry["action"] == "projection.retry-requested"
     listed = {each["name"] for each in admin.done("GET", "/api/v1/reactions").json()["items"]}
-    assert listed == {"default-role", "email-verification", "onboarding"}
+    assert listed == {"default-role", "email-verification", "onboarding", "verification-mail"}
     eventually(
         lambda: 'muniment_reaction_parked{reaction="onboarding"} 0.0' in platform.ada.anybody.get("/metrics").text
     )

@@ -19,7 +19,7 @@ def parked(cli_site: Site):
 
     def drive() -> None:
         log = Log(cli_site.settings.postgres_url)
-        reaction = reactions(settings)[-1]
+        [reaction] = [each for each in reactions(settings) if each.name == "default-role"]
         with psycopg.connect(cli_site.settings.postgres_url, autocommit=True) as connection:
             driver = Driver(connection, log, Dispatcher(log), reaction)
             position = driver.take_over()

@@ -1,0 +1,63 @@
+"""What mail jobs do, with the parts of the process that runs them."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from email.message import EmailMessage
+from email.utils import format_datetime
+
+from commands.identity import IssueVerification, issue_verification
+from domain.identity import AlreadyVerified
+from domain.jobs import JobType, NotRetryable
+from infra.mail import MailRefused, MailServer
+from infra.settings import Settings
+from infra.verification import PURPOSE, VerificationTokens
+from runtime.core import Core
+from stream_apps.jobs import Run, job
+from stream_apps.jobs.mail import MAIL_VERIFICATION, SEND_MAIL, SendArgs, VerifyAddressArgs
+
+SUBJECT = "Please verify your address"
+TEXT = "Please verify that this is your address:\n\n{link}\n\nThis works until {until:%Y-%m-%d %H:%M} UTC.\n"
+
+
+@dataclass(frozen=True)
+class Mail:
+    """The handlers."""
+
+    core: Core
+
+    def job_types(self) -> tuple[JobType, ...]:
+        """The mail jobs' types with their handlers."""
+        return job(SEND_MAIL)(self.send), job(MAIL_VERIFICATION)(self.mail_verification)
+
+    def send(self, run: Run, args: SendArgs) -> None:
+        """Raises MailUnavailable, which is tried again, and NotRetryable."""
+        server = MailServer.of(self.core.settings)
+        if server is None:
+            raise NotRetryable("there is no mail server: MUNIMENT_SMTP_URL is empty")
+        try:
+            server.send(message(self.core.settings, run, args))
+        except (MailRefused, ValueError) as error:  # ValueError: an address that no header can hold
+            raise NotRetryable(str(error)) from None
+
+    def mail_verification(self, run: Run, args: VerifyAddressArgs) -> bool:
+        """Whether a mail was sent: not to an address that is verified by now. The token is made here, never stored."""
+        lifetime = timedelta(seconds=self.core.settings.verification_seconds)
+        try:
+            issued = issue_verification(run.work, IssueVerification(args.user_id, lifetime))
+        except AlreadyVerified:
+            return False
+        token = VerificationTokens(self.core.secrets.derive(PURPOSE)).token(issued.user_id, issued.number)
+        link = (self.core.settings.verification_link or "{token}").replace("{token}", token)
+        self.send(run, SendArgs(issued.email, SUBJECT, TEXT.format(link=link, until=issued.expires_at)))
+        return True
+
+
+def message(settings: Settings, run: Run, args: SendArgs) -> EmailMessage:
+    """The same for every attempt of the job (RFC 5322; Auto-Submitted: RFC 3834). Raises ValueError."""
+    made = EmailMessage()
+    made["From"], made["To"], made["Subject"] = settings.mail_from, args.to, args.subject
+    made["Date"] = format_datetime(run.enqueued_at)
+    made["Message-ID"] = f"<{run.idempotency_key}@{settings.mail_from.rpartition('@')[2].rstrip('>')}>"
+    made["Auto-Submitted"] = "auto-generated"
+    made.set_content(args.text)
+    return made
