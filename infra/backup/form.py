@@ -64,8 +64,8 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     """What a backup is of. Positions `after` + 1 to `position` are in it, without gaps.
 
     `head_event` is the id (`stream:version`) of the event at `position`, `after_event` of the one at `after`. `keys`
-    are the fingerprints of the secrets that the events need. `types` are the topics of the events in it, each with the
-    newest version of its class that the release knows which wrote it.
+    are the fingerprints of the secrets that the events need. `types` are the topics of all events that can be in it:
+    those that the release knows which wrote it, each with the newest version of its class.
     """
 
     release: str

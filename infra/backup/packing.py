@@ -13,7 +13,7 @@ LEVEL = 1
 """Of recorded events, level 1 makes as little as level 6 does, at five times the speed."""
 
 
-def pack(raw: bytes) -> bytes:
+def pack(raw: bytes | bytearray) -> bytes:
     """Compressed."""
     return zstd.compress(raw, LEVEL)
 

@@ -33,7 +33,7 @@ class Packet(NamedTuple):
 
     rows: int
     last: int
-    raw: bytes
+    raw: bytearray
 
 
 def packets(connection: Connection[Any], first: int, last: int, limit_bytes: int) -> Generator[Packet, None, None]:
@@ -62,11 +62,16 @@ def _packets(pgconn: PGconn, limit_bytes: int) -> Iterator[Packet]:
     size, data = _first(pgconn)
     while size >= 0:
         if size == 0:
-            _wait(pgconn.socket)
-            pgconn.consume_input()
-        elif size > len(COPY_END):
+            pgconn.consume_input()  # there mostly is some: waiting for it costs as much as taking it
+            size, data = take(1)
+            if size == 0:
+                _wait(pgconn.socket)
+                pgconn.consume_input()
+                size, data = take(1)
+            continue
+        if size > len(COPY_END):
             if total + size > limit_bytes and count:
-                yield Packet(count, _position_of(joined, newest), bytes(joined))
+                yield Packet(count, _position_of(joined, newest), joined)
                 joined, count, total = bytearray(), 0, 0
             newest = total
             joined += data
@@ -74,7 +79,7 @@ def _packets(pgconn: PGconn, limit_bytes: int) -> Iterator[Packet]:
             count += 1
         size, data = take(1)
     if count:
-        yield Packet(count, _position_of(joined, newest), bytes(joined))
+        yield Packet(count, _position_of(joined, newest), joined)
 
 
 def _first(pgconn: PGconn) -> tuple[int, memoryview]:
