@@ -37,7 +37,8 @@ def test_reactions_go_to_the_stream_workers_and_come_back(core):
             " values (1, 1, 2, %s, '', 0, 'a test')",
             (TOPICS,),
         )
-    assert {each.reaction.name for each in for_follower(core)} == {"default-role", "email-verification", "onboarding", "verification-mail"}
+    driven = {each.reaction.name for each in for_follower(core)}
+    assert driven == {"default-role", "email-verification", "onboarding", "verification-mail"}
     workers = for_stream(core)
     with psycopg.connect(core.settings.postgres_url) as connection:
         spread = spread_of(connection)
