@@ -140,15 +140,23 @@ class Loop:
 
     async def _handle(self, attempt: Attempt, going: Going) -> None:
         """Runs the handler in a task of its own, so that cutting it short doesn't cut short its conclusion."""
-        handler = going.job_type.handler
-        assert handler is not None  # noqa: S101 - tells the type checker
-        arguments = (going.run,) if takes_no_args(going.job_type) else (going.run, going.args)
-        task: asyncio.Task[object] = asyncio.ensure_future(handler(*arguments))
         loop = asyncio.get_running_loop()
+        task = asyncio.ensure_future(_caught(going))
         attempt.cancel_task = lambda: loop.call_soon_threadsafe(task.cancel)
         try:
-            going.result = await task
-        except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its attempt's error
+            await task
+        except asyncio.CancelledError as error:  # before its first step
             going.error = error
         finally:
             attempt.cancel_task = None
+
+
+async def _caught(going: Going) -> None:
+    """Calls the handler. Whatever it raises stays here: a SystemExit that leaves a task ends the loop of all others."""
+    handler = going.job_type.handler
+    assert handler is not None  # noqa: S101 - tells the type checker
+    arguments = (going.run,) if takes_no_args(going.job_type) else (going.run, going.args)
+    try:
+        going.result = await handler(*arguments)
+    except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its attempt's error
+        going.error = error

@@ -430,7 +430,9 @@ def test_whatever_a_handler_returns_its_worker_goes_on(open_site, result):
         site.last(site.enqueue(noop))
 
 
-@pytest.mark.parametrize("error", [ValueError("a\0b \ud800"), SystemExit(3), KeyboardInterrupt(), Refusing()], ids=repr)
+@pytest.mark.parametrize(
+    "error", [ValueError("a\0b \ud800"), SystemExit(3), KeyboardInterrupt(), GeneratorExit(), Refusing()], ids=repr
+)
 def test_whatever_a_handler_raises_its_worker_goes_on(open_site, error):
     @job("letter.write", max_attempts=1)
     def write(run: Run) -> None:
@@ -444,9 +446,8 @@ def test_whatever_a_handler_raises_its_worker_goes_on(open_site, error):
 
     site = open_site(write, fetch)
     with site.working():
-        for kind in (write, fetch):
-            if not (kind is fetch and isinstance(error, SystemExit | KeyboardInterrupt)):
-                assert type(error).__name__ in site.last(site.enqueue(kind)).error
+        for kind in (write, fetch, fetch):  # twice: the loop of async handlers has outlived the first
+            assert type(error).__name__ in site.last(site.enqueue(kind)).error
         site.last(site.enqueue(noop))
 
 
