@@ -5,8 +5,8 @@ Whoever asks from outside gives an `EnqueueRequest`, checked by `prepare_enqueue
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -26,6 +26,8 @@ from domain.jobs.policy import (
 )
 from domain.ports import Work
 
+WIDEST_OFFSET = timedelta(hours=15, minutes=59)
+"""From UTC, as PostgreSQL reads it; those of the world are up to 14 hours."""
 EARLIEST_YEAR, LATEST_YEAR = 1970, 9000
 """Of times that are given: with their offsets, calendars of the computer have them all."""
 
@@ -140,6 +142,9 @@ def prepare_enqueue(types: JobTypes, request: EnqueueRequest, at: str = "") -> E
         )
         job_type.write(command.args)
         _check(command)
+        if command.run_at is not None and command.run_at <= datetime.now(UTC):
+            # Who is due longest comes first: nobody from outside gets before others by a time that is long past.
+            command = replace(command, run_at=None)
     except Invalid as error:
         if not at:
             raise
@@ -302,8 +307,9 @@ def check_moment(name: str, moment: datetime | None) -> None:
     """Raises Invalid naming the field for a time without an offset, or one that no clock will show."""
     if moment is None:
         return
-    if moment.tzinfo is None:
-        raise invalid_field(name, "a time with its offset from UTC")
+    offset = moment.utcoffset()
+    if offset is None or abs(offset) > WIDEST_OFFSET:
+        raise invalid_field(name, "a time with its offset from UTC, which is less than 16 hours")
     if not EARLIEST_YEAR <= moment.year <= LATEST_YEAR:
         raise invalid_field(name, f"a time in the years {EARLIEST_YEAR} to {LATEST_YEAR}")
 

@@ -1,7 +1,8 @@
 """Jobs are enqueued with what they come from, once for each unique key, and what is wrong with them is named."""
 
 import threading
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
 from uuid import uuid4
 
 import msgspec
@@ -153,6 +154,8 @@ def test_a_batch_has_bounds(count):
         ({"queue": "No Queue"}, "queue"),
         ({"priority": 101}, "priority"),
         ({"run_at": datetime(2026, 5, 17)}, "run_at"),  # noqa: DTZ001 - that is what is wrong with it
+        ({"run_at": datetime(2030, 1, 1, tzinfo=timezone(timedelta(hours=-16)))}, "run_at"),
+        ({"run_at": datetime(2030, 1, 1, tzinfo=timezone(timedelta(hours=23, minutes=59)))}, "run_at"),
         ({"unique_key": ""}, "unique_key"),
         ({"unique_key": "a\0b"}, "unique_key"),
         ({"unique_seconds": 0}, "unique_seconds"),
@@ -170,6 +173,13 @@ def test_what_is_wrong_is_named(wrong, field):
     with pytest.raises(Invalid) as refused:
         prepare_enqueue(TYPES, EnqueueRequest(**{"type": "note.write", "args": {"to": "ada"}} | wrong))
     assert [error.field for error in refused.value.errors] == [field]
+
+
+def test_nobody_from_outside_gets_before_others_by_a_time_that_is_long_past():
+    past, later = datetime(1970, 1, 1, tzinfo=UTC), datetime.now(UTC) + timedelta(hours=1)
+    request = EnqueueRequest("note.write", {"to": "ada"}, run_at=past)
+    assert prepare_enqueue(TYPES, request).run_at is None
+    assert prepare_enqueue(TYPES, replace(request, run_at=later)).run_at == later
 
 
 def test_an_unknown_type_has_a_code_of_its_own():
