@@ -49,7 +49,7 @@ class Snooze(Exception):
     """Raised by a handler: not now, but again after so long. Uses no attempt up, and saves nothing that was decided."""
 
     def __init__(self, delay: timedelta | float, reason: str = "") -> None:
-        """`delay` is a timedelta or seconds, above zero."""
+        """`delay` is a timedelta or seconds; what is less than a quarter of a second counts as that."""
         self.delay = delay if isinstance(delay, timedelta) else timedelta(seconds=delay)
         self.reason = reason
         super().__init__(reason or f"again in {self.delay}")

@@ -19,6 +19,8 @@ ATTEMPTS_LIMIT = 1_000
 TIMEOUT_LIMIT_SECONDS = 7 * 86_400.0
 UNIQUE_LIMIT_SECONDS = 366 * 86_400
 CONCURRENCY_LIMIT = 10_000
+SHORTEST_SNOOZE_SECONDS = 0.25
+"""A job that snoozes for less would fill the log, and outrun whoever wants to cancel it."""
 BATCH_LIMIT = 1_000
 """Jobs that one command enqueues at most."""
 _DOUBLINGS_LIMIT = 64

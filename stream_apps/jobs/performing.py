@@ -18,7 +18,12 @@ from domain.errors import Conflict, DomainError, OutcomeUnknown, Unavailable
 from domain.jobs import FailureReason, Job, JobType, JobTypes, RetryPolicy
 from domain.jobs.errors import Cancelled, LeaseLost, NotRetryable, Snooze
 from domain.jobs.job_type import has_nul
-from domain.jobs.policy import MESSAGE_LIMIT_CHARS, REASON_LIMIT_CHARS, RESULT_LIMIT_BYTES
+from domain.jobs.policy import (
+    MESSAGE_LIMIT_CHARS,
+    REASON_LIMIT_CHARS,
+    RESULT_LIMIT_BYTES,
+    SHORTEST_SNOOZE_SECONDS,
+)
 from infra.event_store import Log
 from infra.job_queue import LEASE_LOST
 from infra.job_queue_claims import Claimed, Expired, Held
@@ -238,7 +243,7 @@ class Performer:
             case Refused():
                 return replace(self._failure(attempt, "error", error.error), with_work=True)
             case Snooze():
-                until = self._now() + max(error.delay, timedelta(0))
+                until = self._now() + max(error.delay, timedelta(seconds=SHORTEST_SNOOZE_SECONDS))
                 reason = _bounded(scrubbed(error.reason), REASON_LIMIT_CHARS)
                 return _Verdict("snoozed", outcomes.snoozed(claimed, seconds, until, reason))
             case Cancelled() | asyncio.CancelledError() if attempt.stop.reason == "shutdown":

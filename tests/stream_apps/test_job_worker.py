@@ -30,6 +30,7 @@ from domain.aggregate import Secret
 from domain.errors import Conflict
 from domain.identity import PersonName, User
 from domain.jobs import JobType, JobTypes, NoArgs
+from domain.jobs.policy import SHORTEST_SNOOZE_SECONDS
 from stream_apps.jobs import Cancelled, NotRetryable, RetryPolicy, Run, Snooze, job
 from stream_apps.jobs.builtin import FailArgs, fail, noop
 from stream_apps.jobs.worker import WorkerLimits
@@ -246,6 +247,8 @@ def test_a_snooze_uses_no_attempt_up_and_saves_nothing(open_site):
         assert site.last(found).attempt == 1
     assert site.said(found) == ["JobEnqueued", *["AttemptSnoozed"] * 3, "AttemptSucceeded"]
     assert len(site.log.read(0, 100, ["identity.UserRegistered"])) == 1
+    first, *_, last = (recorded.event for recorded in site.events(found)[1:])
+    assert last.timestamp - first.timestamp > timedelta(seconds=2.5 * SHORTEST_SNOOZE_SECONDS)
 
 
 def test_an_attempt_that_takes_too_long_is_cut_short_and_tried_again(open_site):
