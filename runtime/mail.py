@@ -6,7 +6,7 @@ from email.message import EmailMessage
 from email.utils import format_datetime
 
 from commands.identity import IssueVerification, issue_verification
-from domain.identity import AlreadyVerified
+from domain.identity import AlreadyVerified, UserNotFound
 from domain.jobs import JobType, NotRetryable
 from infra.mail import MailRefused, MailServer
 from infra.settings import Settings
@@ -46,6 +46,8 @@ class Mail:
             issued = issue_verification(run.work, IssueVerification(args.user_id, lifetime))
         except AlreadyVerified:
             return False
+        except UserNotFound as error:
+            raise NotRetryable(str(error)) from None
         token = VerificationTokens(self.core.secrets.derive(PURPOSE)).token(issued.user_id, issued.number)
         link = (self.core.settings.verification_link or "{token}").replace("{token}", token)
         self.send(run, SendArgs(issued.email, SUBJECT, TEXT.format(link=link, until=issued.expires_at)))

@@ -3,6 +3,7 @@
 Their schedules are created at the first start, and the operators' from then on.
 """
 
+from typing import Annotated
 from uuid import UUID
 
 import msgspec
@@ -24,7 +25,7 @@ class ExpireArgs(msgspec.Struct, frozen=True):
 class VerifyArgs(msgspec.Struct, frozen=True):
     """So many streams of each view."""
 
-    streams: int = 1_000
+    streams: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1_000
 
 
 FORGET_RECEIPTS = JobType("receipts.forget", queue=QUEUE, priority=PRIORITY, max_attempts=3, timeout_seconds=300.0)

@@ -11,6 +11,7 @@ import pytest
 
 from commands.jobs import Enqueue, enqueue_job
 from domain.context import Context
+from domain.errors import Invalid
 from domain.identity import Keyring, Session
 from domain.jobs import Job, JobType, NoArgs
 from infra.keys import SIGN
@@ -150,6 +151,13 @@ def test_a_part_of_every_view_is_verified(core, cli_site):
     found = until(lambda: done(core, VERIFY_VIEWS, VerifyArgs(streams=50)))
 
     assert found["identity"] > 0
+
+
+@pytest.mark.parametrize("streams", [0, -5, 10**25])
+def test_how_much_is_verified_has_bounds(streams):
+    with pytest.raises(Invalid) as refused:
+        VERIFY_VIEWS.read({"streams": streams})
+    assert [error.field for error in refused.value.errors] == ["args.streams"]
 
 
 def test_each_chore_has_its_time_and_a_handler(core):

@@ -8,7 +8,7 @@ from datetime import timedelta
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from aiosmtpd.controller import Controller
@@ -138,6 +138,12 @@ def test_what_the_server_will_never_take_is_a_dead_letter_at_once(cli_site):
 def test_headers_cant_be_smuggled_in(args):
     with pytest.raises(Invalid):
         SEND_MAIL.read(args)
+
+
+def test_whom_nobody_knows_is_a_dead_letter_at_once(cli_site):
+    with sending(cli_site, free_port()) as core:
+        end = ended(core, enqueued(core, MAIL_VERIFICATION, VerifyAddressArgs(uuid4())))
+    assert (end.reason, end.attempt) == ("not-retryable", 1)
 
 
 def test_whoever_registers_gets_a_mail_whose_token_verifies_their_address(cli_site):
