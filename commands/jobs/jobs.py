@@ -213,7 +213,9 @@ def retry_job(work: Work, command: RetryJob) -> None:
         raise invalid_field("attempts_more", f"1 to {ATTEMPTS_LIMIT}")
     check_moment("run_at", command.run_at)
     job = work.get(Job, command.id)
-    job.retry(_checked_reason(command.reason), more, command.run_at)
+    # As with those that are enqueued: nobody gets before others by a time that is past.
+    later = command.run_at is not None and command.run_at > work.now()
+    job.retry(_checked_reason(command.reason), more, command.run_at if later else None)
 
 
 def retry_jobs(work: Work, command: RetryJobs) -> int:

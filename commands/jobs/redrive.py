@@ -42,8 +42,8 @@ def redrive(work: Work, command: Redrive) -> Redriven:
         raise invalid_field("per_second", f"{SLOWEST_PER_SECOND:g} to {FASTEST_PER_SECOND:g}, not {rate:g}")
     check_moment("begin_at", begin_at)
     interval = timedelta(seconds=1 / rate) if rate else timedelta(0)
-    if interval and begin_at is None:
-        begin_at = work.now()
+    if interval or begin_at is not None:
+        begin_at = max(begin_at or work.now(), work.now())
     driven = retry_jobs(work, RetryJobs(command.ids, command.reason, interval, begin_at))
     next_at = begin_at + interval * driven if begin_at and interval else None
     return Redriven(driven, max(0, command.found - len(command.ids)), next_at)

@@ -16,6 +16,7 @@ from commands.jobs import (
     EnqueueRequest,
     LimitQueue,
     PauseQueue,
+    Redrive,
     ResumeQueue,
     RetryJob,
     RetryJobs,
@@ -27,6 +28,7 @@ from commands.jobs import (
     pause_queue,
     prepare_batch,
     prepare_enqueue,
+    redrive,
     resume_queue,
     retry_job,
     retry_jobs,
@@ -202,6 +204,17 @@ def test_what_waits_runs_at_once_if_an_operator_says_so(site):
     assert site.queued("scheduled") == 1
     site.do(retry_job, RetryJob(job, "now"))
     assert site.queued("ready") == 1
+
+
+def test_who_is_driven_again_doesnt_get_before_others_either(site):
+    long_past, began = datetime(1970, 1, 1, tzinfo=UTC), site.log.now()
+    waiting = site.enqueue(NOTE, LetterArgs("ada"), run_at=began + timedelta(hours=1))
+    site.do(retry_job, RetryJob(waiting, "now", run_at=long_past))
+    assert site.rows(f"select run_at >= '{began.isoformat()}' from job_queue") == [(True,)]
+    site.do(cancel_job, CancelJob(waiting))
+    dead = dead_letter(site)
+    assert site.do(redrive, Redrive([dead], 1, begin_at=long_past)).redriven == 1
+    assert site.rows(f"select run_at >= '{began.isoformat()}' from job_queue") == [(True,)]
 
 
 def test_dead_letters_are_driven_again_one_after_the_other(site):
