@@ -29,7 +29,7 @@ from infra.event_store import Log
 from infra.settings import Settings
 from runtime import modules
 from runtime.start import first_facts, migrate
-from tests.e2e.counting import AddArgs, Counter, add
+from tests.e2e.abacus import AddArgs, Counter, add
 from tests.e2e.platform import OurPart, Part, ServicePart, eventually
 
 LEASE_SECONDS = 2.0
@@ -61,7 +61,7 @@ class Works:
         postgres, valkey = Postgres(data, {"fsync": "off", "full_page_writes": "off"}), Valkey(data)
         self.postgres, self.valkey = ServicePart(postgres), ServicePart(valkey)
         self.settings = Settings(
-            data=folder, postgres_url=postgres.conninfo, redis_url=valkey.url, modules="tests.e2e.counting:MODULE",
+            data=folder, postgres_url=postgres.conninfo, redis_url=valkey.url, modules="tests.e2e.abacus:MODULE",
             admin_email="ada@engine.example", admin_password="notes-on-the-engine", bcrypt_cost=4, pool_size=4,
             worker_threads=8, worker_lease_seconds=LEASE_SECONDS, worker_drain_seconds=1.0, scheduler_lease_seconds=1.0,
         )  # fmt: skip

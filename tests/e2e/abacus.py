@@ -17,14 +17,14 @@ QUICK = RetryPolicy(first_seconds=0.1, limit_seconds=0.5)
 
 
 class Counter(Aggregate):
-    TOPIC = "counting.Counter"
+    TOPIC = "abacus.Counter"
 
     class Opened(First):
-        TOPIC = "counting.CounterOpened"
+        TOPIC = "abacus.CounterOpened"
         number: int
 
     class Added(Aggregate.Event):
-        TOPIC = "counting.Added"
+        TOPIC = "abacus.Added"
         job_id: UUID
 
     @event(Opened)
@@ -33,7 +33,7 @@ class Counter(Aggregate):
 
     @staticmethod
     def create_id(number: int) -> UUID:
-        return derived_id("counter", str(number))
+        return derived_id("abacus", str(number))
 
     def add(self, job_id: UUID) -> None:
         self.trigger_event(self.Added, job_id=job_id)
@@ -49,7 +49,7 @@ class Unlucky(Exception):
     """One in five."""
 
 
-@job("counting.add", max_attempts=500, retry=QUICK)
+@job("abacus.add", max_attempts=500, retry=QUICK)
 def add(run: Run, args: AddArgs) -> None:
     counter = run.work.find(Counter, Counter.create_id(args.counter)) or run.work.add(Counter(args.counter))
     counter.add(run.job_id)
@@ -59,7 +59,7 @@ def add(run: Run, args: AddArgs) -> None:
 
 
 MODULE = Module(
-    "counting",
+    "abacus",
     depends_on=("jobs",),
     aggregates=(Counter,),
     jobs=(add,),
