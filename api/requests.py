@@ -10,6 +10,7 @@ from typing import Any, Final
 from api.limits import HttpLimits
 from api.problems import HeadersTooLarge, Malformed
 from domain.errors import FieldError, Invalid, Stale, invalid_field
+from infra.moments import LARGEST_POSITION
 
 Headers = Mapping[bytes, bytes]
 
@@ -26,7 +27,6 @@ _IDEMPOTENCY_KEY: Final = re.compile(
 )
 _ENTITY_TAG: Final = re.compile(rb'(W/)?"([\x21\x23-\x7e]{0,255})"')
 _FORWARDED_FOR: Final = re.compile(r'(?:^|[;,\s])for=(?:"([^"]*)"|([^;,\s"]*))', re.IGNORECASE)
-_LARGEST_POSITION: Final = 2**63 - 1
 _LONGEST_AGENT: Final = 512
 
 _ids_begin: Final = token_hex(8)
@@ -93,7 +93,7 @@ def at_least(headers: Headers) -> int | None:
     given = headers.get(b"muniment-at-least")
     if given is None:
         return None
-    if not given.isdigit() or len(given) > 19 or int(given) > _LARGEST_POSITION:
+    if not given.isdigit() or len(given) > 19 or int(given) > LARGEST_POSITION:
         raise invalid_field("Muniment-At-Least", "a position is needed, such as 1234")
     return int(given)
 

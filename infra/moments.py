@@ -6,6 +6,9 @@ from typing import TypeAlias
 AsOf: TypeAlias = int | datetime
 """A position, or a time, which means the greatest position recorded at or before it."""
 
+LARGEST_POSITION = 2**63 - 1
+"""What a column can hold. There is none behind it."""
+
 BEFORE_ALL = datetime(1970, 1, 1, tzinfo=UTC)
 """The time that counts at position 0."""
 

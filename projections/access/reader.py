@@ -18,7 +18,7 @@ from domain.access.grants import NOWHERE
 from domain.errors import PositionUnknown, ProjectionBehind, Unavailable, invalid_field
 from infra import lending
 from infra.datastore import RECONNECT_SECONDS
-from infra.moments import BEFORE_ALL, POSITION_AT_TIME, RECORDED_AT, AsOf
+from infra.moments import BEFORE_ALL, LARGEST_POSITION, POSITION_AT_TIME, RECORDED_AT, AsOf
 from projections.access.facts import UserFacts
 from projections.access.view import ACCESS
 from projections.errors import Starting
@@ -83,6 +83,8 @@ class AccessReader:
         """
         if isinstance(as_of, int) and as_of < 0:
             raise invalid_field("as_of", "a position isn't negative")
+        if isinstance(as_of, int) and as_of > LARGEST_POSITION:
+            raise PositionUnknown
         when: When = "time" if isinstance(as_of, datetime) else "position"
         row = await self._select(STATEMENTS[when, marks], {"user": user_id, when: as_of})
         if row["future"]:
