@@ -62,13 +62,13 @@ class JobPorts(Protocol):
 
 async def prepare_job(ports: JobPorts, body: NewJob) -> Enqueue:
     """Raises UnknownJobType, Invalid naming the argument's field."""
-    return prepare_enqueue(ports.job_types, body.request())
+    return prepare_enqueue(ports.job_types.for_anybody, body.request())
 
 
 async def prepare_jobs(ports: JobPorts, asked: Asked) -> EnqueueBatch:
     """In a thread: a thousand take a moment. Raises UnknownJobType, Invalid naming the argument's field."""
     body: NewJobs = asked.body
-    return await asked.in_thread(prepare_batch, ports.job_types, [job.request() for job in body.jobs])
+    return await asked.in_thread(prepare_batch, ports.job_types.for_anybody, [job.request() for job in body.jobs])
 
 
 async def prepare_cancellation(_: JobPorts, asked: Asked) -> CancelJob:

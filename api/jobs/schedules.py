@@ -178,18 +178,22 @@ async def prepare_schedule(ports: SchedulePorts, asked: Asked) -> CreateSchedule
     """Raises Invalid naming the field, UnknownJobType."""
     body: NewSchedule = asked.body
     name = ScheduleName(body.name)
-    return CreateSchedule(name, await asked.in_thread(prepare_plan, ports.job_types, _request(body)))
+    return CreateSchedule(name, await asked.in_thread(prepare_plan, ports.job_types.for_anybody, _request(body)))
 
 
 async def prepare_replacement(ports: SchedulePorts, asked: Asked) -> ReplacePlan:
     """Raises Invalid naming the field, UnknownJobType."""
-    return ReplacePlan(_name(asked), await asked.in_thread(prepare_plan, ports.job_types, _request(asked.body)))
+    return ReplacePlan(
+        _name(asked), await asked.in_thread(prepare_plan, ports.job_types.for_anybody, _request(asked.body))
+    )
 
 
 async def prepare_change(ports: SchedulePorts, asked: Asked) -> ChangePlan:
-    """What was there is known to the handler."""
+    """What was there is known to the handler. Raises UnknownJobType."""
     given = {name: getattr(asked.body, name) for name in PlanChanges.__struct_fields__}
     changes = {name: value for name, value in given.items() if value is not UNSET}
+    if "type" in changes:
+        ports.job_types.for_anybody.get(changes["type"])
     return ChangePlan(_name(asked), ports.job_types, changes)
 
 

@@ -51,7 +51,8 @@ class JobType:
     apart. `upcasts` bring arguments of version n (its keys) to version n + 1. `timeout_seconds` is that of one attempt.
     `key` gives the concurrency key of arguments, of which `key_limit` run at once. `unique` gives the unique key where
     the enqueuer gives none, taken for `unique_seconds` or, if None, while the job is unfinished. `handler` does it; a
-    type without one can be enqueued here and run elsewhere. Raises WrongJobType for what can't work.
+    type without one can be enqueued here and run elsewhere. `is_reserved`: nobody enqueues it over HTTP; code does, its
+    schedule, and operators at the machine. Raises WrongJobType for what can't work.
     """
 
     name: str
@@ -69,6 +70,7 @@ class JobType:
     upcasts: Mapping[int, Upcast] = field(default_factory=dict)
     handler: Callable[..., Any] | None = None
     is_async: bool = False
+    is_reserved: bool = False
 
     def __post_init__(self) -> None:
         for name in (self.name, self.queue):
@@ -180,6 +182,11 @@ class JobTypes:
             if job_type.name in self._types:
                 raise WrongJobType(f"two job types are named {job_type.name}")
             self._types[job_type.name] = job_type
+
+    @cached_property
+    def for_anybody(self) -> "JobTypes":
+        """The types as they are seen over HTTP: those that are reserved aren't there."""
+        return JobTypes(each for each in self if not each.is_reserved)
 
     def __iter__(self) -> Iterator[JobType]:
         return iter(self._types.values())

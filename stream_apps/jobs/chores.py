@@ -28,16 +28,22 @@ class VerifyArgs(msgspec.Struct, frozen=True):
     streams: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1_000
 
 
-FORGET_RECEIPTS = JobType("receipts.forget", queue=QUEUE, priority=PRIORITY, max_attempts=3, timeout_seconds=300.0)
+FORGET_RECEIPTS = JobType(
+    "receipts.forget", queue=QUEUE, priority=PRIORITY, max_attempts=3, timeout_seconds=300.0, is_reserved=True
+)
 """Receipts of requests that are too old to be repeated, and what was parked and taken out long ago."""
 
-EXPIRE_SESSIONS = JobType("sessions.expire", args=ExpireArgs, queue=QUEUE, priority=PRIORITY, timeout_seconds=300.0)
+EXPIRE_SESSIONS = JobType(
+    "sessions.expire", args=ExpireArgs, queue=QUEUE, priority=PRIORITY, timeout_seconds=300.0, is_reserved=True
+)
 """Ends sessions whose refresh token works no more, some at a time; as many jobs in a row as it takes."""
 
-ROTATE_KEYS = JobType("keys.rotate", queue=QUEUE, priority=PRIORITY)
+ROTATE_KEYS = JobType("keys.rotate", queue=QUEUE, priority=PRIORITY, is_reserved=True)
 """A new signing key where the newest is too old."""
 
-VERIFY_VIEWS = JobType("views.verify", args=VerifyArgs, queue=QUEUE, priority=PRIORITY, timeout_seconds=3_600.0)
+VERIFY_VIEWS = JobType(
+    "views.verify", args=VerifyArgs, queue=QUEUE, priority=PRIORITY, timeout_seconds=3_600.0, is_reserved=True
+)
 """Folds a part of each view's streams again and compares; what differs is recorded."""
 
 CHORES = (FORGET_RECEIPTS, EXPIRE_SESSIONS, ROTATE_KEYS, VERIFY_VIEWS)

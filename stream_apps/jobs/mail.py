@@ -32,10 +32,12 @@ class VerifyAddressArgs(msgspec.Struct, frozen=True):
     user_id: UUID
 
 
-SEND_MAIL = JobType("mail.send", args=SendArgs, queue=QUEUE, max_attempts=12, timeout_seconds=120.0)
+SEND_MAIL = JobType("mail.send", args=SendArgs, queue=QUEUE, max_attempts=12, timeout_seconds=120.0, is_reserved=True)
 """Hands a message to the mail server. Its Message-ID is the job's: who gets it twice can tell."""
 
-MAIL_VERIFICATION = JobType("mail.verification", args=VerifyAddressArgs, queue=QUEUE, unique=lambda a: str(a.user_id))
+MAIL_VERIFICATION = JobType(
+    "mail.verification", args=VerifyAddressArgs, queue=QUEUE, unique=lambda a: str(a.user_id), is_reserved=True
+)
 """Issues the token that verifies a user's address, and mails it there."""
 
 MAILS = (SEND_MAIL, MAIL_VERIFICATION)

@@ -18,7 +18,7 @@ from api.app import Application
 from api.jobs import ROUTES
 from api.ports import Health, Services
 from domain.errors import Forbidden, ProjectionBehind
-from domain.jobs import JobTypes
+from domain.jobs import JobType, JobTypes
 from infra.receipts import ReceiptedDispatcher, Receipts
 from projections.jobs import JOBS
 from projections.read import Answer as Found
@@ -30,6 +30,9 @@ from tests.job_world import MAIL, NOOP, JobWorld, job_world
 ADA = uuid4()
 NEVER_HEARD_OF = "00000000-0000-7000-8000-000000000000"
 ROLES = {"operator": {"job", "queue"}, "reader": {"job:read", "queue:read"}, "nobody": set()}
+
+
+RESERVED = JobType("keys.rotate", is_reserved=True)
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ def calling(house: House) -> Iterator[Callable[[str], Client]]:
     def client(role: str) -> Client:
         services = Services(
             house, house, house.dispatcher, house.receipts, house, house, house, house,  # type: ignore[arg-type]
-            ports=Ports(house.pool, JobTypes([NOOP, MAIL])),
+            ports=Ports(house.pool, JobTypes([NOOP, MAIL, RESERVED])),
         )  # fmt: skip
         if role not in made:
             made[role] = Client(Application(ROUTES, services, registry=CollectorRegistry()), bearer=role)
@@ -446,3 +449,11 @@ def test_a_job_can_wait_for_its_time(ada, world):
     assert datetime.fromisoformat(seen["run_at"]) == at
     assert ada.post(f"/api/v1/jobs/{id_}/retry").status_code == 204
     assert len(world.claim()) == 1
+
+
+def test_what_is_reserved_isnt_enqueued_over_http(ada):
+    for answer in (
+        ada.post("/api/v1/jobs", json={"type": RESERVED.name}),
+        ada.post("/api/v1/jobs/batch", json={"jobs": [{"type": RESERVED.name}]}),
+    ):
+        assert (answer.status_code, answer.json()["code"]) == (422, "unknown-job-type")

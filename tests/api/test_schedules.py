@@ -14,7 +14,7 @@ from api.app import Application
 from api.jobs.schedules import ROUTES
 from api.ports import Health, Services
 from domain.errors import Forbidden
-from domain.jobs import JobTypes
+from domain.jobs import JobType, JobTypes
 from domain.jobs.occurrence import occurrence_job_id
 from domain.jobs.schedule import Schedule
 from infra.receipts import ReceiptedDispatcher, Receipts
@@ -103,7 +103,7 @@ def clients(house: House) -> Iterator[Callable[[str], Client]]:
     def client(role: str) -> Client:
         services = Services(
             house, house, house.dispatcher, house.receipts, house, house, house, house,  # type: ignore[arg-type]
-            ports=Ports(TYPES),
+            ports=Ports(JobTypes([*TYPES, JobType("mail.send", is_reserved=True)])),
         )  # fmt: skip
         made.append(Client(Application(ROUTES, services, registry=CollectorRegistry()), bearer=role))
         return made[-1]
@@ -292,3 +292,10 @@ def test_who_may_only_look_only_looks(ada, clients):
     ):
         assert reader(method, f"/api/v1/schedules{path}", json=body).status_code == 403
     assert nobody.get("/api/v1/schedules").status_code == 403
+
+
+def test_what_is_reserved_isnt_scheduled_over_http(ada):
+    assert fields(ada.post("/api/v1/schedules", json=TEA | {"type": "mail.send", "args": {}})) == {"type"}
+    ada.post("/api/v1/schedules", json=TEA)
+    assert fields(ada("PUT", "/api/v1/schedules/tea", json={"cron": "@daily", "type": "mail.send"})) == {"type"}
+    assert fields(ada("PATCH", "/api/v1/schedules/tea", json={"type": "mail.send", "args": {}})) == {"type"}
