@@ -44,6 +44,9 @@ create index job_queue_leased on job_queue (lease_until) where state = 'leased';
 create index job_queue_running on job_queue (queue) where state = 'leased';
 create index job_queue_dead on job_queue (run_at, id) where state = 'dead';
 create index job_queue_keyed on job_queue (concurrency_key, state, rank) where concurrency_key is not null;
+-- whether there is any job that a limit could hold back, however many dead letters have keys
+create index job_queue_limited on job_queue (state)
+ where concurrency_key is not null and state in ('ready', 'held', 'scheduled');
 
 -- What was decided about queues. A queue without a row runs without a limit.
 create table job_queues (
