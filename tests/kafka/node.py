@@ -45,4 +45,4 @@ class Node(ServicePart):
 
 
 def reader(address: str) -> Broker:
-    return Broker(Producer({"bootstrap.servers": address}), address)
+    return Broker(Producer({"bootstrap.servers": address, "log_level": 0}), address)  # it may outlive the node
