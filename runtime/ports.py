@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from psycopg import Connection
@@ -78,6 +78,10 @@ class Ports:
     def job_types(self) -> JobTypes:
         """The types of job that can be enqueued."""
         return modules.job_types()
+
+    def now(self) -> datetime:
+        """The time by this machine's clock: for what is asked for, never for what is recorded."""
+        return datetime.now(UTC)
 
     @property
     def audited_actions(self) -> frozenset[str]:

@@ -1,6 +1,7 @@
 """Jobs: enqueueing, looking, cancelling, driving again."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, Protocol, cast
 from uuid import UUID
 
@@ -58,17 +59,19 @@ class JobPorts(Protocol):
     def job_types(self) -> JobTypes: ...
     @property
     def pool(self) -> ConnectionPool[Connection[Any]]: ...
+    def now(self) -> datetime: ...
 
 
 async def prepare_job(ports: JobPorts, body: NewJob) -> Enqueue:
     """Raises UnknownJobType, Invalid naming the argument's field."""
-    return prepare_enqueue(ports.job_types.for_anybody, body.request())
+    return prepare_enqueue(ports.job_types.for_anybody, body.request(), ports.now())
 
 
 async def prepare_jobs(ports: JobPorts, asked: Asked) -> EnqueueBatch:
     """In a thread: a thousand take a moment. Raises UnknownJobType, Invalid naming the argument's field."""
     body: NewJobs = asked.body
-    return await asked.in_thread(prepare_batch, ports.job_types.for_anybody, [job.request() for job in body.jobs])
+    requests = [job.request() for job in body.jobs]
+    return await asked.in_thread(prepare_batch, ports.job_types.for_anybody, requests, ports.now())
 
 
 async def prepare_cancellation(_: JobPorts, asked: Asked) -> CancelJob:

@@ -15,7 +15,7 @@ from commands.jobs import (
     pause_queue,
     resume_queue,
 )
-from domain.jobs import Queue, QueueNotFound
+from domain.jobs import Queue
 from projections.jobs import queues, workers
 from projections.read import Read
 
@@ -44,7 +44,7 @@ ROUTES: list[Route] = [
     ),
     Command(
         "POST", "/api/v1/queues/{name}/resume", None, resume_queue, permission="queue:pause", stream=_queue_id,
-        command=lambda asked: ResumeQueue(asked.path["name"]), raises=(QueueNotFound,),
+        command=lambda asked: ResumeQueue(asked.path["name"]),
     ),
     Command(
         "PUT", "/api/v1/queues/{name}/limit", LimitBody, limit_queue, permission="queue:limit", stream=_queue_id,

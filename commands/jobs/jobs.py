@@ -5,8 +5,8 @@ Whoever asks from outside gives an `EnqueueRequest`, checked by `prepare_enqueue
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field, fields, replace
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -32,16 +32,14 @@ EARLIEST_YEAR, LATEST_YEAR = 1970, 9000
 """Of times that are given: with their offsets, calendars of the computer have them all."""
 
 
-@dataclass(frozen=True)
-class EnqueueRequest:
-    """A job as it is asked for from outside: by the name of its type, with plain arguments.
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What of a job is to be other than its type says; what is None is as that says.
 
-    What is None is as the type says. `run_at`: not before. `unique_key`: where another job of this type has it, that
-    one is the answer; taken for `unique_seconds` or, if None, while the job is unfinished.
+    `run_at`: not before. `unique_key`: where another job of this type has it, that one is the answer; taken for
+    `unique_seconds` or, if None, while the job is unfinished. With one `concurrency_key` so many run at once.
     """
 
-    type: str
-    args: Mapping[str, Any] = field(default_factory=dict)
     queue: str | None = None
     priority: int | None = None
     run_at: datetime | None = None
@@ -54,23 +52,22 @@ class EnqueueRequest:
 
 
 @dataclass(frozen=True)
-class Enqueue:
-    """A job to enqueue: its type, typed arguments, and what is to be other than the type says.
+class EnqueueRequest(Options):
+    """A job as it is asked for from outside: by the name of its type, with plain arguments."""
+
+    type: str
+    args: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Enqueue(Options):
+    """A job to enqueue: its type and typed arguments.
 
     `id` is given where it is derived from what the job is for; `occurrence` by schedules.
     """
 
     job_type: JobType
     args: Any
-    queue: str | None = None
-    priority: int | None = None
-    run_at: datetime | None = None
-    unique_key: str | None = None
-    unique_seconds: int | None = None
-    concurrency_key: str | None = None
-    concurrency_limit: int | None = None
-    max_attempts: int | None = None
-    timeout_seconds: float | None = None
     occurrence: str | None = None
     id: UUID | None = None
 
@@ -123,26 +120,18 @@ class RetryJobs:
     begin_at: datetime | None = None
 
 
-def prepare_enqueue(types: JobTypes, request: EnqueueRequest, at: str = "") -> Enqueue:
-    """Checks what is asked for. Raises Invalid naming the field (below `at`, such as `jobs[3].`), UnknownJobType."""
+def prepare_enqueue(types: JobTypes, request: EnqueueRequest, now: datetime, at: str = "") -> Enqueue:
+    """Checks what is asked for. A `run_at` that is past by `now` is left out.
+
+    Raises Invalid naming the field (below `at`, such as `jobs[3].`), UnknownJobType.
+    """
     try:
         job_type = types.get(request.type)
-        command = Enqueue(
-            job_type,
-            job_type.read(request.args),
-            queue=request.queue,
-            priority=request.priority,
-            run_at=request.run_at,
-            unique_key=request.unique_key,
-            unique_seconds=request.unique_seconds,
-            concurrency_key=request.concurrency_key,
-            concurrency_limit=request.concurrency_limit,
-            max_attempts=request.max_attempts,
-            timeout_seconds=request.timeout_seconds,
-        )
+        options = {name: getattr(request, name) for name in _OPTIONS}
+        command = Enqueue(job_type, job_type.read(request.args), **options)
         job_type.write(command.args)
         _check(command)
-        if command.run_at is not None and command.run_at <= datetime.now(UTC):
+        if command.run_at is not None and command.run_at <= now:
             # Who is due longest comes first: nobody from outside gets before others by a time that is long past.
             command = replace(command, run_at=None)
     except Invalid as error:
@@ -155,11 +144,14 @@ def prepare_enqueue(types: JobTypes, request: EnqueueRequest, at: str = "") -> E
     return command
 
 
-def prepare_batch(types: JobTypes, requests: Sequence[EnqueueRequest]) -> EnqueueBatch:
+_OPTIONS = tuple(each.name for each in fields(Options))
+
+
+def prepare_batch(types: JobTypes, requests: Sequence[EnqueueRequest], now: datetime) -> EnqueueBatch:
     """Checks several. Raises Invalid naming the field (`jobs[3].args.to`)."""
     if not 1 <= len(requests) <= BATCH_LIMIT:
         raise invalid_field("jobs", f"1 to {BATCH_LIMIT} jobs at a time, not {len(requests)}")
-    return EnqueueBatch([prepare_enqueue(types, each, f"jobs[{n}].") for n, each in enumerate(requests)])
+    return EnqueueBatch([prepare_enqueue(types, each, now, f"jobs[{n}].") for n, each in enumerate(requests)])
 
 
 def enqueue_job(work: Work, command: Enqueue) -> Enqueued:

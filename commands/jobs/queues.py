@@ -41,11 +41,11 @@ def pause_queue(work: Work, command: PauseQueue) -> None:
 
 
 def resume_queue(work: Work, command: ResumeQueue) -> None:
-    """Its jobs are claimed again. Twice records nothing.
-
-    Raises QueueNotFound for one that was never decided about.
-    """
-    work.get(Queue, Queue.id_of(command.name)).resume()
+    """Its jobs are claimed again. For one that isn't paused that records nothing. Raises Invalid."""
+    _check_name(command.name)
+    found = work.find(Queue, Queue.id_of(command.name))
+    if found is not None:
+        found.resume()
 
 
 def limit_queue(work: Work, command: LimitQueue) -> None:
@@ -57,7 +57,11 @@ def limit_queue(work: Work, command: LimitQueue) -> None:
 
 def _queue(work: Work, name: str) -> Queue:
     """A queue needs no making: deciding about it opens its stream."""
-    if not NAME.fullmatch(name) or len(name) > NAME_LIMIT_CHARS:
-        raise invalid_field("name", "lower-case words joined by . - or _")
+    _check_name(name)
     queue_id = Queue.id_of(name)
     return work.find(Queue, queue_id) or work.add(Queue(name, queue_id))
+
+
+def _check_name(name: str) -> None:
+    if not NAME.fullmatch(name) or len(name) > NAME_LIMIT_CHARS:
+        raise invalid_field("name", "lower-case words joined by . - or _")

@@ -168,10 +168,13 @@ def replace_plan(work: Work, command: ReplacePlan) -> None:
 
 
 def change_plan(work: Work, command: ChangePlan) -> None:
-    """Raises ScheduleNotFound, UnknownJobType, Invalid. Arguments that aren't given stay as they are."""
+    """Raises ScheduleNotFound, UnknownJobType, Invalid. Arguments that aren't given stay as they are.
+
+    So nobody loses by a change what they aren't shown, the secret ones. With another type all arguments are given.
+    """
     schedule, changes = _schedule(work, command.name), command.changes
     if "type" in changes or "args" in changes:
-        schedule.change(prepare_plan(command.types, _asked(schedule.plan, changes)))
+        schedule.change(prepare_plan(command.types, _asked(command.types, schedule.plan, changes)))
         return
     plan = replace(schedule.plan, **changes)
     _check_options(plan)
@@ -205,11 +208,33 @@ def _schedule(work: Work, name: ScheduleName) -> Schedule:
     return work.get(Schedule, Schedule.create_id(name))
 
 
-def _asked(plan: Plan, changes: Mapping[str, Any]) -> PlanRequest:
+def _asked(types: JobTypes, plan: Plan, changes: Mapping[str, Any]) -> PlanRequest:
     as_it_is: dict[str, Any] = {
         name: getattr(plan, name) for name in PlanRequest.__dataclass_fields__ if name != "args"
     }
-    return PlanRequest(**{**as_it_is, "args": plan.all_args, **changes})
+    return PlanRequest(**{**as_it_is, **changes, "args": _new_args(types, plan, changes)})
+
+
+def _new_args(types: JobTypes, plan: Plan, changes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Raises Invalid, UnknownJobType."""
+    given: Mapping[str, Any] | None = changes.get("args")
+    if changes.get("type", plan.type) == plan.type:
+        return _kept_args(types.get(plan.type), plan) | dict(given or {})
+    if given is None and (plan.personal_args or plan.secret_args):
+        # What is secret as an argument of one type needn't be so as one of another, which would show it.
+        raise invalid_field("args", "another type takes its arguments anew: the present ones aren't all for everybody")
+    return plan.args if given is None else given
+
+
+def _kept_args(job_type: JobType, plan: Plan) -> dict[str, Any]:
+    """The present arguments as the type has them now. Raises Invalid where it can't read them any more."""
+    try:
+        args = job_type.write(job_type.read(plan.all_args, plan.type_version))
+    except Exception as error:  # an upcast may fail in any way
+        why = error.message if isinstance(error, Invalid) else type(error).__name__
+        message = f"the present ones can't be read any more ({why}): replace the whole plan"
+        raise invalid_field("args", message) from error
+    return {**args.plain, **args.personal, **args.secret}
 
 
 @dataclass(frozen=True)

@@ -35,12 +35,6 @@ class UnknownJobType(Invalid):
     code = "unknown-job-type"
 
 
-class QueueNotFound(NotFound):
-    """There is no such queue."""
-
-    code = "queue-not-found"
-
-
 class WrongJobType(Exception):
     """A job type was declared that can't work."""
 

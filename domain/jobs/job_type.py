@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import isfinite
 from typing import Any, get_args, get_type_hints
 
 import msgspec
@@ -119,6 +120,8 @@ class JobType:
         encoded = _ENCODE(plain)
         if b"\\u0000" in encoded:
             refuse_nul(plain, "args")
+        if b"null" in encoded and (name := unwritable_number(plain)) is not None:
+            raise invalid_field(f"args.{name}", "not a finite number, which JSON can't hold")
         if len(encoded) > ARGS_LIMIT_BYTES:
             raise Invalid("args: too large", errors=[FieldError("args", f"at most {ARGS_LIMIT_BYTES} bytes as JSON")])
         if not self.marks:
@@ -161,6 +164,21 @@ def refuse_nul(plain: Mapping[str, Any], at: str) -> None:
     for name, value in plain.items():
         if has_nul({name: value}):
             raise invalid_field(f"{at}.{name}", "a NUL character can't be stored")
+
+
+def unwritable_number(plain: Any, at: str = "") -> str | None:
+    """Where in a JSON document's plain values there is a `nan` or an infinity, which would be recorded as null."""
+    match plain:
+        case float():
+            return None if isfinite(plain) else at
+        case dict():
+            inner: Iterable[tuple[Any, Any]] = plain.items()
+        case list() | tuple():
+            inner = enumerate(plain)
+        case _:
+            return None
+    found = (unwritable_number(value, f"{at}.{name}" if at else str(name)) for name, value in inner)
+    return next((where for where in found if where is not None), None)
 
 
 def _invalid(message: str) -> Invalid:

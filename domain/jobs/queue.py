@@ -5,14 +5,12 @@ from uuid import UUID
 from eventsourcing.domain import event
 
 from domain.aggregate import Aggregate, First, derived_id
-from domain.jobs.errors import QueueNotFound
 
 
 class Queue(Aggregate):
     """A queue that somebody has decided about; one that nobody has decided about needs no stream."""
 
     TOPIC = "jobs.Queue"
-    NOT_FOUND = QueueNotFound
 
     class Opened(First):
         TOPIC = "jobs.QueueOpened"

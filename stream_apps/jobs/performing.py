@@ -17,7 +17,7 @@ from domain.aggregate import Aggregate
 from domain.errors import Conflict, DomainError, OutcomeUnknown, Unavailable
 from domain.jobs import FailureReason, Job, JobType, JobTypes, RetryPolicy
 from domain.jobs.errors import Cancelled, LeaseLost, NotRetryable, Snooze
-from domain.jobs.job_type import has_nul
+from domain.jobs.job_type import has_nul, unwritable_number
 from domain.jobs.policy import (
     MESSAGE_LIMIT_CHARS,
     REASON_LIMIT_CHARS,
@@ -280,12 +280,15 @@ class Performer:
             return datetime.now(UTC)
 
     def _checked(self, result: Any) -> Any:
-        """The result as JSON has it. Raises ResultTooLarge, TypeError for what has no JSON form."""
+        """The result as JSON has it. Raises ResultTooLarge, TypeError and ValueError for what has no JSON form."""
         if result is None:
             return None
         plain = msgspec.to_builtins(result, str_keys=True)
-        if len(_ENCODE(plain)) > RESULT_LIMIT_BYTES:
+        encoded = _ENCODE(plain)
+        if len(encoded) > RESULT_LIMIT_BYTES:
             raise ResultTooLarge(f"The result is larger than {RESULT_LIMIT_BYTES} bytes as JSON.")
+        if b"null" in encoded and (where := unwritable_number(plain)) is not None:
+            raise ValueError(f"The result isn't a finite number{where and f' at {where}'}, which JSON can't hold.")
         if has_nul(plain):
             raise ValueError("The result has a NUL character, which PostgreSQL can't store.")
         return plain

@@ -35,7 +35,7 @@ from commands.jobs import (
 )  # fmt: skip
 from domain.errors import Conflict, Invalid
 from domain.identity import User
-from domain.jobs import Job, JobFinished, JobType, JobTypes, NoArgs, QueueNotFound, UnknownJobType
+from domain.jobs import Job, JobFinished, JobType, JobTypes, NoArgs, UnknownJobType
 from tests.stream_apps.working import Site
 
 
@@ -44,9 +44,14 @@ class LetterArgs(msgspec.Struct, frozen=True):
     pages: int = 1
 
 
+class WeighArgs(msgspec.Struct, frozen=True):
+    grams: list[float | None]
+
+
 LETTER = JobType("letter.write", LetterArgs, queue="letters", unique=lambda args: args.to, unique_seconds=3600)
 NOTE = JobType("note.write", LetterArgs, key=lambda args: args.to, key_limit=2, priority=5)
 TYPES = JobTypes([LETTER, NOTE])
+NOW = datetime(2026, 5, 17, 9, 30, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -138,7 +143,7 @@ def test_a_job_with_a_given_id_is_enqueued_once(site):
 def test_a_batch_is_enqueued_whole_or_not_at_all(site):
     good = EnqueueRequest("note.write", {"to": "ada"})
     with pytest.raises(Invalid) as refused:
-        site.do(enqueue_batch, prepare_batch(TYPES, [good, EnqueueRequest("note.write", {"to": 7})]))
+        site.do(enqueue_batch, prepare_batch(TYPES, [good, EnqueueRequest("note.write", {"to": 7})], NOW))
     assert [error.field for error in refused.value.errors] == ["jobs[1].args.to"]
     assert site.queued() == 0
 
@@ -146,7 +151,7 @@ def test_a_batch_is_enqueued_whole_or_not_at_all(site):
 @pytest.mark.parametrize("count", [0, 1_001])
 def test_a_batch_has_bounds(count):
     with pytest.raises(Invalid, match="1 to 1000"):
-        prepare_batch(TYPES, [EnqueueRequest("note.write", {"to": "ada"})] * count)
+        prepare_batch(TYPES, [EnqueueRequest("note.write", {"to": "ada"})] * count, NOW)
 
 
 @pytest.mark.parametrize(
@@ -173,20 +178,30 @@ def test_a_batch_has_bounds(count):
 )
 def test_what_is_wrong_is_named(wrong, field):
     with pytest.raises(Invalid) as refused:
-        prepare_enqueue(TYPES, EnqueueRequest(**{"type": "note.write", "args": {"to": "ada"}} | wrong))
+        prepare_enqueue(TYPES, EnqueueRequest(**{"type": "note.write", "args": {"to": "ada"}} | wrong), NOW)
     assert [error.field for error in refused.value.errors] == [field]
 
 
 def test_nobody_from_outside_gets_before_others_by_a_time_that_is_long_past():
-    past, later = datetime(1970, 1, 1, tzinfo=UTC), datetime.now(UTC) + timedelta(hours=1)
+    past, later = NOW, NOW + timedelta(microseconds=1)
     request = EnqueueRequest("note.write", {"to": "ada"}, run_at=past)
-    assert prepare_enqueue(TYPES, request).run_at is None
-    assert prepare_enqueue(TYPES, replace(request, run_at=later)).run_at == later
+    assert prepare_enqueue(TYPES, request, NOW).run_at is None
+    assert prepare_enqueue(TYPES, replace(request, run_at=later), NOW).run_at == later
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")], ids=str)
+def test_a_number_that_json_cant_hold_isnt_enqueued_as_null(site, number):
+    weighed = JobType("letter.weigh", WeighArgs)
+    with pytest.raises(Invalid) as refused:
+        site.enqueue(weighed, WeighArgs([0.5, number]))
+    assert [error.field for error in refused.value.errors] == ["args.grams.1"]
+    assert site.queued() == 0
+    assert site.enqueue(weighed, WeighArgs([0.5, None]))
 
 
 def test_an_unknown_type_has_a_code_of_its_own():
     with pytest.raises(UnknownJobType):
-        prepare_enqueue(TYPES, EnqueueRequest("letter.burn"))
+        prepare_enqueue(TYPES, EnqueueRequest("letter.burn"), NOW)
     assert UnknownJobType.code == "unknown-job-type"
 
 
@@ -252,15 +267,16 @@ def test_a_queue_is_paused_resumed_and_limited_and_each_is_a_fact_once(site):
     assert site.rows("select name, paused, slots from job_queues") == [("mail", False, None)]
 
 
-def test_a_queue_that_nobody_has_decided_about_cant_be_resumed(site):
-    with pytest.raises(QueueNotFound):
-        site.do(resume_queue, ResumeQueue("mail"))
+def test_to_resume_a_queue_that_nobody_has_paused_records_nothing(site):
+    site.do(resume_queue, ResumeQueue("mail"))
+    assert site.log.read(0, 10) == []
 
 
 @pytest.mark.parametrize("name", ["", "No Queue", "x" * 101])
 def test_a_queues_name_is_checked(site, name):
-    with pytest.raises(Invalid):
-        site.do(pause_queue, PauseQueue(name))
+    for handler, command in ((pause_queue, PauseQueue(name)), (resume_queue, ResumeQueue(name))):
+        with pytest.raises(Invalid):
+            site.do(handler, command)
 
 
 def test_the_queue_filled_anew_from_the_log_is_the_queue(site):

@@ -61,6 +61,11 @@ class Brew(msgspec.Struct, frozen=True):
     blend: Secret[str] = ""
 
 
+class Sold(msgspec.Struct, frozen=True):
+    leaves: str
+    blend: str = "none"
+
+
 BREW = JobType("tea.brew", Brew)
 POUR = JobType("tea.pour", queue="table", unique=lambda _: "the only pot")
 TYPES = JobTypes([BREW, POUR])
@@ -185,11 +190,48 @@ def test_changes_some_fields_and_keeps_the_others(site):
     site.do(change_plan, ChangePlan(TEA, TYPES, {"cron": "*/5 * * * *", "missed": "all"}))
     plan = site.schedule().plan
     assert (plan.cron, plan.missed, plan.all_args["blend"]) == ("*/5 * * * *", "all", "grandmother's")
+
+
+def test_arguments_that_arent_given_stay_secret_ones_too(site):
+    site.create(args={"leaves": "assam", "cups": 4, "blend": "grandmother's"})
     site.do(change_plan, ChangePlan(TEA, TYPES, {"args": {"leaves": "darjeeling"}}))
-    assert site.schedule().plan.all_args == {"leaves": "darjeeling", "cups": 1, "blend": ""}
+    plan = site.schedule().plan
+    assert (plan.args, plan.secret_args) == ({"leaves": "darjeeling", "cups": 4}, {"blend": "grandmother's"})
+    site.do(change_plan, ChangePlan(TEA, TYPES, {"args": {"blend": ""}}))
+    assert site.schedule().plan.all_args == {"leaves": "darjeeling", "cups": 4, "blend": ""}
+
+
+def test_a_change_brings_arguments_of_an_older_version_to_the_newest(site):
+    site.create(args={"leaves": "assam"})
+    newer = JobType("tea.brew", Brew, version=2, upcasts={1: lambda args: args | {"cups": 9}})
+    site.do(change_plan, ChangePlan(TEA, JobTypes([newer]), {"args": {"leaves": "darjeeling"}}))
+    plan = site.schedule().plan
+    assert (plan.type_version, plan.all_args) == (2, {"leaves": "darjeeling", "cups": 9, "blend": ""})
+
+
+@pytest.mark.parametrize(
+    "type_",
+    [
+        JobType("tea.brew", POUR.args),
+        JobType("tea.brew", Brew, version=2, upcasts={1: lambda args: {"leaves": args["kettle"]}}),
+    ],
+    ids=["other arguments", "an upcast that fails"],
+)
+def test_arguments_that_cant_be_read_any_more_are_replaced_on_purpose_only(site, type_):
+    site.create(args={"leaves": "assam", "blend": "grandmother's"})
+    with pytest.raises(Invalid, match="replace the whole plan") as refusal:
+        site.do(change_plan, ChangePlan(TEA, JobTypes([type_]), {"args": {}}))
+    assert refusal.value.errors[0].field == "args"
+
+
+def test_another_type_takes_its_arguments_anew_and_never_shows_what_was_secret(site):
+    kiosk = JobType("tea.sell", Sold)
+    site.create(args={"leaves": "assam", "blend": "grandmother's"})
     with pytest.raises(Invalid) as refusal:
-        site.do(change_plan, ChangePlan(TEA, TYPES, {"type": "tea.pour"}))
-    assert refusal.value.errors[0].field.startswith("args.")
+        site.do(change_plan, ChangePlan(TEA, JobTypes([*TYPES, kiosk]), {"type": "tea.sell"}))
+    assert refusal.value.errors[0].field == "args"
+    site.do(change_plan, ChangePlan(TEA, JobTypes([*TYPES, kiosk]), {"type": "tea.sell", "args": {"leaves": "assam"}}))
+    assert site.schedule().plan.all_args == {"leaves": "assam", "blend": "none"}
     site.do(change_plan, ChangePlan(TEA, TYPES, {"type": "tea.pour", "args": {}}))
     assert site.schedule().plan.type == "tea.pour"
 

@@ -167,7 +167,7 @@ def test_queues_are_paused_limited_and_told_of(cli_site: Site):
         (["jobs", "show", "nobody"], 2, "nobody"),
         (["jobs", "redrive", "--all", "--per-second", "0"], 2, "per-second"),
         (["queues", "pause", "No such"], 1, "name"),
-        (["queues", "resume", "nobodys"], 1, "no such queue"),
+        (["queues", "resume", "No Body"], 1, "lower-case words"),
         (["queues", "limit", "mail", "many"], 2, "many"),
         (["queues", "limit", "mail", "0"], 1, "limit"),
     ],

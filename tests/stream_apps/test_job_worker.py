@@ -419,6 +419,19 @@ def test_a_result_has_a_size_limit_and_a_json_form(open_site):
 
 
 @pytest.mark.parametrize(
+    ("result", "where"), [(float("nan"), ""), ({"a": [1.5, float("inf"), None]}, " at a.1")], ids=["nan", "inf"]
+)
+def test_a_number_that_json_cant_hold_is_a_failure_and_no_null(open_site, result, where):
+    @job("letter.weigh", max_attempts=1)
+    def weigh(run: Run) -> object:
+        return result
+
+    site = open_site(weigh)
+    with site.working():
+        assert f"isn't a finite number{where}, which" in site.last(site.enqueue(weigh)).error
+
+
+@pytest.mark.parametrize(
     "result", [{"a": "b\0c"}, "\ud800", float("nan"), {1, 2}], ids=["nul", "surrogate", "nan", "set"]
 )
 def test_whatever_a_handler_returns_its_worker_goes_on(open_site, result):

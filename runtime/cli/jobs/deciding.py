@@ -52,7 +52,7 @@ def enqueue(
       muniment jobs enqueue muniment.fail --args '{"times": 2, "message": "to see it"}'
     """
     with wired.core() as core:
-        command = prepare_enqueue(modules.job_types(), EnqueueRequest(job_type, arguments, **options))
+        command = prepare_enqueue(modules.job_types(), EnqueueRequest(job_type, arguments, **options), core.log.now())
         outcome = dispatch(core, enqueue_job, command, actor)
     found = outcome.result
     if as_json:
