@@ -23,8 +23,8 @@ from starlette.applications import Starlette
 
 from api.app import Application
 from api.crowds import Crowds
-from api.events import LogSource, StillAllowed
-from api.live import Tail
+from api.events import PERMISSION, LogSource
+from api.live import StillAllowed, Tail
 from api.ports import Services
 from infra.accounts import Accounts
 from infra.authenticator import Authenticator
@@ -103,7 +103,7 @@ class Api:
         self.decisions = self._decisions()
         self.live = Tail(
             LogSource(self.core.log),
-            StillAllowed(self.authenticator, self.decisions),
+            StillAllowed(self.authenticator, self.decisions, PERMISSION),
             self.listener,
             live_limits(settings),
         )

@@ -8,7 +8,6 @@ from api import requests
 from api.events.listing import ActorName, Position, Types
 from api.events.views import asked_types, view_of
 from api.live import Holder, Reader, Tail, Told, TooManyReaders, TooManyReadersOfUser
-from api.ports import Authenticator, Authoriser
 from api.routing import Answer, Asked, Body, Endpoint, Route
 from api.sse import last_event_position
 from domain.errors import DomainError
@@ -26,18 +25,6 @@ class LiveFilter(Body):
     types: Types | None = None
     stream: UUID | None = None
     actor: ActorName | None = None
-
-
-class StillAllowed:
-    """Implements `api.live.guard.Allowed`: the same questions as at the opening."""
-
-    def __init__(self, authenticator: Authenticator, authoriser: Authoriser) -> None:
-        self._authenticator, self._authoriser = authenticator, authoriser
-
-    async def still(self, holder: Holder) -> None:
-        """Raises Unauthenticated, Forbidden, Unavailable."""
-        caller = await self._authenticator.authenticate(holder.token)
-        await self._authoriser.require(caller, PERMISSION, "/")
 
 
 class LogSource:

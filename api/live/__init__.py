@@ -1,6 +1,23 @@
-"""Following the log live: one tail of it per process, and any number of readers, none of whom can hold up another."""
+"""Streams that stay open: who has one, and for how long; and the log live, by one tail of it per process."""
 
-from api.live.reader import Holder, LiveLimits, Reader, TooManyReaders, TooManyReadersOfUser
+from api.live.audience import Audience, AudienceLimits, TooManyReaders, TooManyReadersOfUser
+from api.live.guard import StillAllowed
+from api.live.opened import End, Holder, Opened
+from api.live.reader import LiveLimits, Reader
 from api.live.tail import Source, Tail, Told
 
-__all__ = ["Holder", "LiveLimits", "Reader", "Source", "Tail", "Told", "TooManyReaders", "TooManyReadersOfUser"]
+__all__ = [
+    "Audience",
+    "AudienceLimits",
+    "End",
+    "Holder",
+    "LiveLimits",
+    "Opened",
+    "Reader",
+    "Source",
+    "StillAllowed",
+    "Tail",
+    "Told",
+    "TooManyReaders",
+    "TooManyReadersOfUser",
+]

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Final, Protocol
 
-from api.live.reader import End, Holder, Reader
+from api.live.opened import End, Holder, Opened
+from api.ports import Authenticator, Authoriser
 from domain.errors import Forbidden, Unauthenticated, Unavailable
 
 AT_ONCE: Final = 32
@@ -22,15 +23,26 @@ class Allowed(Protocol):
         ...
 
 
-class Guard:
-    """Looks at every reader once in `every_seconds`, and at once at those whose session or user was announced."""
+class StillAllowed:
+    """Implements `Allowed`: the same questions as at the opening."""
 
-    def __init__(self, allowed: Allowed, every_seconds: float) -> None:
+    def __init__(self, authenticator: Authenticator, authoriser: Authoriser, permission: str) -> None:
+        self._authenticator, self._authoriser, self._permission = authenticator, authoriser, permission
+
+    async def still(self, holder: Holder) -> None:
+        """Raises Unauthenticated, Forbidden, Unavailable."""
+        caller = await self._authenticator.authenticate(holder.token)
+        await self._authoriser.require(caller, self._permission, holder.scope)
+
+
+class Guard:
+    """Looks at every reader again and again, and at once at those whose session or user was announced."""
+
+    def __init__(self, allowed: Allowed) -> None:
         self._allowed = allowed
-        self._every_seconds = every_seconds
         self._hurry = asyncio.Event()
 
-    def concerns(self, announcements: Sequence[str], readers: Iterable[Reader]) -> bool:
+    def concerns(self, announcements: Sequence[str], readers: Iterable[Opened]) -> bool:
         """Whether one of them is meant (`session:<id>`, `user:<id>`, `*`); those are looked at next."""
         meant = set(announcements)
         found = False
@@ -52,18 +64,18 @@ class Guard:
                 await self._hurry.wait()
         self._hurry.clear()
 
-    async def check(self, readers: Iterable[Reader], now: float) -> None:
-        """Asks about those whose turn it is, once for each token."""
-        due: dict[Holder, list[Reader]] = {}
+    async def check(self, readers: Iterable[Opened], now: float, every_seconds: float) -> None:
+        """Asks about those whose turn it is (once in `every_seconds`), once for each token."""
+        due: dict[Holder, list[Opened]] = {}
         for reader in readers:
-            if now - reader.checked_at >= self._every_seconds:
+            if now - reader.checked_at >= every_seconds:
                 reader.checked_at = now
                 due.setdefault(reader.holder, []).append(reader)
         holders = list(due)
         for begin in range(0, len(holders), AT_ONCE):
             await asyncio.gather(*(self._ask(holder, due[holder]) for holder in holders[begin : begin + AT_ONCE]))
 
-    async def _ask(self, holder: Holder, readers: Sequence[Reader]) -> None:
+    async def _ask(self, holder: Holder, readers: Sequence[Opened]) -> None:
         end = await self._verdict(holder)
         if end is not None:
             for reader in readers:
@@ -75,10 +87,10 @@ class Guard:
                 await self._allowed.still(holder)
         except Unauthenticated as error:
             if error.code == SESSION_ENDED:
-                return End("refused", error.code, error.message)
-            return End("expired", "token-expired", error.message)
+                return End("refused", error.code, error.message, error)
+            return End("expired", "token-expired", error.message, error)
         except Forbidden as error:
-            return End("refused", error.code, error.message)
+            return End("refused", error.code, error.message, error)
         except (Unavailable, TimeoutError):
             return End("cut-off", "unavailable", "Whether this may go on can't be found out right now; come back.")
         return None

@@ -9,16 +9,17 @@ nobody reads.
 
 import asyncio
 import logging
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 from typing import Final, Protocol, TypeVar
-from uuid import UUID
 
-from api.live.guard import Allowed, Guard
+from api.live.audience import TICK_SECONDS, Audience
+from api.live.guard import Allowed
+from api.live.opened import End, Holder
 from api.live.pieces import Piece, Told, pieces
-from api.live.reader import End, Holder, LiveLimits, Reader, TooManyReaders, TooManyReadersOfUser
+from api.live.reader import LiveLimits, Reader
 from infra.wanted import Wanted
 
 __all__ = ["Source", "Tail", "Told"]
@@ -36,7 +37,6 @@ PAST_READERS: Final = 4
 """Reads in the past at once; the others wait for their turn."""
 APART_SECONDS: Final = 0.01
 """Between two reads of the tail: a lone event goes out at once, a storm of them in batches."""
-TICK_SECONDS: Final = 1.0
 FAILED_PAUSE_SECONDS: Final = 0.5
 
 log = logging.getLogger(__name__)
@@ -77,13 +77,11 @@ class Tail:
 
     def __init__(self, source: Source, allowed: Allowed, heard: Heard, limits: LiveLimits) -> None:
         """`heard` knows of commits; `wake` is to be called at each, `doubt` when it may have missed some."""
-        self.limits = limits
         self.position = 0
         """The position through which the readers have been handed everything."""
+        self.audience = Audience(allowed, limits, arrived=self._start, left=self._stop, tick=self._tick)
+        self._limits = limits
         self._source, self._heard = source, heard
-        self._guard = Guard(allowed, limits.check_seconds)
-        self._readers: dict[Reader, None] = {}
-        self._of_user: Counter[UUID] = Counter()
         self._by_wish: dict[Wanted, dict[Reader, None]] = {}
         self._newest: deque[Told] = deque()
         self._newest_bytes = 0
@@ -93,62 +91,55 @@ class Tail:
         self._moved: asyncio.Future[None] | None = None
         self._in_the_past = asyncio.Semaphore(PAST_READERS)
         self._threads = ThreadPoolExecutor(PAST_READERS + 1, "tail")
-        self._tasks: list[asyncio.Task[None]] = []
+        self._task: asyncio.Task[None] | None = None
 
     @property
     def open_readers(self) -> int:
         """How many streams are open."""
-        return len(self._readers)
+        return len(self.audience)
+
+    @property
+    def limits(self) -> LiveLimits:
+        """What live readers may cost. Replaced, it holds for those who read already, too."""
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: LiveLimits) -> None:
+        self._limits = self.audience.limits = limits
 
     # Readers come and go
 
     def open(self, wanted: Wanted, holder: Holder, after: int) -> Reader:
         """A stream of what is wanted above the position. Raises TooManyReaders, TooManyReadersOfUser."""
-        if len(self._readers) >= self.limits.readers:
-            raise TooManyReaders
-        if self._of_user[holder.user_id] >= self.limits.per_user:
-            raise TooManyReadersOfUser(f"At most {self.limits.per_user} live readers of one user.")
+        self.audience.admit(holder)
         reader = Reader(self, wanted, holder, after)
-        if not self._readers:
-            self._start()
-        self._readers[reader] = None
-        self._of_user[holder.user_id] += 1
+        self.audience.enter(reader)
         return reader
 
     def leave(self, reader: Reader) -> None:
         """The stream is over. Twice is once."""
-        if reader not in self._readers:
-            return
-        del self._readers[reader]
-        self._of_user[reader.holder.user_id] -= 1
-        if not self._of_user[reader.holder.user_id]:
-            del self._of_user[reader.holder.user_id]
-        if reader.live:
+        if self.audience.leave(reader) and reader.live:
             wish = self._by_wish[reader.wanted]
             del wish[reader]
             if not wish:
                 del self._by_wish[reader.wanted]
-        if not self._readers:
-            self._stop()
 
     def _start(self) -> None:
         self.position, self._last_id, self._doubtful = self._heard.head, None, False
-        self._tasks = [
-            asyncio.create_task(self._follow(), name="tail"),
-            asyncio.create_task(self._look_after(), name="tail's readers"),
-        ]
+        self._task = asyncio.create_task(self._follow(), name="tail")
 
     def _stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        self._tasks.clear()
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
         self._newest.clear()
         self._newest_bytes = 0
 
     def close(self) -> None:
         """Ends all streams, and the threads."""
-        for reader in list(self._readers):
+        for reader in self.audience:
             reader.end()
+        self.audience.stop()
         self._stop()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
@@ -257,36 +248,19 @@ class Tail:
         self._doubtful = False
 
     def _begin_anew(self) -> None:
-        for reader in self._readers:
+        for reader in self.audience:
             reader.finish(End("cut-off", "another-past", "The log was restored; positions mean something else now."))
         self._newest.clear()
         self._newest_bytes, self._last_id = 0, None
         self.position = self._heard.head
 
-    # The readers' right to read, and their silence
-
     def announced(self, announcements: Sequence[str]) -> None:
         """Sessions have ended, or users' tokens: whoever that concerns is asked about at once."""
-        if self._readers and self._guard.concerns(announcements, self._readers):
-            self._guard.hurry()
+        self.audience.announced(announcements)
 
-    async def _look_after(self) -> None:
-        tick = min(TICK_SECONDS, self.limits.heartbeat_seconds, self.limits.check_seconds, self.limits.stall_seconds)
-        while True:
-            await self._guard.pause(tick)
-            now = monotonic()
-            if not self._heard.fresh:
-                self.wake()
-            for reader in list(self._readers):
-                self._look_at(reader, now)
-            await self._guard.check(self._readers, now)
-
-    def _look_at(self, reader: Reader, now: float) -> None:
-        if reader.busy_since is not None:
-            if now - reader.busy_since >= self.limits.stall_seconds:
-                reader.give_up()
-        elif reader.live and now - reader.quiet_since >= self.limits.heartbeat_seconds:
-            reader.mark(self.position)
+    def _tick(self) -> None:
+        if not self._heard.fresh:
+            self.wake()
 
     async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)

@@ -436,6 +436,6 @@ def test_nothing_runs_and_nothing_is_kept_while_nobody_reads():
             await asyncio.sleep(0.01)
         assert not post.tail._newest
         assert not post.tail._by_wish
-        assert not post.tail._of_user
+        assert not post.tail.audience._of_user
 
     on_a_tail(test, past=2)
