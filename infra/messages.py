@@ -19,6 +19,7 @@ import hmac
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache, lru_cache
+from hashlib import sha256
 from struct import Struct, pack
 from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
@@ -41,6 +42,9 @@ SEAL = "ce_seal"
 
 HEADER_LIMIT = 64
 """Headers of a message that is looked at; ours has about fifteen."""
+
+BLOCK_BYTES = 64
+"""Of SHA-256."""
 
 REMEMBERED = 256
 """Encoded times and names of headers that are remembered."""
@@ -147,7 +151,7 @@ class Messages:
     """Makes and opens messages, with the key of the seal (`Secrets.derive("bus-seal")`)."""
 
     def __init__(self, key: bytes) -> None:
-        self._key = key
+        self._hmac = hmac_sha256(key)
         self._transcoder = OrjsonTranscoder()
         self._mapper = EventMapper(self._transcoder)
         self._body = msgspec.json.Decoder(_Body)
@@ -167,7 +171,7 @@ class Messages:
             recorded.recorded_at,
             self._transcoder.encode(state),
             metadata.to_bytes(),
-            (metadata.causation_id, metadata.correlation_id, metadata.traceparent),
+            _frame(metadata.causation_id, metadata.correlation_id, metadata.traceparent),
         )
 
     def row(self, place: Place, row: RecordedEvent, *, previous: int, layout: int) -> Message:
@@ -205,8 +209,8 @@ class Messages:
         """The message in place of an event that is too large for one, or unreadable."""
         chain = _Chained(str(stream), version, position, previous, layout)
         key = chain.stream.encode()
-        headers = _headers(chain, POINTER, recorded_at, b"%b:%d" % (key, version), key)
-        return self._sealed(place, key, b"{}", headers)
+        contents = _contents(_UNTOLD, chain, POINTER, recorded_at, b"%b:%d" % (key, version), key)
+        return self._sealed(place, key, b"{}", _UNTOLD.names, contents)
 
     def watermark(
         self, place: Place, event_id: str, recorded_at: datetime, *, position: int, previous: int, layout: int
@@ -216,8 +220,7 @@ class Messages:
         `event_id` and `recorded_at` are those of the event at `position`, wherever that was sent.
         """
         identity = f"{event_id}@{place.topic}:{place.partition}:{layout}".encode()
-        headers = _headers(_Chained("", 0, position, previous, layout), WATERMARK, recorded_at, identity)
-        return self._sealed(place, None, b"{}", headers)
+        return self._mark(place, _Chained("", 0, position, previous, layout), WATERMARK, recorded_at, identity, b"{}")
 
     def watermarks(
         self,
@@ -236,8 +239,8 @@ class Messages:
         """
         identity = f"{event_id}@*:{place.partition}:{layout}".encode()
         chain = _Chained("", 0, position, newest[place.topic], layout)
-        headers = _headers(chain, WATERMARKS, recorded_at, identity)
-        return self._sealed(place, None, orjson.dumps({"newest": newest}, option=orjson.OPT_SORT_KEYS), headers)
+        value = orjson.dumps({"newest": newest}, option=orjson.OPT_SORT_KEYS)
+        return self._mark(place, chain, WATERMARKS, recorded_at, identity, value)
 
     def open(
         self, place: Place, key: bytes | None, value: bytes | None, headers: Headers | None
@@ -269,7 +272,8 @@ class Messages:
         if len(known) > HEADER_LIMIT:
             raise Refused("garbled", "too many headers")
         try:
-            ours = self._seal(place, key, value, sorted(known.items()))
+            names, contents = zip(*sorted(known.items()), strict=True) if known else ((), ())
+            ours = self._seal(place, key, value, names, contents)
         except TypeError:
             raise Refused("garbled", "a header without a value") from None
         if not hmac.compare_digest(ours, seal):
@@ -312,27 +316,57 @@ class Messages:
         recorded_at: datetime,
         state: bytes,
         metadata: bytes,
-        told: tuple[str | None, ...],
+        frame: "_Frame",
     ) -> Message:
         stream = chain.stream.encode()
-        headers = _headers(chain, kind, recorded_at, b"%b:%d" % (stream, chain.version), stream, *told)
-        return self._sealed(place, stream, b'{"event":%b,"metadata":%b}' % (state, metadata), headers)
+        contents = _contents(frame, chain, kind, recorded_at, b"%b:%d" % (stream, chain.version), stream)
+        return self._sealed(place, stream, b'{"event":%b,"metadata":%b}' % (state, metadata), frame.names, contents)
 
-    def _sealed(self, place: Place, key: bytes | None, value: bytes, headers: list[tuple[str, bytes]]) -> Message:
-        headers.append((SEAL, self._seal(place, key, value, headers)))
-        return Message(key, value, headers)
+    def _mark(
+        self, place: Place, chain: "_Chained", kind: str, recorded_at: datetime, identity: bytes, value: bytes
+    ) -> Message:
+        contents = _contents(_UNTOLD, chain, kind, recorded_at, identity)
+        return self._sealed(place, None, value, _WITHOUT_SUBJECT, contents)
+
+    def _sealed(
+        self, place: Place, key: bytes | None, value: bytes, names: tuple[str, ...], contents: tuple[bytes, ...]
+    ) -> Message:
+        seal = self._seal(place, key, value, names, contents)
+        return Message(key, value, [*zip(names, contents, strict=True), (SEAL, seal)])
 
     def _seal(
-        self, place: Place, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]
+        self,
+        place: Place,
+        key: bytes | None,
+        value: bytes | None,
+        names: tuple[str, ...],
+        contents: tuple[bytes, ...],
     ) -> bytes:
         """Over all of these; the headers sorted by name."""
-        names, contents = zip(*headers, strict=True) if headers else ((), ())
         key_part = b"" if key is None else b"=" + key
         parts = (*_place(place), key_part, value or b"", *contents)
         # Number and lengths first, so that no two messages are sealed over the same bytes.
         count, names_part = _names(names)
-        lengths = count(len(parts), *map(len, parts))
-        return hmac.digest(self._key, b"".join((lengths, names_part, *parts)), "sha256").hex().encode()
+        return self._hmac(b"".join((count(len(parts), *map(len, parts)), names_part, *parts))).encode()
+
+
+def hmac_sha256(key: bytes) -> Callable[[bytes], str]:
+    """HMAC-SHA-256 in hexadecimal under one key (RFC 2104), for many short texts.
+
+    `hmac.digest` begins with the key each time, and gives up the interpreter, which costs more than the digest itself
+    wherever another thread wants it.
+    """
+    block = key if len(key) <= BLOCK_BYTES else sha256(key).digest()
+    block = block.ljust(BLOCK_BYTES, b"\0")
+    begun_inside, begun_outside = (sha256(bytes(byte ^ pad for byte in block)) for pad in (0x36, 0x5C))
+
+    def digest(text: bytes) -> str:
+        inside, outside = begun_inside.copy(), begun_outside.copy()
+        inside.update(text)
+        outside.update(inside.digest())
+        return outside.hexdigest()
+
+    return digest
 
 
 class _Chained(NamedTuple):
@@ -358,32 +392,51 @@ def _storable(kind: type[Any]) -> frozenset[str]:
     return frozenset((*published(kind), "class_version"))  # type: ignore[arg-type]  # a class is hashable
 
 
-def _headers(
-    chain: _Chained,
-    kind: str,
-    recorded_at: datetime,
-    identity: bytes,
-    subject: bytes | None = None,
-    causation_id: str | None = None,
-    correlation_id: str | None = None,
-    traceparent: str | None = None,
-) -> list[tuple[str, bytes]]:
-    """Sorted by name, as the seal wants them."""
-    return [
-        *((("ce_causationid", causation_id.encode()),) if causation_id else ()),
-        *((("ce_correlationid", correlation_id.encode()),) if correlation_id else ()),
-        ("ce_id", identity),
-        ("ce_layout", b"%d" % chain.layout),
-        ("ce_position", b"%d" % chain.position),
-        ("ce_previous", b"%d" % chain.previous),
-        ("ce_source", _SOURCE),
-        ("ce_specversion", b"1.0"),
-        *((("ce_subject", subject),) if subject else ()),
-        ("ce_time", _time(recorded_at)),
-        *((("ce_traceparent", traceparent.encode()),) if traceparent else ()),
-        ("ce_type", kind.encode()),
-        (CONTENT_TYPE, b"application/json"),
-    ]
+class _Frame(NamedTuple):
+    """What the headers of an event say of its metadata, and the names of all of them, sorted, but for the seal's."""
+
+    names: tuple[str, ...]
+    before: tuple[bytes, ...]
+    behind: tuple[bytes, ...]
+
+
+@lru_cache(REMEMBERED)
+def _frame(causation_id: str | None, correlation_id: str | None, traceparent: str | None) -> _Frame:
+    told = {"ce_causationid": causation_id, "ce_correlationid": correlation_id, "ce_traceparent": traceparent}
+    before, behind = (causation_id, correlation_id), (traceparent,)
+    return _Frame(
+        tuple(name for name in _NAMES if told.get(name, name)),
+        tuple(text.encode() for text in before if text),
+        tuple(text.encode() for text in behind if text),
+    )
+
+
+_NAMES = (
+    "ce_causationid", "ce_correlationid", "ce_id", "ce_layout", "ce_position", "ce_previous", "ce_source",
+    "ce_specversion", "ce_subject", "ce_time", "ce_traceparent", "ce_type", CONTENT_TYPE,
+)  # fmt: skip
+_UNTOLD = _frame(None, None, None)
+_WITHOUT_SUBJECT = tuple(name for name in _UNTOLD.names if name != "ce_subject")
+
+
+def _contents(
+    frame: _Frame, chain: _Chained, kind: str, recorded_at: datetime, identity: bytes, *subject: bytes
+) -> tuple[bytes, ...]:
+    """What the headers say, in the order of their names, as the seal wants them."""
+    return (
+        *frame.before,
+        identity,
+        b"%d" % chain.layout,
+        b"%d" % chain.position,
+        b"%d" % chain.previous,
+        _SOURCE,
+        b"1.0",
+        *subject,
+        _time(recorded_at),
+        *frame.behind,
+        kind.encode(),
+        b"application/json",
+    )
 
 
 @lru_cache(REMEMBERED)
@@ -414,7 +467,7 @@ def _place(place: Place) -> tuple[bytes, bytes]:
 
 
 @lru_cache(REMEMBERED)
-def _told(metadata: bytes) -> tuple[str | None, str | None, str | None]:
-    """What the headers say of it: causation, correlation, trace. Events of one commit share it."""
+def _told(metadata: bytes) -> _Frame:
+    """What the headers say of it. Events of one commit share it."""
     told = orjson.loads(metadata)
-    return told.get("causation_id"), told.get("correlation_id"), told.get("traceparent")
+    return _frame(told.get("causation_id"), told.get("correlation_id"), told.get("traceparent"))

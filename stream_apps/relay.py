@@ -302,10 +302,12 @@ class _Term:
 
     def _message(self, place: Place, row: RecordedEvent, previous: int) -> Message:
         messages, layout = self._setup.messages, self._layout.number
-        with suppress(MapperDeserialisationError):
+        try:
             message = messages.row(place, row, previous=previous, layout=layout)
             if len(message.value) <= self._limits.message_bytes:
                 return message
+        except MapperDeserialisationError:
+            pass  # who gets the pointer reads the log, and it is parked there
         metrics.POINTERS.inc()
         return messages.pointer(
             place,

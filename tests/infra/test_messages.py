@@ -1,5 +1,6 @@
 """Messages on the bus: what is sent is what arrives, without the secrets, and nothing else is believed."""
 
+import hmac
 from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -15,7 +16,19 @@ from domain.access import UserAssignments
 from domain.aggregate import SECRET, Aggregate, First
 from domain.identity import User
 from infra.disclosure import disclosed, marked
-from infra.messages import Carried, Link, Message, Messages, Place, Pointed, Refused, Watermark, Watermarks, published
+from infra.messages import (
+    Carried,
+    Link,
+    Message,
+    Messages,
+    Place,
+    Pointed,
+    Refused,
+    Watermark,
+    Watermarks,
+    hmac_sha256,
+    published,
+)
 from infra.transcoding import EventMapper, NewerSoftware, OrjsonTranscoder, RecordedEvent
 from tests.stream_apps.events import KINDS, any_recorded, recorded
 
@@ -210,3 +223,8 @@ def test_a_row_that_cant_be_read_makes_no_message(state):
     row = replace(stored(recorded(8, User.Renamed, uuid4(), 2, {"name": "Ada"})), state=state)
     with pytest.raises(MapperDeserialisationError):
         MESSAGES.row(HERE, row, previous=5, layout=1)
+
+
+@given(st.binary(max_size=200), st.binary(max_size=300))
+def test_the_seal_is_hmac_sha256(key, text):
+    assert hmac_sha256(key)(text) == hmac.digest(key, text, "sha256").hex()
