@@ -1,0 +1,229 @@
+"""Which process runs which configuration, and what it refuses: as each says itself, by PostgreSQL's clock.
+
+The platform's own processes hold every namespace of the platform in one snapshot: one row each, under `OWN`. An
+instance of a customer's service has a row for each namespace that it watches. A row that hasn't been renewed for
+`lease_seconds` is that of a process that is gone. No clock but the database's is ever asked: a process whose own is
+wrong is seen as alive as any.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from psycopg import Connection
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from domain.errors import FieldError
+
+CHANNEL = "muniment_instances"
+"""Tells the namespace (`OWN` for the platform's) about which an instance has given another answer than before."""
+
+OWN = "*"
+"""What stands for all namespaces of the platform itself. No namespace can be named so."""
+
+LEASE_SECONDS = 30.0
+"""Who has said nothing for so long is gone, unless the setting says otherwise."""
+
+ERRORS_LIMIT = 50
+"""So many errors of a refusal are kept."""
+MESSAGE_CHARS = 500
+FIELD_CHARS = 300
+
+FORGOTTEN_SECONDS = 3_600
+"""Rows of those that are gone are removed after so long, when somebody else begins."""
+AHEAD_SECONDS = 5.0
+"""A row from further in the future was written before the clock went back. Who lives has written it anew at once."""
+
+
+class State(StrEnum):
+    """What an instance says to a version."""
+
+    APPLIED = "applied"
+    REFUSED = "refused"
+    PENDING = "pending"
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """Who speaks: `id` is unique to this start of this process, `part` is `api`, `worker`, ..."""
+
+    id: str
+    part: str
+    host: str
+    pid: int
+    actor: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A version of a namespace that an instance won't run with, and every field that is why."""
+
+    version: int
+    errors: tuple[FieldError, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledgement:
+    """All that an instance has to say at a moment.
+
+    `running` is the version of each namespace that it runs with (0: only what is written in code and environment),
+    `refused` the namespaces of which it won't run the newest that it has seen, `position` the log position of the
+    newest configuration event in what it runs with.
+    """
+
+    running: Mapping[str, int]
+    refused: Mapping[str, Refused] = field(default_factory=dict)
+    position: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """An instance that lives, with regard to one namespace. `version` is what it runs with."""
+
+    id: str
+    part: str
+    host: str
+    pid: int
+    version: int
+    refused: Refused | None
+    started_at: datetime
+    answered_at: datetime
+    seen_at: datetime
+    age_seconds: float
+    """How long ago it was last heard of."""
+
+    def state(self, version: int) -> State:
+        """What it says to this version of the namespace: a later one answers for it, too."""
+        if self.version >= version:
+            return State.APPLIED
+        if self.refused is not None and self.refused.version >= version:
+            return State.REFUSED
+        return State.PENDING
+
+
+_TELL = """
+    with cheap as (
+        -- a crash of PostgreSQL that takes this back is made good by the next beat
+        select set_config('synchronous_commit', 'off', true)
+    ), before as (
+        select running, refused from configuration_instances where namespace = %(namespace)s and id = %(id)s
+    ), swept as (
+        delete from configuration_instances
+         where not exists (select from before) and seen_at < clock_timestamp() - make_interval(secs => %(forgotten)s)
+    ), told as (
+        insert into configuration_instances as i (namespace, id, part, host, pid, actor, position, running, refused)
+        select %(namespace)s, %(id)s, %(part)s, %(host)s, %(pid)s, %(actor)s, %(position)s, %(running)s, %(refused)s
+          from cheap
+            on conflict (namespace, id) do update
+           set position = excluded.position, running = excluded.running, refused = excluded.refused,
+               part = excluded.part, host = excluded.host, pid = excluded.pid, actor = excluded.actor,
+               seen_at = clock_timestamp(),
+               answered_at = case when (i.running, i.refused) = (excluded.running, excluded.refused)
+                                  then i.answered_at else clock_timestamp() end,
+               started_at = case when i.seen_at > clock_timestamp() - make_interval(secs => %(lease)s)
+                                 then i.started_at else clock_timestamp() end
+         where i.actor = excluded.actor or i.seen_at < clock_timestamp() - make_interval(secs => %(lease)s)
+        returning running, refused
+    )
+    select case when (told.running, told.refused) is distinct from (before.running, before.refused)
+                then pg_notify(%(channel)s, %(namespace)s) end
+      from told left join before on true
+"""
+_LEAVE = """
+    with gone as (
+        delete from configuration_instances
+         where namespace = %(namespace)s and id = %(id)s and actor = %(actor)s returning namespace
+    )
+    select pg_notify(%(channel)s, namespace) from gone
+"""
+
+ALIVE = f"""
+    i.seen_at > clock_timestamp() - make_interval(secs => %(lease)s)
+    and i.seen_at < clock_timestamp() + interval '{AHEAD_SECONDS} seconds'
+"""
+_LOOK = f"""
+    select i.id, i.part, i.host, i.pid, (i.running ->> %(namespace)s)::int as version,
+           i.refused -> %(namespace)s as refused, i.started_at, i.answered_at, i.seen_at,
+           greatest(0, extract(epoch from clock_timestamp() - i.seen_at))::float8 as age_seconds
+      from configuration_instances i
+     where i.namespace in ('{OWN}', %(namespace)s) and i.running ? %(namespace)s and {ALIVE}
+     order by i.part, i.id
+"""
+
+
+def tell(
+    connection: Connection[Any],
+    presence: Presence,
+    acknowledgement: Acknowledgement,
+    *,
+    namespace: str = OWN,
+    lease_seconds: float = LEASE_SECONDS,
+) -> bool:
+    """Records what an instance has to say, and that it lives; who waits for it hears of it if it is something new.
+
+    False, and nothing is recorded: somebody else, who lives, is called so. The connection must be in autocommit.
+    """
+    told = connection.execute(
+        _TELL,
+        {
+            "namespace": namespace,
+            "id": presence.id,
+            "part": presence.part,
+            "host": presence.host,
+            "pid": presence.pid,
+            "actor": presence.actor,
+            "position": acknowledgement.position,
+            "running": Jsonb(dict(acknowledgement.running)),
+            "refused": Jsonb({name: _stored(each) for name, each in acknowledgement.refused.items()}),
+            "lease": lease_seconds,
+            "forgotten": max(FORGOTTEN_SECONDS, lease_seconds),
+            "channel": CHANNEL,
+        },
+    )
+    return told.fetchone() is not None
+
+
+def leave(connection: Connection[Any], presence: Presence, namespace: str = OWN) -> bool:
+    """An instance ends in good order: nobody waits for it any more. False: there was none of that name and actor."""
+    who = {"namespace": namespace, "id": presence.id, "actor": presence.actor, "channel": CHANNEL}
+    return connection.execute(_LEAVE, who).fetchone() is not None
+
+
+def instances(connection: Connection[Any], namespace: str, lease_seconds: float = LEASE_SECONDS) -> list[Instance]:
+    """Every instance that lives and holds this namespace, by part and id."""
+    with connection.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(_LOOK, {"namespace": namespace, "lease": lease_seconds}).fetchall()
+    return [as_instance(row) for row in rows]
+
+
+def as_instance(row: Mapping[str, Any]) -> Instance:
+    """A row of the look."""
+    refused = row["refused"]
+    return Instance(**{**row, "refused": None if refused is None else _refused(refused)})
+
+
+def _stored(refused: Refused) -> dict[str, Any]:
+    return {"version": refused.version, "errors": [vars_of(each) for each in kept(refused.errors)]}
+
+
+def _refused(stored: Mapping[str, Any]) -> Refused:
+    return Refused(stored["version"], tuple(FieldError(each["field"], each["message"]) for each in stored["errors"]))
+
+
+def vars_of(error: FieldError) -> dict[str, str]:
+    """A field's error as JSON has it; NUL, which PostgreSQL takes in no text, as the sign for it."""
+    return {
+        "field": error.field[:FIELD_CHARS].replace("\0", "\N{SYMBOL FOR NULL}"),
+        "message": error.message[:MESSAGE_CHARS].replace("\0", "\N{SYMBOL FOR NULL}"),
+    }
+
+
+def kept(errors: Sequence[FieldError]) -> Iterable[FieldError]:
+    """As many as are kept; the last says how many aren't."""
+    if len(errors) <= ERRORS_LIMIT:
+        return errors
+    more = len(errors) - ERRORS_LIMIT + 1
+    return [*errors[: ERRORS_LIMIT - 1], FieldError("", f"and {more} more")]
