@@ -1,10 +1,8 @@
 """The parts of the documentation that are made from the code, and the places where they stand."""
 
-import inspect
 import pkgutil
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
 from importlib import import_module
 from itertools import groupby
 from pathlib import Path
@@ -24,7 +22,9 @@ from api.problems import status_of
 from api.routing import Own, Route, Self, Within
 from domain.access import BUILTIN_ROLES
 from domain.errors import DomainError
-from infra.settings import Settings
+from infra.setting import Setting
+from infra.settings import SECTIONS as SETTING_SECTIONS
+from infra.settings import SETTINGS
 from projections.audit import AUDITED, ROUTINE, Meaning
 from runtime.bus_gauges import BusGauges
 from runtime.cli import COMMANDS
@@ -37,9 +37,6 @@ DOCS = ROOT / "docs"
 ROOMS_OF_ERRORS = ("domain", "commands", "projections", "infra", "api")
 
 _SECTION = re.compile(r"(<!-- made from the code: (?P<name>[a-z-]+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
-_GROUP = re.compile(r"^    # (?P<title>.+)$")
-_FIELD = re.compile(r"^    (?P<name>[a-z_]+): .* = _setting\(")
-_UNITS = {"seconds": "s", "bytes": "bytes", "hours": "h", "days": "days"}
 
 Rows = Iterable[Sequence[str]]
 
@@ -77,40 +74,23 @@ def _code(text: object) -> str:
 
 
 def settings() -> str:
-    """Every setting, grouped as in the code."""
-    known = {each.name: each for each in fields(Settings)}
+    """Every setting, by its namespace."""
     parts = []
-    for title, names in groupby(_settings_in_order(), key=lambda pair: pair[0]):
-        rows = [_setting(known[name]) for _, name in names]
-        parts.append(f"### {title[0].upper()}{title[1:]}\n\n" + table(("setting", "default", "means"), rows))
+    for section in SETTING_SECTIONS:
+        title = f"### {section.title[0].upper()}{section.title[1:]}\n\nNamespace {_code(section.namespace)}."
+        rows = [_setting(each) for each in SETTINGS.values() if each.section == section]
+        parts.append(f"{title}\n\n" + table(("setting", "default", "means", "changes"), rows))
     return "\n\n".join(parts)
 
 
-def _settings_in_order() -> Iterator[tuple[str, str]]:
-    """Group and name, as they stand in the source."""
-    group = ""
-    for line in inspect.getsource(Settings).splitlines():
-        if found := _GROUP.match(line):
-            group = found["title"]
-        elif found := _FIELD.match(line):
-            yield group, found["name"]
-
-
-def _setting(field: Any) -> tuple[str, str, str]:
-    default = str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
-    unit = _UNITS.get(field.name.rpartition("_")[2], "")
+def _setting(setting: Setting) -> tuple[str, str, str, str]:
+    default = str(setting.default).lower() if setting.kind is bool else str(setting.default)
     return (
-        _code(f"MUNIMENT_{field.name.upper()}"),
-        f"{_code(default)} {unit}" if default else "",
-        field.metadata["help"] + _bounds(field.metadata),
+        _code(setting.variable),
+        f"{_code(default)} {setting.unit}" if default else "",
+        f"{setting.help} ({setting.bounds})" if setting.bounds else setting.help,
+        "at once" if setting.hot else "at the next start",
     )
-
-
-def _bounds(metadata: Mapping[str, Any]) -> str:
-    least, most = metadata.get("least"), metadata.get("most")
-    if most is not None:
-        return f" ({least} to {most})"
-    return f" (at least {least})" if least is not None else ""
 
 
 # --- what HTTP answers
