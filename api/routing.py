@@ -251,6 +251,8 @@ class Command(Documented):
     answers: int = field(default=0, kw_only=True)
     result: Any = field(default=None, kw_only=True)
     answer: Callable[[Asked, Outcome], Any] | None = field(default=None, kw_only=True)
+    answered: Callable[[Asked, Outcome], Awaitable[Any]] | None = field(default=None, kw_only=True)
+    """The same, awaited: for what others make of the commit. It is durable by then: this mustn't fail."""
     stream: Callable[[Asked], UUID] | None = field(default=None, kw_only=True)
     location: str = field(default="", kw_only=True)
     idempotent: bool = field(default=True, kw_only=True)

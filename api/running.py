@@ -83,7 +83,7 @@ class RunCommand:
         if receipt is not None:
             stored = await asked.in_thread(asked.services.receipts.reserve, receipt)
             if stored is not None:
-                return self._answer(asked, Replayed(stored, self._result_type))
+                return await self._answer(asked, Replayed(stored, self._result_type))
         try:
             outcome = await self._run(asked, if_match, receipt)
         except OutcomeUnknown:
@@ -92,7 +92,7 @@ class RunCommand:
             if receipt is not None:
                 await self._release(asked, receipt)
             raise
-        return self._answer(asked, outcome)
+        return await self._answer(asked, outcome)
 
     async def _run(self, asked: Asked, if_match: tuple[UUID, int] | None, receipt: Receipt | None) -> Outcome:
         command = self._bind(asked)
@@ -125,8 +125,9 @@ class RunCommand:
         except Exception:  # the first error is the one to answer with; the reservation ends by itself
             log.exception("an idempotency key couldn't be released")
 
-    def _answer(self, asked: Asked, outcome: Outcome) -> Answer:
-        body = self._body(asked, outcome)
+    async def _answer(self, asked: Asked, outcome: Outcome) -> Answer:
+        awaited = self.route.answered
+        body = self._body(asked, outcome) if awaited is None else await awaited(asked, outcome)
         headers = []
         stream = self.route.stream(asked) if self.route.stream is not None else outcome.result
         version = outcome.versions.get(stream) if isinstance(stream, UUID) else None
