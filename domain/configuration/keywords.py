@@ -1,0 +1,333 @@
+"""The keywords of JSON Schema 2020-12, with words of ours for what is wrong, and a step for each that is applied.
+
+No message quotes a value. Each keyword is a function of the library's form: (validator, the keyword's value, instance,
+schema) -> errors.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from fractions import Fraction
+from typing import Any, Final
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+
+from domain.configuration.budget import spend
+from domain.configuration.formats import FORMATS
+from domain.configuration.patterns import UnfitPattern, matcher
+from domain.configuration.reference import SecretReference
+
+Errors = Iterator[ValidationError]
+Keyword = Callable[[Any, Any, Any, Any], Iterable[ValidationError]]
+Assertion = Callable[[Any, Any, Any], str | None]
+"""(the keyword's value, instance, schema) -> what is wrong with the instance."""
+
+_CHARS_A_STEP: Final = 100
+_NAMES: Final = {
+    "array": "an array", "boolean": "true or false", "integer": "an integer", "null": "null", "number": "a number",
+    "object": "an object", "string": "text",
+}  # fmt: skip
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _equal_form(value: Any) -> Any:
+    """What is equal for JSON Schema (Core, section 4.2.2), and for nothing else, as something that can be hashed."""
+    spend()
+    if isinstance(value, bool):
+        return "bool", value
+    if isinstance(value, str):
+        spend(len(value) // _CHARS_A_STEP)
+        return value
+    if isinstance(value, Mapping):
+        return "object", frozenset((key, _equal_form(item)) for key, item in value.items())
+    if isinstance(value, list):
+        return "array", tuple(map(_equal_form, value))
+    return value
+
+
+def _const(const: Any, instance: Any, _: Any) -> str | None:
+    return None if _equal_form(const) == _equal_form(instance) else "isn't the one value that is allowed"
+
+
+def _enum(enum: Any, instance: Any, _: Any) -> str | None:
+    wanted = _equal_form(instance)
+    if any(_equal_form(each) == wanted for each in enum):
+        return None
+    texts = [each for each in enum if isinstance(each, str) and each.isprintable() and len(each) <= 40]
+    return f"must be one of {', '.join(texts)}" if len(texts) == len(enum) <= 20 else "is none of the allowed values"
+
+
+def _multiple_of(number: Any, instance: Any, _: Any) -> str | None:
+    fits = not _is_number(instance) or Fraction(str(instance)) % Fraction(str(number)) == 0
+    return None if fits else f"must be a multiple of {number}"
+
+
+def _pattern(pattern: str, instance: Any, _: Any) -> str | None:
+    if not isinstance(instance, str):
+        return None
+    spend(len(instance) // _CHARS_A_STEP)
+    return None if _matches(pattern, instance) else f"doesn't match {pattern}"
+
+
+def _matches(pattern: str, text: str) -> bool:
+    try:
+        return matcher(pattern)(text)
+    except UnfitPattern:  # what was declared was looked at; nothing matches what can't be
+        return False
+
+
+def _format(name: Any, instance: Any, _: Any) -> str | None:
+    if not isinstance(instance, str) or name not in FORMATS:
+        return None
+    spend(len(instance) // _CHARS_A_STEP)
+    return None if FORMATS[name](instance) else f"isn't in the format {name}"
+
+
+def _unique_items(unique: Any, instance: Any, _: Any) -> str | None:
+    if not unique or not isinstance(instance, list):
+        return None
+    return None if len({_equal_form(each) for each in instance}) == len(instance) else "has an item twice"
+
+
+def _type(types: Any, instance: Any, _: Any) -> str | None:
+    types = [types] if isinstance(types, str) else types
+    if any(Draft202012Validator.TYPE_CHECKER.is_type(instance, each) for each in types):
+        return None
+    return f"must be {' or '.join(_NAMES[each] for each in types)}"
+
+
+def _secret(is_secret: Any, instance: Any, _: Any) -> str | None:
+    """`x-secret`: every text in it is a reference, or empty; other values could only be the secret itself."""
+    if is_secret is not True or instance is None or instance == "":
+        return None
+    if isinstance(instance, Mapping | list):
+        for each in instance.values() if isinstance(instance, Mapping) else instance:
+            if (wrong := _secret(is_secret, each, None)) is not None:
+                return wrong
+        return None
+    try:
+        SecretReference.parse(instance if isinstance(instance, str) else "")
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _bound(words: str, fits: Callable[[Any, Any], bool], kind: Callable[[Any], bool] = _is_number) -> Assertion:
+    """A bound; `words` say it, with the bound in the place of `{}`."""
+
+    def asserted(bound: Any, instance: Any, _: Any) -> str | None:
+        if not kind(instance) or fits(instance, bound):
+            return None
+        return words.format(f"{bound:g}" if isinstance(bound, float) else f"{bound:,}")
+
+    return asserted
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, list)
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+_ASSERTIONS: Final[dict[str, Assertion]] = {
+    "const": _const,
+    "enum": _enum,
+    "exclusiveMaximum": _bound("must be less than {}", lambda value, bound: value < bound),
+    "exclusiveMinimum": _bound("must be more than {}", lambda value, bound: value > bound),
+    "format": _format,
+    "maxItems": _bound("has more than {} items", lambda value, bound: len(value) <= bound, _is_array),
+    "maxLength": _bound("has more than {} characters", lambda value, bound: len(value) <= bound, _is_text),
+    "maxProperties": _bound("has more than {} keys", lambda value, bound: len(value) <= bound, _is_object),
+    "maximum": _bound("must be at most {}", lambda value, bound: value <= bound),
+    "minItems": _bound("has fewer than {} items", lambda value, bound: len(value) >= bound, _is_array),
+    "minLength": _bound("has fewer than {} characters", lambda value, bound: len(value) >= bound, _is_text),
+    "minProperties": _bound("has fewer than {} keys", lambda value, bound: len(value) >= bound, _is_object),
+    "minimum": _bound("must be at least {}", lambda value, bound: value >= bound),
+    "multipleOf": _multiple_of,
+    "pattern": _pattern,
+    "type": _type,
+    "uniqueItems": _unique_items,
+    "x-secret": _secret,
+}
+
+
+def _asserting(assertion: Assertion) -> Keyword:
+    def keyword(_: Any, value: Any, instance: Any, schema: Any) -> Errors:
+        spend()
+        wrong = assertion(value, instance, schema)
+        if wrong is not None:
+            yield ValidationError(wrong)
+
+    return keyword
+
+
+def _required(_: Any, names: list[str], instance: Any, __: Any) -> Errors:
+    spend()
+    for name in names if isinstance(instance, Mapping) else ():
+        if name not in instance:
+            yield ValidationError("is missing", path=[name])
+
+
+def _dependent_required(_: Any, dependent: Mapping[str, list[str]], instance: Any, __: Any) -> Errors:
+    spend()
+    if not isinstance(instance, Mapping):
+        return
+    for given, names in dependent.items():
+        for name in names if given in instance else ():
+            if name not in instance:
+                yield ValidationError(f"is missing: {given} needs it", path=[name])
+
+
+def _pattern_properties(validator: Any, named: Mapping[str, Any], instance: Any, _: Any) -> Errors:
+    spend()
+    if not isinstance(instance, Mapping):
+        return
+    for pattern, schema in named.items():
+        for key, value in instance.items():
+            spend()
+            if _matches(pattern, key):
+                yield from validator.descend(value, schema, path=key)
+
+
+def _additional_properties(validator: Any, schema: Any, instance: Any, parent: Any) -> Errors:
+    spend()
+    if not isinstance(instance, Mapping):
+        return
+    for key in unnamed(instance, parent):
+        if schema is False:
+            yield ValidationError("is unknown", path=[key])
+        else:
+            yield from validator.descend(instance[key], schema, path=key)
+
+
+def unnamed(instance: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[str]:
+    """The keys that neither `properties` nor `patternProperties` of a schema are about."""
+    properties, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
+    for key in instance:
+        spend(1 + len(patterns))
+        if key not in properties and not any(_matches(pattern, key) for pattern in patterns):
+            yield key
+
+
+def _property_names(validator: Any, schema: Any, instance: Any, _: Any) -> Errors:
+    spend()
+    for key in instance if isinstance(instance, Mapping) else ():
+        for error in validator.descend(instance=key, schema=schema):
+            yield ValidationError(f"its name {error.message}", path=[key])
+
+
+def _items(validator: Any, schema: Any, instance: Any, parent: Any) -> Errors:
+    spend()
+    if not isinstance(instance, list):
+        return
+    prefix = len(parent.get("prefixItems", []))
+    if schema is False and len(instance) > prefix:
+        yield ValidationError(f"has more than {prefix} items")
+        return
+    for index in range(prefix, len(instance)):
+        spend()
+        yield from validator.descend(instance[index], schema, path=index)
+
+
+def _contains(validator: Any, schema: Any, instance: Any, parent: Any) -> Errors:
+    spend()
+    if not isinstance(instance, list):
+        return
+    count = sum(1 for each in instance if is_valid(validator, schema, each))
+    least, most = parent.get("minContains", 1), parent.get("maxContains", len(instance))
+    if count < least:
+        yield ValidationError(f"has {count} items of the kind of which at least {least} are needed")
+    if count > most:
+        yield ValidationError(f"has {count} items of the kind of which at most {most} are taken")
+
+
+def is_valid(validator: Any, schema: Any, instance: Any) -> bool:
+    """Whether the instance satisfies a part of the schema."""
+    spend()
+    return next(iter(validator.descend(instance, schema)), None) is None
+
+
+def _any_of(validator: Any, schemas: list[Any], instance: Any, _: Any) -> Errors:
+    spend()
+    branches = []
+    for each in schemas:
+        errors = list(validator.descend(instance, each))
+        if not errors:
+            return
+        branches.append(errors)
+    yield from _best(branches)
+
+
+def _one_of(validator: Any, schemas: list[Any], instance: Any, _: Any) -> Errors:
+    spend()
+    branches, fitting = [], 0
+    for each in schemas:
+        errors = list(validator.descend(instance, each))
+        fitting += not errors
+        branches.append(errors)
+    if fitting > 1:
+        yield ValidationError(f"fits {fitting} of the forms of which exactly one is allowed")
+    elif not fitting:
+        yield from _best(branches)
+
+
+def _best(branches: list[list[ValidationError]]) -> Errors:
+    """What is wrong by the form that was probably meant: the one that went wrong deepest; else by all of them."""
+    deepest = max(branches, key=lambda errors: max(len(error.absolute_path) for error in errors), default=[])
+    if deepest and max(len(error.absolute_path) for error in deepest) > 0:
+        yield from deepest
+        return
+    messages = dict.fromkeys(error.message for errors in branches for error in errors)
+    yield ValidationError(", or ".join(list(messages)[:5]))
+
+
+def _not(validator: Any, schema: Any, instance: Any, _: Any) -> Errors:
+    spend()
+    if is_valid(validator, schema, instance):
+        yield ValidationError("is of a form that isn't allowed")
+
+
+def _if(validator: Any, schema: Any, instance: Any, parent: Any) -> Errors:
+    spend()
+    branch = "then" if is_valid(validator, schema, instance) else "else"
+    if branch in parent:
+        yield from validator.descend(instance, parent[branch])
+
+
+def _counted(keyword: Keyword) -> Keyword:
+    """The library's own, at a step for each use."""
+
+    def counted(validator: Any, value: Any, instance: Any, schema: Any) -> Errors:
+        spend()
+        yield from keyword(validator, value, instance, schema) or ()
+
+    return counted
+
+
+KEYWORDS: Final[dict[str, Keyword]] = {
+    **{name: _asserting(assertion) for name, assertion in _ASSERTIONS.items()},
+    **{
+        name: _counted(Draft202012Validator.VALIDATORS[name])
+        for name in ("$ref", "allOf", "dependentSchemas", "prefixItems", "properties")
+    },
+    "additionalProperties": _additional_properties,
+    "anyOf": _any_of,
+    "contains": _contains,
+    "dependentRequired": _dependent_required,
+    "if": _if,
+    "items": _items,
+    "not": _not,
+    "oneOf": _one_of,
+    "patternProperties": _pattern_properties,
+    "propertyNames": _property_names,
+    "required": _required,
+}
+"""Ours in the place of the library's."""
