@@ -53,10 +53,22 @@ def _mail(values: Values) -> Iterator[Problem]:
         yield "mail_from", "the address that mail comes from, needed with smtp_url"
 
 
+def _stores(values: Values) -> Iterator[Problem]:
+    if values["secrets_store"] == "environment":
+        return
+    from infra.secret_stores import StoreMalformed, stores_of  # noqa: PLC0415 - as above
+
+    try:
+        stores_of(values)
+    except StoreMalformed as error:
+        yield "secrets_store", str(error)
+
+
 RULES: Mapping[str, tuple[Rule, ...]] = {
     "api": (at_most("page_size", "page_limit"), _proxies),
     "identity": (at_most("lockout_first_seconds", "lockout_longest_seconds"),),
     "onboarding": (_default_role, _mail),
     "jobs": (at_most("retry_first_seconds", "retry_longest_seconds"),),
+    "secrets": (_stores,),
 }
 """By namespace. Each rule is given all values of its namespace."""

@@ -26,6 +26,7 @@ BUS = Section("bus", "the bus")
 JOBS = Section("jobs", "jobs")
 SCHEDULES = Section("schedules", "schedules")
 MIGRATIONS = Section("migrations", "migrations")
+SECRETS = Section("secrets", "secrets by reference")
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 PROXY_HEADERS = ("x-forwarded-for", "forwarded")
@@ -232,6 +233,24 @@ class Settings:
     migration_table_lock_seconds: float = MIGRATIONS(3.0, "how long a migration waits for a lock on a table", least=0.1)
     migration_table_lock_attempts: int = MIGRATIONS(5, "how often a migration tries to get its locks", least=1)
     migration_statement_seconds: float = MIGRATIONS(900.0, "time of one statement of a migration; 0 = any", least=0)
+
+    secrets_store: str = SECRETS(
+        "environment",
+        "where secret://NAME is looked up: environment, files:FOLDER, vault:https://HOST:PORT, or several in turn",
+    )
+    secrets_token: str = SECRETS("", "Vault's token, unless there is a file of it", secret=True)
+    secrets_token_file: str = SECRETS("", "file of Vault's token; read again when it is written anew")
+    secrets_ca: str = SECRETS("", "file of the certificates that Vault is checked against (PEM); empty: the system's")
+    secrets_mount: str = SECRETS("secret", "where Vault's KV engine (version 2) is mounted")
+    secrets_prefix: str = SECRETS("", "path in it that every name is looked up below")
+    secrets_namespace: str = SECRETS("", "Vault's namespace")
+    secrets_refresh_seconds: float = SECRETS(
+        30.0, "how often it is asked whether secrets were rotated", least=1, most=86_400
+    )
+    secrets_last_good_seconds: float = SECRETS(
+        3600.0, "how long values stand that can't be fetched anew", least=0, most=30 * 86_400
+    )
+    secrets_timeout_seconds: float = SECRETS(5.0, "how long a store of secrets may take to answer", least=0.1, most=60)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
