@@ -6,9 +6,11 @@ that process alone.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import psycopg
@@ -22,6 +24,7 @@ from domain.errors import DomainError
 from projections.jobs import JOBS, QueueRow, StateCount, Tally, counts, histogram, queues, take_forward, workers
 from projections.jobs import tallies as tallied
 from projections.read import Read, Reader
+from stream_apps.jobs.metrics import OTHER_QUEUES, QUEUE_LABELS_LIMIT
 
 logger = logging.getLogger(__name__)
 
@@ -43,11 +46,15 @@ class _Seen:
 class JobGauges(Collector):
     """A scrape is told what the one before has looked up: it never waits for PostgreSQL.
 
-    The look runs in `executor`, one at a time.
+    The look runs in `executor`, one at a time. `declared` are the queues of the types of job: they always have labels
+    of their own, as have those that operators have decided about, and others while there are few.
     """
 
-    def __init__(self, pool: ConnectionPool[Connection[Any]], executor: Executor) -> None:
+    def __init__(
+        self, pool: ConnectionPool[Connection[Any]], executor: Executor, declared: Collection[str] = ()
+    ) -> None:
         self._pool = pool
+        self._declared = declared
         self._executor = executor
         self._seen = _Seen()
         self._looking: Future[None] | None = None
@@ -69,15 +76,20 @@ class JobGauges(Collector):
 
     def _standing(self) -> Iterator[Metric]:
         jobs = GaugeMetricFamily("muniment_jobs", "Jobs by state.", labels=["queue", "type", "state"])
+        label = _labels(self._seen.queues, self._declared)
+        counted = Counter[tuple[str, str, str]]()
         for each in self._seen.counts:
-            jobs.add_metric([each.queue, each.type, each.state], each.count)
+            counted[label(each.queue), each.type, each.state] += each.count
+        for labels, count in counted.items():
+            jobs.add_metric(labels, count)
         age = GaugeMetricFamily(
             "muniment_jobs_queue_age_seconds", "For how long the job that waits longest could run.", labels=["queue"]
         )
         paused = GaugeMetricFamily("muniment_jobs_queue_paused", "1 where the queue is paused.", labels=["queue"])
-        for queue in self._seen.queues:
-            age.add_metric([queue.name], queue.oldest_seconds or 0.0)
-            paused.add_metric([queue.name], queue.paused)
+        for name, alike in groupby(sorted(self._seen.queues, key=lambda q: label(q.name)), lambda q: label(q.name)):
+            together = list(alike)
+            age.add_metric([name], max(queue.oldest_seconds or 0.0 for queue in together))
+            paused.add_metric([name], any(queue.paused for queue in together))
         yield from (jobs, age, paused)
 
     def _ended(self) -> Iterator[Metric]:
@@ -87,9 +99,13 @@ class JobGauges(Collector):
             " unknown-type); jobs that were cancelled.",
             labels=["queue", "type", "outcome"],
         )
+        label = _labels(self._seen.queues, self._declared)
+        counted = Counter[tuple[str, str, str]]()
         for each in self._seen.tallies:
             if each.what == "outcome":
-                ended.add_metric([each.queue, each.type, each.label], each.count)
+                counted[label(each.queue), each.type, each.label] += each.count
+        for labels, count in counted.items():
+            ended.add_metric(labels, count)
         yield ended
         for what, name, tells in (
             ("run", "muniment_jobs_run_seconds", "How long attempts took."),
@@ -106,6 +122,16 @@ class JobGauges(Collector):
             self._seen = Reader(self._pool.connection).run(_looked, JOBS).value
         except (psycopg.Error, PoolTimeout, DomainError):
             logger.debug("the jobs' metrics stay as they were", exc_info=True)
+
+
+def _labels(queues: Sequence[QueueRow], declared: Collection[str]) -> Callable[[str], str]:
+    """What a queue is called: so many by their names, the same ones in every process, and the rest together."""
+
+    def rank(queue: QueueRow) -> tuple[bool, bool, str]:
+        return queue.name not in declared, not queue.paused and queue.limit is None, queue.name
+
+    own = {queue.name for queue in sorted(queues, key=rank)[:QUEUE_LABELS_LIMIT]} | set(declared)
+    return lambda name: name if name in own else OTHER_QUEUES
 
 
 def _looked(read: Read) -> _Seen:

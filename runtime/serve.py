@@ -238,7 +238,7 @@ class Api:
         )
         prometheus_client.REGISTRY.register(ReactionGauges(self.core.pool, self.lookups))
         prometheus_client.REGISTRY.register(ViewGauges(self.core.pool, self.lookups, self.projections))
-        prometheus_client.REGISTRY.register(JobGauges(self.core.pool, self.lookups))
+        prometheus_client.REGISTRY.register(JobGauges(self.core.pool, self.lookups, modules.job_types().queues))
         prometheus_client.REGISTRY.register(self.bus_gauges)
         return prometheus_client.REGISTRY
 

@@ -5,8 +5,8 @@ from uuid import UUID
 from msgspec import convert
 
 from api.jobs.jobs import VIEWS, sum_up
-from api.jobs.views import LimitBody, PauseBody, QueuesView, QueueView, WorkersView, WorkerView
-from api.routing import Asked, Command, Query, Route
+from api.jobs.views import LimitBody, PauseBody, QueueView, WorkersView, WorkerView
+from api.routing import Asked, Command, Keyset, Page, Paging, Query, Route
 from commands.jobs import (
     LimitQueue,
     PauseQueue,
@@ -20,11 +20,6 @@ from projections.jobs import queues, workers
 from projections.read import Read
 
 
-def list_queues(read: Read) -> QueuesView:
-    """Every queue: how many jobs stand where (as of the view's position), its oldest job, throughput, limit, pause."""
-    return QueuesView(items=convert(queues(read), list[QueueView], from_attributes=True))
-
-
 def list_workers(read: Read) -> WorkersView:
     """The worker processes that were seen within the hour, and what they are at."""
     return WorkersView(items=convert(workers(read), list[WorkerView], from_attributes=True))
@@ -36,7 +31,8 @@ def _queue_id(asked: Asked) -> UUID:
 
 ROUTES: list[Route] = [
     Query(
-        "GET", "/api/v1/queues", QueuesView, list_queues, permission="queue:read", projections=VIEWS, before=sum_up,
+        "GET", "/api/v1/queues", Page[QueueView], queues, permission="queue:read", projections=VIEWS, before=sum_up,
+        params=Paging, page=Keyset(lambda row: (row.name,), (str,)), name="list_queues",
     ),
     Command(
         "POST", "/api/v1/queues/{name}/pause", PauseBody, pause_queue, permission="queue:pause", stream=_queue_id,

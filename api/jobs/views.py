@@ -226,12 +226,6 @@ class QueueView(View):
     counts: dict[str, int]
 
 
-class QueuesView(View):
-    """Every queue that has had a job, or that somebody has decided about."""
-
-    items: list[QueueView]
-
-
 class PauseBody(Body):
     """Why."""
 

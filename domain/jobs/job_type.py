@@ -206,6 +206,11 @@ class JobTypes:
         """The types as they are seen over HTTP: those that are reserved aren't there."""
         return JobTypes(each for each in self if not each.is_reserved)
 
+    @cached_property
+    def queues(self) -> frozenset[str]:
+        """The queues that the types name."""
+        return frozenset(each.queue for each in self)
+
     def __iter__(self) -> Iterator[JobType]:
         return iter(self._types.values())
 

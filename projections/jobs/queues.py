@@ -90,8 +90,11 @@ def counts(read: Read) -> list[StateCount]:
     ]
 
 
-def queues(read: Read) -> list[QueueRow]:
-    """Every queue that has had a job, or that was decided about, by name."""
+def queues(read: Read, limit: int | None = None, after: tuple[str] | None = None) -> list[QueueRow]:
+    """Queues that have had a job or were decided about, by name, with jobs by state (as of the view's position).
+
+    Of each the age of its oldest job, throughput, limit and pause, as they are at this moment.
+    """
     found: dict[str, QueueRow] = {}
 
     def queue(name: str) -> QueueRow:
@@ -106,7 +109,8 @@ def queues(read: Read) -> list[QueueRow]:
         queue(name).oldest_seconds = seconds
     for name, ended in ended_since(read, _minute_ago(read)).items():
         queue(name).per_minute = ended * 60 / THROUGHPUT_SECONDS
-    return [found[name] for name in sorted(found)]
+    names = sorted(name for name in found if after is None or name > after[0])
+    return [found[name] for name in names[:limit]]
 
 
 def oldest(read: Read) -> dict[str, float]:

@@ -9,8 +9,8 @@ from projections.jobs import JOBS, QueueRow
 from projections.jobs import queues as queue_rows
 from runtime.cli.jobs.options import reason_option, summed_up
 from runtime.cli.operator import dispatch
-from runtime.cli.options import acting, as_json
-from runtime.cli.output import print_json, print_table, say
+from runtime.cli.options import acting, as_json, limited
+from runtime.cli.output import print_json, print_page, print_table, say
 from runtime.cli.progress import duration
 from runtime.cli.views import ask
 from runtime.cli.wired import Wired
@@ -30,21 +30,24 @@ def queues() -> None:
 
 
 @queues.command("list")
+@limited
+@click.option("--cursor", metavar="NAME", default="", help="Go on where the page before has ended.")
 @as_json
 @click.pass_obj
-def list_(wired: Wired, as_json: bool) -> None:
-    """List every queue: jobs by state, the age of the oldest, what came through in the last minute.
+def list_(wired: Wired, limit: int, cursor: str, as_json: bool) -> None:
+    """List the queues by name: jobs by state, the age of the oldest, what came through in the last minute.
 
     \b
     Example:
       muniment queues list
     """
     summed_up(wired)
-    found = ask(wired, queue_rows, JOBS)
-    if as_json:
-        print_json({"items": [asdict(row) for row in found]})
-    else:
-        print_table(TITLES, [in_table(row) for row in found])
+    found = ask(wired, lambda read: queue_rows(read, limit + 1, (cursor,)), JOBS)
+    rows = found[:limit]
+    if not as_json:
+        print_table(TITLES, [in_table(row) for row in rows])
+    shown = [asdict(row) for row in rows] if as_json else rows
+    print_page(shown, len(found), lambda _: rows[-1].name, as_json, "queues")
 
 
 def in_table(row: QueueRow) -> tuple[object, ...]:

@@ -12,3 +12,19 @@ REFUSED = Counter("muniment_job_late_outcomes_total", "Outcomes refused because 
 RERUNS = Counter("muniment_job_reruns_total", "Runs of a handler that a faster writer made void", ["type"])
 HANDED_BACK = Counter("muniment_job_handed_back_total", "Jobs given back to the queue without an outcome")
 SWEPT = Counter("muniment_job_leases_expired_total", "Leases that ran out and were recorded as lost")
+
+QUEUE_LABELS_LIMIT = 200
+"""Queues with labels of their own: whoever enqueues may name one that nobody has heard of, any number of times."""
+OTHER_QUEUES = "(other)"
+"""The label of all further ones together."""
+
+_labelled: set[str] = set()
+
+
+def queue_label(queue: str) -> str:
+    """A queue's label in this process: its name, for those that came first."""
+    if queue not in _labelled:
+        if len(_labelled) >= QUEUE_LABELS_LIMIT:
+            return OTHER_QUEUES
+        _labelled.add(queue)
+    return queue

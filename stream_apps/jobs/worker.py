@@ -24,7 +24,7 @@ from infra.listener import LOG_CHANNEL
 from infra.wake import Wake
 from stream_apps.jobs.attempt import Attempt, Phase
 from stream_apps.jobs.keeper import Keeper, Keeping
-from stream_apps.jobs.metrics import HANDED_BACK, RUNNING, WAITED
+from stream_apps.jobs.metrics import HANDED_BACK, RUNNING, WAITED, queue_label
 from stream_apps.jobs.performing import Performer
 from stream_apps.jobs.threads import Loop, Threads
 
@@ -199,7 +199,7 @@ class Worker:
             self._async_in_hand += sum(1 for attempt in attempts if attempt.is_async)
             RUNNING.set(len(self._attempts))
         for attempt in attempts:
-            WAITED.labels(attempt.claimed.queue).observe(max(0.0, attempt.claimed.waited_seconds))
+            WAITED.labels(queue_label(attempt.claimed.queue)).observe(max(0.0, attempt.claimed.waited_seconds))
         self._keeper.mind(before + keeping.lease_seconds / 3)
         for attempt in attempts:
             if attempt.is_async:

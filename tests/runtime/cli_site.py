@@ -39,7 +39,7 @@ class Site:
 
     settings: Settings
 
-    def call(self, *arguments: object, typed: str | None = None) -> Result:
+    def call(self, *arguments: object, typed: str | bytes | None = None) -> Result:
         """The command in this process."""
         return CliRunner().invoke(cli, list(map(str, arguments)), obj=Wired(self.settings), input=typed)
 

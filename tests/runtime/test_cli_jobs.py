@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
+import psycopg
 import pytest
 
 from domain.jobs import JobState
@@ -59,6 +60,53 @@ def shown(site: Site, job: str) -> Any:
 
 def listed(site: Site, *options: object) -> list[str]:
     return [job["id"] for job in site.json("jobs", "list", *options)["items"]]
+
+
+def test_a_thousand_lines_are_one_save_and_the_rest_another(cli_site: Site):
+    cli_site.done("queues", "pause", "many")
+    head = cli_site.events("jobs.JobEnqueued")
+    lines = [f'{{"type": "muniment.noop", "queue": "many", "unique_key": "{n % 1001}"}}' for n in range(1002)]
+    typed = "\n".join([*lines[:7], "", *lines[7:]])
+    told = cli_site.done("jobs", "enqueue-batch", "--as", "ada", "--json", typed=typed)
+    answers = [json.loads(line) for line in told.stdout.splitlines()]
+    assert len(answers) == 1002
+    assert (answers[1001], len({each["id"] for each in answers})) == ({"id": answers[0]["id"], "duplicate": True}, 1001)
+    by_save = "select count(*) from stored_events where topic = 'jobs.JobEnqueued' group by recorded_at"
+    with psycopg.connect(cli_site.settings.postgres_url) as connection:
+        times = connection.execute(f"{by_save} having count(*) > 9").fetchall()
+    assert times == [(1000,)]
+    assert "1,002 enqueued" not in told.stderr
+    again = cli_site.done("jobs", "enqueue-batch", typed="\n".join(lines))
+    assert again.stderr == "0 enqueued, 1,002 had their unique key already\n"
+    assert head == cli_site.events("jobs.JobEnqueued")[: len(head)]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"type": "muniment.fail", "args": {"times": "x"}}', "line 1002: args.times"),
+        ('{"type": "muniment.noop", "colour": 1}', "line 1002: colour: is unknown"),
+        ('{"type": "muniment.noop", "type": "muniment.fail"}', "line 1002: type: is given twice"),
+        ('{"type": "no.such"}', "line 1002: There is no job type 'no.such'"),
+        ("{", "line 1002: it is not JSON"),
+        ("[]", "line 1002: expected `object`"),
+        ('{"type": "muniment.noop", "unique_key": "a\\u0000b"}', "line 1002: unique_key"),
+        (b"\xff\xfe", "line 1002: it is not JSON"),
+        (b'"' + b"x" * 1_100_000 + b'"', "line 1002: it is longer than"),
+    ],
+    ids=["argument", "unknown", "twice", "type", "json", "list", "nul", "utf-16", "long"],
+)
+def test_a_line_that_is_wrong_is_named_and_what_went_before_stays(cli_site: Site, line: str | bytes, said: str):
+    made = f"wrong-{uuid4().hex[:8]}"
+    good = b'{"type": "muniment.noop", "queue": "%s", "run_at": "2030-01-01T00:00:00Z"}\n' % made.encode()
+    last = line if isinstance(line, bytes) else line.encode()
+    refused = cli_site.call("jobs", "enqueue-batch", typed=b"\xef\xbb\xbf" + good * 1001 + last)
+    assert refused.exit_code == 1
+    assert said in refused.stderr
+    assert "lines 1 to 1000 are enqueued, the rest isn't" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    queues = {each["name"]: each["counts"] for each in cli_site.json("queues", "list")["items"]}
+    assert queues[made]["waiting"] == 1000
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from psycopg_pool import ConnectionPool
 
+from commands.jobs import Enqueue, EnqueueBatch, PauseQueue, enqueue_batch, pause_queue
+from domain.jobs import NoArgs
 from runtime.job_gauges import JobGauges
-from tests.job_world import JobWorld, job_world
+from stream_apps.jobs.metrics import OTHER_QUEUES, QUEUE_LABELS_LIMIT, queue_label
+from tests.job_world import NOOP, JobWorld, job_world
 
 
 class AtOnce:
@@ -32,7 +35,7 @@ def world(database: str) -> Iterator[JobWorld]:
 def scrape(world: JobWorld) -> Iterator[Any]:
     with ConnectionPool(world.database, kwargs={"autocommit": True}, min_size=1) as pool:
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(JobGauges(pool, AtOnce()))  # type: ignore[arg-type]
+        registry.register(JobGauges(pool, AtOnce(), {"mail"}))  # type: ignore[arg-type]
 
         def scraped(name: str) -> dict[tuple[str, ...], float]:
             """The samples of a name by the values of their labels, these in the order of their names."""
@@ -89,6 +92,26 @@ def test_tells_the_age_of_queues_and_who_works(world, scrape):
     assert scrape("muniment_jobs_queue_paused") == {("mail",): 1}
     assert scrape("muniment_job_workers") == {(): 1}
     assert scrape("muniment_job_worker_threads") == {(): 4}
+
+
+def test_queues_without_number_share_a_label_but_no_job_is_left_out(world, scrape):
+    jobs = [Enqueue(NOOP, NoArgs(), queue=f"made-up-{n:03}") for n in range(QUEUE_LABELS_LIMIT + 5)]
+    world.run(enqueue_batch, EnqueueBatch(jobs))
+    world.mail()
+    world.run(pause_queue, PauseQueue("torn"))
+    found = scrape("muniment_jobs")
+    assert sum(found.values()) == len(jobs) + 1
+    names = {labels[0] for labels in found}
+    assert len(names) <= QUEUE_LABELS_LIMIT + 1
+    assert {"mail", "made-up-000", OTHER_QUEUES} <= names
+    assert scrape("muniment_jobs_queue_paused")["torn",] == 1
+    assert len(scrape("muniment_jobs_queue_age_seconds")) <= QUEUE_LABELS_LIMIT + 1
+
+
+def test_a_worker_labels_so_many_queues_and_no_more():
+    names = {queue_label(f"made-up-{n:03}") for n in range(QUEUE_LABELS_LIMIT + 5)}
+    assert len(names) <= QUEUE_LABELS_LIMIT + 1
+    assert OTHER_QUEUES in names
 
 
 def test_a_database_that_is_away_leaves_what_was_known(world, scrape):

@@ -2,7 +2,7 @@
 
 import click
 
-from runtime.cli.jobs import deciding, driving, looking
+from runtime.cli.jobs import batch, deciding, driving, looking
 from runtime.cli.jobs.live import top
 
 
@@ -25,6 +25,7 @@ COMMANDS = (
     looking.workers_,
     top,
     deciding.enqueue,
+    batch.enqueue_batch_,
     deciding.retry,
     deciding.cancel,
     driving.redrive_,
