@@ -32,6 +32,9 @@ ERRORS_LIMIT = 50
 MESSAGE_CHARS = 500
 FIELD_CHARS = 300
 
+INSTANCES_LIMIT = 10_000
+"""Instances of customers' services that one namespace may have."""
+
 FORGOTTEN_SECONDS = 3_600
 """Rows of those that are gone are removed after so long, when somebody else begins."""
 AHEAD_SECONDS = 5.0
@@ -144,13 +147,17 @@ ALIVE = f"""
     i.seen_at > clock_timestamp() - make_interval(secs => %(lease)s)
     and i.seen_at < clock_timestamp() + interval '{AHEAD_SECONDS} seconds'
 """
-_LOOK = f"""
+LOOK = f"""
     select i.id, i.part, i.host, i.pid, (i.running ->> %(namespace)s)::int as version,
            i.refused -> %(namespace)s as refused, i.started_at, i.answered_at, i.seen_at,
            greatest(0, extract(epoch from clock_timestamp() - i.seen_at))::float8 as age_seconds
       from configuration_instances i
      where i.namespace in ('{OWN}', %(namespace)s) and i.running ? %(namespace)s and {ALIVE}
-     order by i.part, i.id
+"""
+_ALL = f"{LOOK} order by i.part, i.id"
+_ROOM = """
+    select exists (select from configuration_instances where namespace = %(namespace)s and id = %(id)s)
+        or (select count(*) from configuration_instances where namespace = %(namespace)s) < %(limit)s
 """
 
 
@@ -192,15 +199,32 @@ def leave(connection: Connection[Any], presence: Presence, namespace: str = OWN)
     return connection.execute(_LEAVE, who).fetchone() is not None
 
 
+def running(connection: Connection[Any], presence: Presence, namespace: str) -> int:
+    """The version of the namespace with which this instance said that it runs; 0 if it has said nothing."""
+    row = connection.execute(
+        "select (running ->> %(namespace)s)::int from configuration_instances"
+        " where namespace = %(namespace)s and id = %(id)s and actor = %(actor)s",
+        {"namespace": namespace, "id": presence.id, "actor": presence.actor},
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
+def has_room(connection: Connection[Any], namespace: str, instance: str) -> bool:
+    """Whether an instance of this id may speak for the namespace, or there are as many as may be."""
+    who = {"namespace": namespace, "id": instance, "limit": INSTANCES_LIMIT}
+    row = connection.execute(_ROOM, who).fetchone()
+    return bool(row and row[0])
+
+
 def instances(connection: Connection[Any], namespace: str, lease_seconds: float = LEASE_SECONDS) -> list[Instance]:
     """Every instance that lives and holds this namespace, by part and id."""
     with connection.cursor(row_factory=dict_row) as cursor:
-        rows = cursor.execute(_LOOK, {"namespace": namespace, "lease": lease_seconds}).fetchall()
+        rows = cursor.execute(_ALL, {"namespace": namespace, "lease": lease_seconds}).fetchall()
     return [as_instance(row) for row in rows]
 
 
 def as_instance(row: Mapping[str, Any]) -> Instance:
-    """A row of the look."""
+    """A row of `LOOK`."""
     refused = row["refused"]
     return Instance(**{**row, "refused": None if refused is None else _refused(refused)})
 

@@ -18,6 +18,9 @@ from infra.listener import Listener
 ANSWER_SECONDS = 1.0
 """So long an update's answer waits for the instances, unless the setting says otherwise."""
 
+INSTANCES_PER_SECOND = 20_000
+"""Who waits for many looks less often: so many rows are read for each who waits, at most."""
+
 Look = Callable[[str], Awaitable[Sequence[Instance]]]
 """The instances of a namespace; may raise psycopg.Error, PoolTimeout, Unavailable."""
 
@@ -113,6 +116,7 @@ class Waits:
             with suppress(TimeoutError):
                 async with asyncio.timeout(left):
                     await heard.wait()
+                    await asyncio.sleep(len(found.instances) / INSTANCES_PER_SECOND)
 
     def _heard(self, payload: str) -> None:
         chosen = self._waiting.values() if payload == OWN else [self._waiting.get(payload, set())]

@@ -1,0 +1,1 @@
+"""Configuration: asking, changing, watching, and which instances run what."""
