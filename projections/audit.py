@@ -18,6 +18,7 @@ from domain.analytics import AnalyticsReader
 from domain.audit import Entry, LogExport, LogRead, Refusal
 from domain.backup import Backup, Restoration
 from domain.builds import BuildDrop, CutOver, Rebuild, Rollback
+from domain.configuration import Namespace
 from domain.identity import EmailClaim, EmailVerification, Keyring, LoginAttempts, Onboarding, Session, User
 from domain.jobs import Job, JobKey, Queue
 from domain.jobs.occurrence import Occurrence
@@ -47,6 +48,7 @@ Event = Aggregate.Event
 _user, _of_user, _session = own("user"), named("user", "user_id"), own("session")
 _role, _key, _reader = named("role", "name"), named("key", "key_id"), named("database-role", "role")
 _queue, _schedule = named("queue", "name"), named("schedule", "name")
+_namespace = named("configuration", "name")
 _PLAN = ("cron", "timezone", "type", "missed", "overlap", "queue", "priority")
 
 
@@ -136,6 +138,12 @@ AUDITED: Mapping[type[Event], Meaning] = {
     Schedule.Resumed: Meaning("schedule.resumed", API_ACTIVITY, UPDATE, _schedule, ("reason",)),
     Schedule.Deleted: Meaning("schedule.deleted", API_ACTIVITY, 4, _schedule, ("reason",)),
     Schedule.Reinstated: Meaning("schedule.reinstated", API_ACTIVITY, CREATE, _schedule, _PLAN),
+    Namespace.Declared: Meaning(
+        "configuration.declared", API_ACTIVITY, UPDATE, _namespace, ("schema_version", "reason")
+    ),
+    Namespace.Changed: Meaning(
+        "configuration.changed", API_ACTIVITY, UPDATE, _namespace, ("keys", "schema_version", "reason", "restores")
+    ),
 }
 
 ROUTINE: frozenset[type[Event]] = frozenset(
@@ -158,6 +166,7 @@ ROUTINE: frozenset[type[Event]] = frozenset(
         Occurrence.CaughtUp,  # as decided with the schedule
         Occurrence.Coalesced,  # nothing was done
         Occurrence.Skipped,  # nothing was done
+        Namespace.Opened,  # saved with the first declaration or change, which is audited
     }
 )
 

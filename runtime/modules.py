@@ -19,12 +19,14 @@ from domain.analytics import AnalyticsReader
 from domain.audit import Entry, LogExport, LogRead, Refusal
 from domain.backup import Backup, Restoration
 from domain.builds import BuildDrop, CutOver, Rebuild, Rollback
+from domain.configuration import Namespace
 from domain.identity import EmailClaim, EmailVerification, Keyring, LoginAttempts, Onboarding, Session, User
 from domain.jobs import Job, JobKey, JobTypes, Queue
 from domain.jobs.occurrence import Occurrence
 from domain.jobs.schedule import Schedule
 from domain.projections import Retry, Skip
 from domain.verification import Finding, Repair
+from infra.configuration.heads import HEADS
 from infra.inline import Inline
 from infra.job_queue import JOB_QUEUE
 from infra.migrate import Source
@@ -103,6 +105,13 @@ MODULES = (
         reactions=lambda settings: (verification_mail(settings),),
         schedules=TIMES,
         routes=jobs_api.ROUTES,
+    ),
+    Module(
+        "configuration",
+        depends_on=("log",),
+        migrations=MIGRATIONS / "configuration",
+        aggregates=(Namespace,),
+        inline=(HEADS,),
     ),
 )
 

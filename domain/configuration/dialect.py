@@ -21,7 +21,7 @@ from domain.configuration.patterns import matcher
 from domain.configuration.shape import target
 from domain.errors import FieldError
 
-_Validator: Final = extend(Draft202012Validator, KEYWORDS)
+_Validator: Final = extend(Draft202012Validator, KEYWORDS)  # type: ignore[no-untyped-call]  # untyped in its stubs
 _NOTHING: Final[Registry[Any]] = Registry()
 _TOO_MUCH: Final = "is too much work to check: make the schema simpler, or the document smaller"
 _BRANCHES: Final = ("if", "then", "else")

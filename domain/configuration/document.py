@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from domain.configuration.errors import InvalidDocument
-from domain.errors import FieldError
+from domain.errors import FieldError, Invalid
 
 Values = Mapping[str, Any]
 
@@ -57,7 +57,7 @@ def joined(path: str, key: str | int) -> str:
     return f"{path}.{key}" if path else key
 
 
-def invalid_document(errors: Sequence[FieldError], kind: type[InvalidDocument] = InvalidDocument) -> InvalidDocument:
+def invalid_document(errors: Sequence[FieldError], kind: type[Invalid] = InvalidDocument) -> Invalid:
     """An error that names all these fields."""
     named = "; ".join(f"{each.field}: {each.message}" if each.field else each.message for each in errors[:3])
     return kind(named + ("; …" if len(errors) > 3 else ""), errors=errors)

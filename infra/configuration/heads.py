@@ -1,0 +1,94 @@
+"""What is stored of each namespace: written by the commits that change it, so that it is right at once; and its past.
+
+A head's document is the stored overrides alone. Whoever runs with it merges the defaults in (DocumentSchema).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import orjson
+from psycopg import Connection
+from psycopg.rows import dict_row
+
+from domain.configuration import Namespace
+from infra.inline import Inline
+
+_OPENED = """
+    insert into configuration_heads (namespace, stream, version, position, schema_version, document)
+    values (%(name)s::text, %(stream)s::uuid, %(version)s::integer, %(position)s::bigint, 0, '{}')
+"""
+_DECLARED = """
+    update configuration_heads
+       set schema = %(schema)s::jsonb, version = %(version)s::integer, position = %(position)s::bigint
+     where namespace = %(name)s::text
+"""
+_CHANGED = """
+    update configuration_heads
+       set document = %(values)s::jsonb, schema_version = %(schema_version)s::integer,
+           version = %(version)s::integer, position = %(position)s::bigint
+     where namespace = %(name)s::text
+"""
+_ROWS = """
+    select namespace, stream, version, position, schema_version, document::text, schema::text from configuration_heads
+"""
+
+
+def announcement(namespace: str) -> str:
+    """What the commit's notification says of a namespace that has changed."""
+    return f"config:{namespace}"
+
+
+def _announce(event: Any) -> str:
+    return announcement(event.name)
+
+
+HEADS = Inline(
+    name="configuration-heads",
+    on={Namespace.Opened: _OPENED, Namespace.Declared: _DECLARED, Namespace.Changed: _CHANGED},
+    announces={Namespace.Declared: _announce, Namespace.Changed: _announce},
+    tables=("configuration_heads",),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A namespace as the newest commit has left it.
+
+    `version` is its stream's, `position` the log's of its newest event. `document` are the stored overrides, written
+    for the schema of number `schema_version` (0: never written). `schema` is the JSON Schema of a customers' namespace.
+    """
+
+    namespace: str
+    stream: UUID
+    version: int
+    position: int
+    schema_version: int
+    document: dict[str, Any]
+    schema: dict[str, Any] | None
+
+
+def read_heads(connection: Connection[Any], names: Sequence[str] | None = None) -> list[Head]:
+    """All namespaces that have a stream, by name, or those of these names. One statement: one moment."""
+    with connection.cursor(row_factory=dict_row) as cursor:
+        if names is None:
+            rows = cursor.execute(f"{_ROWS} order by namespace").fetchall()
+        else:
+            rows = cursor.execute(f"{_ROWS} where namespace = any(%s) order by namespace", (list(names),)).fetchall()
+    return [head_of(row) for row in rows]
+
+
+def head_of(row: dict[str, Any]) -> Head:
+    """A row of the table, whose two documents come as text.
+
+    jsonb spells 1e22 as twenty-three digits; orjson reads those as the number that they were.
+    """
+    schema = row["schema"]
+    return Head(
+        **{
+            **row,
+            "document": orjson.loads(row["document"]),
+            "schema": None if schema is None else orjson.loads(schema),
+        }
+    )
