@@ -27,6 +27,7 @@ JOBS = Section("jobs", "jobs")
 SCHEDULES = Section("schedules", "schedules")
 MIGRATIONS = Section("migrations", "migrations")
 SECRETS = Section("secrets", "secrets by reference")
+CONFIGURATION = Section("configuration", "configuration")
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 PROXY_HEADERS = ("x-forwarded-for", "forwarded")
@@ -251,6 +252,13 @@ class Settings:
         3600.0, "how long values stand that can't be fetched anew", least=0, most=30 * 86_400
     )
     secrets_timeout_seconds: float = SECRETS(5.0, "how long a store of secrets may take to answer", least=0.1, most=60)
+
+    config_answer_seconds: float = CONFIGURATION(
+        1.0, "how long an update's answer waits for what every process makes of it", hot=True, least=0, most=30
+    )
+    config_lease_seconds: float = CONFIGURATION(
+        30.0, "a process or service silent for so long counts as gone", hot=True, least=1, most=3600
+    )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
