@@ -4,12 +4,15 @@ What a customer's service and the platform's own processes have in common: someb
 and checked as a whole, and then every reader has it, or nobody has and the reason is known. Reading is an attribute.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Generic, NoReturn, TypeVar
 
 T = TypeVar("T")
+
+logger = logging.getLogger("muniment_client")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ class Live(Generic[T]):
 
     def __init__(self) -> None:
         self._offering = threading.Lock()
-        self._tell: list[Callable[[T], None]] = []
+        self._tell: list[Callable[[T], object]] = []
 
     def __getattr__(self, name: str) -> NoReturn:
         if name in {"current", "verdict"}:  # asked only where the attribute was never set: readers don't pay for it
@@ -70,9 +73,13 @@ class Live(Generic[T]):
         """Whether there is a current value."""
         return "current" in self.__dict__
 
-    def on_swap(self, callback: Callable[[T], None]) -> None:
-        """Called with each new value after it has become current, in the thread that offered it; must not raise."""
-        self._tell.append(callback)
+    def on_swap(self, callback: Callable[[T], object]) -> Callable[[], None]:
+        """Called with each new value after it has become current, in the thread that offered it; must be quick.
+
+        Returns what ends that.
+        """
+        self._tell = [*self._tell, callback]
+        return lambda: self._forget(callback)
 
     def offer(self, version: int, make: Callable[[], T]) -> Verdict:
         """Makes the value and swaps it in, or keeps the last good one where `make` raises Refused. One at a time."""
@@ -85,5 +92,11 @@ class Live(Generic[T]):
             self.current = value
             self.verdict = verdict = Verdict(version)
             for tell in self._tell:
-                tell(value)
+                try:
+                    tell(value)
+                except Exception:  # the value is in force, whatever somebody makes of that
+                    logger.exception("who was told of a new configuration failed")
             return verdict
+
+    def _forget(self, callback: Callable[[T], object]) -> None:
+        self._tell = [each for each in self._tell if each is not callback]

@@ -69,6 +69,11 @@ class Opened:
         """Nothing waits: returns when something may."""
         await self.woken()
 
+    @property
+    def torn(self) -> bool:
+        """Whether a message was begun and not sent whole: nothing can be said behind that any more."""
+        return False
+
     def place(self) -> tuple[bytes, dict[str, object]]:
         """Where to go on from: as the id of the last event, and in its data."""
         raise NotImplementedError
@@ -117,6 +122,8 @@ class Opened:
                 raise StopAsyncIteration
             if self.ending is not None:
                 self._over = True
+                if self.torn:
+                    raise StopAsyncIteration
                 return self._last_event(self.ending)
             data = self.take()
             if data is not None:
