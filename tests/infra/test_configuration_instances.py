@@ -5,13 +5,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-import infra
 from domain.errors import FieldError, Overloaded
 from infra.configuration.instances import (
     ERRORS_LIMIT,
@@ -29,7 +27,6 @@ from infra.configuration.telling import Acknowledgements
 from infra.configuration.waiting import Answered, Waits, wait_for_answers
 from infra.listener import Listener
 
-TABLE = Path(infra.__file__).parent / "migrations/configuration/0002_instances.sql"
 ADA, BABBAGE, GRACE = (Presence(name, "worker", "engine", 1) for name in ("ada", "babbage", "grace"))
 TOO_COSTLY = FieldError("bcrypt_cost", "at most 16")
 
@@ -37,14 +34,6 @@ TOO_COSTLY = FieldError("bcrypt_cost", "at most 16")
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
-
-
-@pytest.fixture
-def database(empty_database: str) -> str:
-    """The one table that all this is about."""
-    with psycopg.connect(empty_database, autocommit=True) as connection:
-        connection.execute(TABLE.read_bytes())
-    return empty_database
 
 
 @pytest.fixture
@@ -359,23 +348,13 @@ class Looks:
         return await asyncio.to_thread(look)
 
 
-@pytest.fixture
-def listened(new_database, template) -> str:
-    """A whole database, as a listener needs it."""
-    database = new_database(template)
-    with psycopg.connect(database, autocommit=True) as connection:
-        connection.execute(b"drop table if exists configuration_instances")
-        connection.execute(TABLE.read_bytes())
-    return database
-
-
 @pytest.mark.anyio
-async def test_many_wait_at_once_each_for_its_own(listened):
-    looks = Looks(listened)
-    listener = Listener(listened, {})
+async def test_many_wait_at_once_each_for_its_own(database):
+    looks = Looks(database)
+    listener = Listener(database, {})
     waits = Waits(listener, looks)
     await listener.start()
-    connection = await asyncio.to_thread(psycopg.connect, listened, autocommit=True)
+    connection = await asyncio.to_thread(psycopg.connect, database, autocommit=True)
     try:
         await asyncio.to_thread(tell, connection, ADA, runs(api=0))
         await asyncio.to_thread(tell, connection, BABBAGE, runs(shop=0), namespace="shop")
@@ -394,13 +373,13 @@ async def test_many_wait_at_once_each_for_its_own(listened):
 
 
 @pytest.mark.anyio
-async def test_a_wait_without_answers_looks_twice_and_no_more(listened):
-    looks = Looks(listened)
-    listener = Listener(listened, {})
+async def test_a_wait_without_answers_looks_twice_and_no_more(database):
+    looks = Looks(database)
+    listener = Listener(database, {})
     waits = Waits(listener, looks)
     await listener.start()
     try:
-        with psycopg.connect(listened, autocommit=True) as connection:
+        with psycopg.connect(database, autocommit=True) as connection:
             tell(connection, ADA, runs(api=0))
         await listener.caught_up()
         answered = await waits.answered("api", 1, 0.2)
@@ -410,10 +389,10 @@ async def test_a_wait_without_answers_looks_twice_and_no_more(listened):
 
 
 @pytest.mark.anyio
-async def test_without_a_listener_the_answer_is_found_at_the_end(listened):
-    looks = Looks(listened)
-    waits = Waits(Listener(listened, {}), looks)  # it never starts
-    with psycopg.connect(listened, autocommit=True) as connection:
+async def test_without_a_listener_the_answer_is_found_at_the_end(database):
+    looks = Looks(database)
+    waits = Waits(Listener(database, {}), looks)  # it never starts
+    with psycopg.connect(database, autocommit=True) as connection:
         tell(connection, ADA, runs(api=0))
         waiting = asyncio.create_task(waits.answered("api", 1, 0.3))
         await asyncio.sleep(0.1)
