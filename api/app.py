@@ -20,6 +20,7 @@ from api.metrics import HttpCollector, Refresh, metrics_route
 from api.openapi import OpenApi, openapi_route
 from api.ports import Services
 from api.routing import Route
+from infra.configuration.live import given
 
 
 class _Others:
@@ -47,7 +48,7 @@ class Application(Starlette):
         self,
         routes: Sequence[Route],
         services: Services,
-        limits: HttpLimits | None = None,
+        limits: HttpLimits | Callable[[], HttpLimits] | None = None,
         *,
         registry: CollectorRegistry = REGISTRY,
         others: Sequence[BaseRoute] = (),
@@ -57,10 +58,10 @@ class Application(Starlette):
     ) -> None:
         super().__init__(routes=others, lifespan=lambda _: self._life(lifespan))
         self.router.redirect_slashes = False
-        limits = limits or HttpLimits()
+        limits = given(limits or HttpLimits())
         own = CollectorRegistry()
         tables = [*routes, *health_routes(services.readiness), metrics_route(registry, own, refresh=refresh_metrics)]
-        document = OpenApi(tables, limits, version).document()
+        document = OpenApi(tables, limits(), version).document()
         tables += [openapi_route(document), docs_route(document)]
         self.frame = Frame(tables, services, limits, _Others(self))
         own.register(HttpCollector(self.frame.counts, self._gauges))

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 from api import problems, requests
 from api.guard import authenticate, authorisation, record_refusal
-from api.limits import HttpLimits
+from api.limits import Fitted, HttpLimits
 from api.metrics import RouteCounts
 from api.ports import Services
 from api.problems import (
@@ -33,6 +33,7 @@ from api.threads import Threads
 from api.values import Empty, JsonBody, QueryString, path_values
 from domain.context import ANONYMOUS, Actor, Context
 from domain.errors import DomainError, Forbidden, Unauthenticated, Unavailable
+from infra.configuration.live import given
 
 R = TypeVar("R")
 
@@ -51,18 +52,18 @@ class ReadyRoute:
 
     __slots__ = ("act", "authorise", "body", "body_first", "counts", "open", "parameters", "params", "route")
 
-    def __init__(self, route: Route, limits: HttpLimits) -> None:
+    def __init__(self, route: Route, json_depth: int) -> None:
         self.route = route
         self.counts = RouteCounts(route.method, plain(route.path))
         self.parameters = parameters(route.path)
         kind = None if isinstance(route, Query) else route.body
         takes_body = kind is not None or route.method in ("POST", "PUT", "PATCH")
-        self.body = JsonBody(Empty if kind is None else kind, limits.json_depth) if takes_body else None
+        self.body = JsonBody(Empty if kind is None else kind, json_depth) if takes_body else None
         self.params = QueryString(route.params)
         self.open = route.permission is OPEN
         self.authorise = authorisation(route, route.permission)
         self.body_first = route.scope is not None
-        self.act = act_of(route, limits)
+        self.act = act_of(route)
 
     @property
     def action(self) -> str:
@@ -71,19 +72,25 @@ class ReadyRoute:
 
 
 class Frame:
-    """Answers HTTP requests by the table of routes; whatever isn't in it goes to `others`, Starlette's router."""
+    """Answers HTTP requests by the table of routes; whatever isn't in it goes to `others`, Starlette's router.
 
-    def __init__(self, routes: Sequence[Route], services: Services, limits: HttpLimits, others: Any) -> None:
-        self.services, self.limits = services, limits
-        self.threads = Threads(limits.threads, limits.queue)
-        self.sender = Sender(limits)
+    `limits` may be a function: it is asked once at the beginning of each request.
+    """
+
+    def __init__(
+        self, routes: Sequence[Route], services: Services, limits: HttpLimits | Callable[[], HttpLimits], others: Any
+    ) -> None:
+        self.services, self._limits = services, given(limits)
+        first = self._limits()
+        self.threads = Threads(first.threads, lambda: self._limits().queue)
+        self.sender = Sender()
         self.unmatched = RouteCounts("", "")
         self.counts = [self.unmatched]
         self._router: Router[ReadyRoute] = Router()
         self._others = others
-        self._addresses = requests.Addresses(limits.trusted_proxies, limits.proxy_header)
+        self._addresses = Fitted(_addresses)
         for route in routes:
-            ready = ReadyRoute(route, limits)
+            ready = ReadyRoute(route, first.json_depth)
             self._router.add(route.method, plain(route.path), ready)
             self.counts.append(ready.counts)
 
@@ -101,7 +108,7 @@ class Frame:
             ip=asked.ip or None,
             user_agent=requests.user_agent(asked.headers),
             session_id=None if caller is NOBODY else caller.session_id,
-            config_version=self.services.config_version(),
+            config_version=self.services.live.bound.version,
         )
 
     def close(self) -> None:
@@ -125,7 +132,10 @@ class Frame:
         if ready is None and asked.method == "HEAD":
             ready = methods.get("GET")
         try:
-            answer = await self._answer(asked, scope, receive, ready, methods, values)
+            # not around the sending: a stream may go on for hours
+            with self.services.live.bind():
+                asked.limits = self._limits()
+                answer = await self._answer(asked, scope, receive, ready, methods, values)
             position = self.services.positions.handled() if answer.position is None else answer.position
             answered = perf_counter()
             await self.sender.send(asked, answer, position, receive, send)
@@ -134,7 +144,7 @@ class Frame:
         # how long somebody stays on a stream says nothing about how long it took to answer
         seconds = (perf_counter() if answer.stream is None else answered) - started
         (self.unmatched if ready is None else ready.counts).count(answer.status, seconds)
-        if self.limits.access_log or seconds > self.limits.slow_seconds:
+        if asked.limits.access_log or seconds > asked.limits.slow_seconds:
             _log_request(asked, answer.status, seconds)
 
     async def _answer(
@@ -160,12 +170,12 @@ class Frame:
         return answer
 
     def _read_head(self, asked: Asked, scope: Message) -> None:
-        headers = asked.headers = requests.read_headers(scope["headers"], self.limits)
+        headers = asked.headers = requests.read_headers(scope["headers"], asked.limits)
         asked.request_id = requests.request_id(headers)
         asked.traceparent = requests.traceparent(headers)
-        asked.ip = self._addresses.client(scope.get("client"), headers)
-        if len(asked.url_path) + len(scope["query_string"]) > self.limits.url_bytes:
-            raise UrlTooLong(f"At most {self.limits.url_bytes} bytes.")
+        asked.ip = self._addresses(asked.limits).client(scope.get("client"), headers)
+        if len(asked.url_path) + len(scope["query_string"]) > asked.limits.url_bytes:
+            raise UrlTooLong(f"At most {asked.limits.url_bytes} bytes.")
 
     async def _run(
         self, asked: Asked, scope: Message, receive: Receive, ready: ReadyRoute, values: Sequence[str]
@@ -181,29 +191,11 @@ class Frame:
         if query or ready.params.kind is not None:
             asked.params = ready.params.read(query)
         if ready.body is not None:
-            asked.raw = await self._read_body(asked.headers, receive)
-            asked.body = ready.body.read(asked.raw)
+            asked.raw = await _read_body(asked.headers, receive, asked.limits)
+            asked.body = ready.body.read(asked.raw, asked.limits.json_depth)
         if ready.authorise is not None and ready.body_first:
             await ready.authorise(asked)
         return await ready.act(asked)
-
-    async def _read_body(self, headers: requests.Headers, receive: Receive) -> bytes:
-        """The whole body.
-
-        Raises BodyTooLarge as soon as that is known, BodyTooSlow, UnsupportedMediaType, ClientGone.
-        """
-        limit = self.limits.body_bytes
-        length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length[:19]) > limit:
-            raise BodyTooLarge(f"At most {limit} bytes.")
-        try:
-            async with asyncio.timeout(self.limits.body_seconds):
-                body = await _read_chunks(receive, limit)
-        except TimeoutError:
-            raise BodyTooSlow(f"It has to be complete within {self.limits.body_seconds:g} s.") from None
-        if body and headers.get(b"content-type", _JSON) != _JSON:
-            _check_media_type(headers[b"content-type"])
-        return body
 
     async def _refused(self, asked: Asked, ready: ReadyRoute | None, error: Exception) -> Answer:
         known = problems.translated(error)
@@ -242,6 +234,29 @@ def _without_route(method: str, methods: Mapping[str, ReadyRoute]) -> Answer:
     if method != "OPTIONS":
         raise MethodNotAllowed(allow)
     return Answer(None, 204, [(b"allow", allow.encode())])
+
+
+def _addresses(limits: HttpLimits) -> requests.Addresses:
+    return requests.Addresses(limits.trusted_proxies, limits.proxy_header)
+
+
+async def _read_body(headers: requests.Headers, receive: Receive, limits: HttpLimits) -> bytes:
+    """The whole body.
+
+    Raises BodyTooLarge as soon as that is known, BodyTooSlow, UnsupportedMediaType, ClientGone.
+    """
+    limit = limits.body_bytes
+    length = headers.get(b"content-length", b"0")
+    if length.isdigit() and int(length[:19]) > limit:
+        raise BodyTooLarge(f"At most {limit} bytes.")
+    try:
+        async with asyncio.timeout(limits.body_seconds):
+            body = await _read_chunks(receive, limit)
+    except TimeoutError:
+        raise BodyTooSlow(f"It has to be complete within {limits.body_seconds:g} s.") from None
+    if body and headers.get(b"content-type", _JSON) != _JSON:
+        _check_media_type(headers[b"content-type"])
+    return body
 
 
 async def _read_chunks(receive: Receive, limit: int) -> bytes:

@@ -1,6 +1,10 @@
 """The explicit limits of the HTTP frame. `infra/settings.py` gives them names in the environment."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
 
 MAX_NAMED_ERRORS = 50
 """Invalid fields that one problem names at most."""
@@ -38,3 +42,19 @@ class HttpLimits:
     behind_tls: bool = False
     slow_seconds: float = 1.0
     access_log: bool = False
+
+
+class Fitted(Generic[T]):
+    """What is made of the limits, made anew when they are others."""
+
+    __slots__ = ("_fitted", "_make")
+
+    def __init__(self, make: Callable[[HttpLimits], T]) -> None:
+        self._make = make
+        self._fitted: tuple[HttpLimits, T] | None = None
+
+    def __call__(self, limits: HttpLimits) -> T:
+        fitted = self._fitted
+        if fitted is None or fitted[0] is not limits:
+            fitted = self._fitted = (limits, self._make(limits))
+        return fitted[1]

@@ -4,11 +4,13 @@ All types are structural, so that `infra/` can implement them without importing 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 from uuid import UUID
 
 from domain.context import Context
+from infra.configuration.live import Live
+from infra.settings import Settings
 
 
 class Caller(Protocol):
@@ -226,8 +228,8 @@ class Readiness(Protocol):
 class Services:
     """Everything that the frame is given.
 
-    `ports` is the modules' own: what a `prepare` and an endpoint use; `config_version` tells the position of the
-    configuration in force.
+    `ports` is the modules' own: what a `prepare` and an endpoint use; `live` the configuration, of which each request
+    keeps the snapshot that it begins with.
     """
 
     authenticator: Authenticator
@@ -239,4 +241,4 @@ class Services:
     refusals: Refusals
     readiness: Readiness
     ports: Any = None
-    config_version: Callable[[], int] = lambda: 0
+    live: Live = field(default_factory=lambda: Live.of(Settings()))

@@ -12,6 +12,7 @@ from uuid import UUID
 
 import msgspec
 
+from api.limits import HttpLimits
 from api.ports import Caller, Outcome, Services
 from domain.context import Context
 from domain.errors import DomainError
@@ -144,6 +145,7 @@ class Surroundings(Protocol):
 
 
 NOTHING: Final[Mapping[str, Any]] = {}
+USUAL: Final = HttpLimits()
 NOBODY: Final[Any] = None
 
 
@@ -152,12 +154,13 @@ class Asked:
 
     `path` holds the typed path parameters, `params` the query string as the route's `params` type, `body` the body as
     its `body` type; `query` and `raw` are their bytes. `headers` are by lower-case name. `ip` is the client's address:
-    the peer's, or what a trusted proxy says. `caller` is None on open routes only, which don't look at tokens.
+    the peer's, or what a trusted proxy says. `limits` hold for this request to its end. `caller` is None on open routes
+    only, which don't look at tokens.
     """
 
     __slots__ = (
-        "_context", "_surroundings", "body", "caller", "headers", "ip", "method", "params", "path", "query", "raw",
-        "request_id", "traceparent", "url_path",
+        "_context", "_surroundings", "body", "caller", "headers", "ip", "limits", "method", "params", "path", "query",
+        "raw", "request_id", "traceparent", "url_path",
     )  # fmt: skip
 
     body: Any
@@ -177,6 +180,7 @@ class Asked:
         self.method, self.url_path, self.headers, self.request_id = method, url_path, headers, request_id
         self.caller = NOBODY
         self.params = self.body = None
+        self.limits = USUAL
         self.path = NOTHING
         self.query = self.raw = b""
         self.ip = ""

@@ -11,7 +11,6 @@ import msgspec
 from api import requests
 from api.binding import bind_command, bind_query, check_scope, result_type
 from api.cursors import Cursors
-from api.limits import HttpLimits
 from api.ports import Found, Outcome, Receipt, Stored
 from api.router import plain
 from api.routing import NOBODY, Answer, Asked, Command, Endpoint, Query, Within, waits_for
@@ -24,16 +23,16 @@ log = logging.getLogger(__name__)
 encode: Final = msgspec.json.Encoder().encode
 
 
-def act_of(route: Command | Query | Endpoint, limits: HttpLimits) -> Act:
+def act_of(route: Command | Query | Endpoint) -> Act:
     """The function that answers this route's requests."""
     if isinstance(route, Command):
         return RunCommand(route)
     if isinstance(route, Query):
-        return waiting(route, limits, RunQuery(route, limits))
-    return waiting(route, limits, run_endpoint(route))
+        return waiting(route, RunQuery(route))
+    return waiting(route, run_endpoint(route))
 
 
-def waiting(route: Query | Endpoint, limits: HttpLimits, act: Act) -> Act:
+def waiting(route: Query | Endpoint, act: Act) -> Act:
     """Waits for the position that the caller has asked for, where the route honours that."""
     projections = waits_for(route)
     if projections is None:
@@ -42,7 +41,7 @@ def waiting(route: Query | Endpoint, limits: HttpLimits, act: Act) -> Act:
     async def waited(asked: Asked) -> Answer:
         position = requests.at_least(asked.headers)
         if position is not None:
-            await asked.services.positions.wait(projections, position, limits.at_least_seconds)
+            await asked.services.positions.wait(projections, position, asked.limits.at_least_seconds)
         return await act(asked)
 
     return waited
@@ -157,8 +156,8 @@ class RunCommand:
 class RunQuery:
     """Look, answer."""
 
-    def __init__(self, route: Query, limits: HttpLimits) -> None:
-        self.route, self.limits = route, limits
+    def __init__(self, route: Query) -> None:
+        self.route = route
         self._bind = bind_query(route)
         check_scope(route)
         self._cursors = None if route.page is None else Cursors(route.path, route.page.types)
@@ -176,9 +175,10 @@ class RunQuery:
     def _page(self, asked: Asked, arguments: dict[str, Any]) -> int:
         """Says where the page begins, and asks for one row more, which tells whether there is another."""
         limit, cursor = getattr(asked.params, "limit", None), getattr(asked.params, "cursor", None)
-        if limit is not None and limit > self.limits.page_limit:
-            raise invalid_field("limit", f"at most {self.limits.page_limit}")
-        size: int = limit or self.limits.page_size
+        limits = asked.limits
+        if limit is not None and limit > limits.page_limit:
+            raise invalid_field("limit", f"at most {limits.page_limit}")
+        size: int = limit or limits.page_size
         arguments["limit"] = size + 1
         if cursor is not None and self._cursors is not None:
             arguments["after"] = self._cursors.read(cursor)

@@ -5,7 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
-from api.limits import HttpLimits
+from api.limits import Fitted, HttpLimits
 from api.routing import Answer, Asked
 
 Message = MutableMapping[str, Any]
@@ -34,12 +34,21 @@ _PREFLIGHT_SECONDS: Final = b"600"
 _WITHOUT_BODY: Final = frozenset((204, 304))
 
 
+class _Fixed:
+    """What is the same in all answers under the same limits."""
+
+    __slots__ = ("origins", "secure")
+
+    def __init__(self, limits: HttpLimits) -> None:
+        self.secure = (*_SECURE, _HSTS) if limits.behind_tls else _SECURE
+        self.origins = frozenset(origin.encode() for origin in limits.allowed_origins)
+
+
 class Sender:
     """Sends answers, and keeps the streams that are open."""
 
-    def __init__(self, limits: HttpLimits) -> None:
-        self._secure = (*_SECURE, _HSTS) if limits.behind_tls else _SECURE
-        self._origins = frozenset(origin.encode() for origin in limits.allowed_origins)
+    def __init__(self) -> None:
+        self._fixed = Fitted(_Fixed)
         self._streams: dict[asyncio.Task[None], AsyncIterator[bytes]] = {}
         self._closing = False
 
@@ -61,8 +70,9 @@ class Sender:
         await send({"type": "http.response.body", "body": b"" if asked.method == "HEAD" else data})
 
     def _headers(self, asked: Asked, answer: Answer, position: int) -> Pairs:
+        fixed = self._fixed(asked.limits)
         headers = [
-            *self._secure,
+            *fixed.secure,
             (b"x-request-id", asked.request_id.encode()),
             (b"muniment-position", b"%d" % position),
         ]
@@ -74,14 +84,14 @@ class Sender:
             headers.append((b"content-type", answer.media_type))
         if asked.traceparent is not None:
             headers.append((b"traceparent", asked.traceparent.encode()))
-        if self._origins:
+        if fixed.origins:
             headers += self.cors(asked)
         return headers
 
     def cors(self, asked: Asked) -> Pairs:
         """What lets a browser's script of an allowed origin read the answer (Fetch, section 3.3)."""
         origin = asked.headers.get(b"origin")
-        if origin not in self._origins or origin is None:
+        if origin not in self._fixed(asked.limits).origins or origin is None:
             return [(b"vary", b"origin")]
         headers = [(b"vary", b"origin"), (b"access-control-allow-origin", origin)]
         if asked.method == "OPTIONS" and b"access-control-request-method" in asked.headers:

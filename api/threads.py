@@ -3,23 +3,30 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from threading import Lock
 from typing import Any, TypeVar
 
 from domain.errors import Overloaded
+from infra.configuration.live import given
 
 R = TypeVar("R")
 
 
 class Threads:
-    """A pool of `size` threads for which at most `queue` calls wait."""
+    """A pool of `size` threads for which at most `queue` calls wait. They see the caller's context variables."""
 
-    def __init__(self, size: int, queue: int) -> None:
-        self.size, self.room = size, size + queue
+    def __init__(self, size: int, queue: int | Callable[[], int]) -> None:
+        self.size, self._queue = size, given(queue)
         self.taken = 0
         """Calls that run or wait."""
         self._lock = Lock()
         self._pool = ThreadPoolExecutor(size, thread_name_prefix="api")
+
+    @property
+    def room(self) -> int:
+        """Calls that may run and wait."""
+        return self.size + self._queue()
 
     async def run(self, function: Callable[..., R], *args: Any) -> R:
         """What the function returns. Raises Overloaded where too much waits already.
@@ -31,7 +38,7 @@ class Threads:
                 raise Overloaded
             self.taken += 1
         try:
-            future = self._pool.submit(function, *args)
+            future = self._pool.submit(copy_context().run, function, *args)
         except BaseException:
             self._leave(None)
             raise

@@ -42,14 +42,18 @@ class JsonBody:
         self._names, self._holds, self._integers = _shape(kind)
         self._empty_will_do = _all_optional(kind)
 
-    def read(self, body: bytes) -> Any:
-        """The typed body. Raises MalformedJson, Malformed (not UTF-8), Invalid naming the fields."""
+    def read(self, body: bytes, depth: int | None = None) -> Any:
+        """The typed body. Raises MalformedJson, Malformed (not UTF-8), Invalid naming the fields.
+
+        `depth` is how far arrays and objects may be nested, if not as always.
+        """
+        depth = depth or self.depth
         if not body and self._empty_will_do:
             body = b"{}"
         try:
             value = self._decode(body)
         except msgspec.ValidationError as error:
-            raise self._invalid(body, error) from None
+            raise self._invalid(body, error, depth) from None
         except msgspec.DecodeError as error:
             raise MalformedJson(f"The body is not JSON: {error}" if body else "The body is missing.") from None
         except UnicodeDecodeError:
@@ -57,7 +61,7 @@ class JsonBody:
         except RecursionError:
             raise Invalid("The body is nested too deeply.") from None
         if self._suspicious(body):
-            check(body, self.depth)
+            check(body, depth)
         return value
 
     def _suspicious(self, body: bytes) -> bool:
@@ -70,9 +74,9 @@ class JsonBody:
             return _keys(orjson.loads(body)) != len(_KEY.findall(body))
         return any(body.count(name) > 1 for name in self._names)
 
-    def _invalid(self, body: bytes, first: msgspec.ValidationError) -> Invalid:
+    def _invalid(self, body: bytes, first: msgspec.ValidationError, depth: int) -> Invalid:
         try:
-            check(body, self.depth)
+            check(body, depth)
             errors = errors_in(msgspec.json.decode(body), self.kind)
         except (msgspec.MsgspecError, RecursionError):
             errors = []

@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
 from domain.errors import Unauthenticated
+from infra.configuration.live import given
 from infra.sessions import Sessions
 from infra.tokens import AccessClaims, Tokens
 
@@ -25,7 +26,7 @@ class Authenticator:
         tokens: Tokens,
         sessions: Sessions,
         *,
-        size: int,
+        size: int | Callable[[], int],
         fresh: Callable[[], bool] = lambda: True,
         reread: Callable[[], Awaitable[None]] = _nothing,
         clock: Callable[[], float] = time.time,
@@ -36,7 +37,7 @@ class Authenticator:
         """
         self._tokens = tokens
         self._sessions = sessions
-        self._size = size
+        self._size = given(size)
         self._fresh = fresh
         self._reread = reread
         self._clock = clock
@@ -71,6 +72,7 @@ class Authenticator:
         self._verified.pop(token, None)
         claims = self._tokens.verify(token)
         self._verified[token] = claims
-        while len(self._verified) > self._size:
+        size = self._size()
+        while len(self._verified) > size:
             self._verified.popitem(last=False)
         return claims

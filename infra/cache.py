@@ -11,6 +11,7 @@ from uuid import UUID
 
 from prometheus_client import Counter
 
+from infra.configuration.live import given
 from infra.valkey import ENTRY_SECONDS, Found, Missing
 from infra.versions import Versions
 
@@ -34,13 +35,15 @@ class LocalCache(Generic[K, V]):
     ones, as many as leave, only that there were some.
     """
 
-    def __init__(self, size: int, *, tombstones: int | None = None, chance: Random | None = None) -> None:
-        self._size = size
+    def __init__(
+        self, size: int | Callable[[], int], *, tombstones: int | None = None, chance: Random | None = None
+    ) -> None:
+        self._size = given(size)
         self._chance = chance or Random()  # noqa: S311 - no secret
         self._entries: dict[K, tuple[V, float]] = {}
         self._keys: list[K] = []
         self._places: dict[K, int] = {}
-        self._tombstone_limit = tombstones or size
+        self._tombstones_at_most = tombstones
         self._tombstones: OrderedDict[K, tuple[int, int]] = OrderedDict()
         self._invalidations = 0
         self._floor = (0, 0)
@@ -76,7 +79,8 @@ class LocalCache(Generic[K, V]):
         if self._invalidated(key)[0] > token:
             return False
         if key not in self._entries:
-            if len(self._keys) >= self._size:
+            size = self._size()
+            while len(self._keys) >= size:  # several, where there is less room than there was
                 self.discard(self._keys[int(self._chance.random() * len(self._keys))])
             self._places[key] = len(self._keys)
             self._keys.append(key)
@@ -92,7 +96,8 @@ class LocalCache(Generic[K, V]):
         self._invalidations += 1
         self.discard(key)
         self._tombstones[key] = (self._invalidations, max(position, self._tombstones.pop(key, (0, 0))[1]))
-        if len(self._tombstones) > self._tombstone_limit:
+        limit = self._tombstones_at_most or self._size()
+        while len(self._tombstones) > limit:
             _, oldest = self._tombstones.popitem(last=False)
             self._floor = (max(self._floor[0], oldest[0]), max(self._floor[1], oldest[1]))
 
@@ -168,10 +173,11 @@ class CacheAside(Generic[V]):
         load: Callable[[UUID], Awaitable[Loaded[V]]],
         encode: Callable[[V], bytes],
         decode: Callable[[bytes], V],
-        size: int,
+        size: int | Callable[[], int],
         shared: Callable[[], Shares | None] = lambda: None,
         versions: Callable[[], Versions],
-        local_seconds: float = LOCAL_SECONDS,
+        local_seconds: float | Callable[[], float] = LOCAL_SECONDS,
+        shared_seconds: float | Callable[[], float] = ENTRY_SECONDS,
     ) -> None:
         self.name = name
         self.local: LocalCache[UUID, Loaded[V]] = LocalCache(size)
@@ -181,7 +187,7 @@ class CacheAside(Generic[V]):
         self._decode = decode
         self._shared = shared
         self._versions = versions
-        self._local_seconds = local_seconds
+        self._local_seconds, self._shared_seconds = given(local_seconds), given(shared_seconds)
         levels: tuple[Level, ...] = ("local", "valkey", "sql", "store")
         self._counts = {level: LOOKUPS.labels(name, level) for level in levels}
 
@@ -206,11 +212,12 @@ class CacheAside(Generic[V]):
         if isinstance(answer, Found) and self.local.is_newer(key, answer.position):
             shared_value = self._decoded(answer)
             if shared_value is not None:
-                self.local.put(key, shared_value, token, until=begun + answer.seconds)
+                seconds = min(answer.seconds, self._shared_seconds(), self._local_seconds())
+                self.local.put(key, shared_value, token, until=begun + seconds)
                 return shared_value
         loaded = await self._load(key)
         if loaded.seconds > 0:
-            until = begun + min(loaded.seconds, self._local_seconds)
+            until = begun + min(loaded.seconds, self._local_seconds())
             kept = self.local.put(key, loaded, token, until=until)
             if kept and shared and isinstance(answer, Missing):
                 await self._share(shared, key, loaded, versions, answer.moment)
@@ -230,7 +237,7 @@ class CacheAside(Generic[V]):
             str(key),
             self._encode(loaded.value),
             position=loaded.position,
-            seconds=min(loaded.seconds, ENTRY_SECONDS),
+            seconds=min(loaded.seconds, ENTRY_SECONDS, self._shared_seconds()),
             versions=versions,
             moment=moment,
         )

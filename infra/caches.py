@@ -9,7 +9,7 @@ from psycopg import AsyncConnection
 
 from infra.cache import LOCAL_SECONDS, CacheAside, Loaded
 from infra.listener import Listener, Progress
-from infra.valkey import SharedCache
+from infra.valkey import ENTRY_SECONDS, SharedCache
 from infra.versions import CHANNEL, READ, SETTLE, Versions, move_epoch_statement
 
 V = TypeVar("V")
@@ -23,15 +23,25 @@ class Caches:
     """Makes caches, keeps them from remembering what has changed, and watches over the shared level.
 
     `lease` is that of the feed which writes the tombstones: while nobody holds it, the shared level isn't used. Make it
-    before the listener starts. Without `redis_url` there is no shared level.
+    before the listener starts. Without `redis_url` there is no shared level. Nothing is remembered for longer than
+    `local_seconds` here, and `shared_seconds` there.
     """
 
     def __init__(
-        self, conninfo: str, listener: Listener, *, seal_key: bytes, redis_url: str | None, lease: str = "follower"
+        self,
+        conninfo: str,
+        listener: Listener,
+        *,
+        seal_key: bytes,
+        redis_url: str | None,
+        lease: str = "follower",
+        local_seconds: float | Callable[[], float] = LOCAL_SECONDS,
+        shared_seconds: float | Callable[[], float] = ENTRY_SECONDS,
     ) -> None:
         self._conninfo = conninfo
         self._listener = listener
         self._lease = lease
+        self._local_seconds, self._shared_seconds = local_seconds, shared_seconds
         self._known = UNKNOWN
         self._caches: list[CacheAside[Any]] = []
         self.shared = (
@@ -49,8 +59,7 @@ class Caches:
         load: Callable[[UUID], Awaitable[Loaded[V]]],
         encode: Callable[[V], bytes],
         decode: Callable[[bytes], V],
-        size: int,
-        local_seconds: float = LOCAL_SECONDS,
+        size: int | Callable[[], int],
     ) -> CacheAside[V]:
         """A cache of values by id, which come from this projection and are invalidated by its transactions."""
         made = CacheAside(
@@ -62,7 +71,8 @@ class Caches:
             size=size,
             shared=self._shared_now,
             versions=self.versions,
-            local_seconds=local_seconds,
+            local_seconds=self._local_seconds,
+            shared_seconds=self._shared_seconds,
         )
         self._caches.append(made)
         self._listener.on_progress(projection, lambda progress: _invalidate(made, progress))

@@ -3,7 +3,7 @@
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
@@ -13,6 +13,7 @@ from prometheus_client import Counter
 from domain.context import Context
 from domain.errors import Conflict
 from domain.ports import Work
+from infra.configuration.live import Live, given
 from infra.event_store import Log, Metadata
 from infra.inline import Statement
 from infra.recorder import InlineRefused
@@ -61,18 +62,23 @@ class Rider(Protocol):
 
 
 class Dispatcher:
-    """Runs handlers. `attempts` bounds how often one runs; `pause` (seconds) is slept between the runs."""
+    """Runs handlers. `attempts` bounds how often one runs; `pause` (seconds) is slept between the runs.
+
+    With `live`, all that is decided in one dispatch is decided under one snapshot, whose version goes into the events.
+    """
 
     def __init__(
         self,
         log: Log,
         *,
-        attempts: int = 25,
+        attempts: int | Callable[[], int] = 25,
         pause: Callable[[float], None] = time.sleep,
         random_: random.Random | None = None,
+        live: Live | None = None,
     ) -> None:
         self._log = log
-        self._attempts = attempts
+        self._attempts = given(attempts)
+        self._live = live
         self._pause = pause
         self._random = random_ or random.Random()  # noqa: S311 - jitter, not a secret
 
@@ -94,8 +100,24 @@ class Dispatcher:
         Raises what the handler raises; WriteConflict when others were faster every time; Stale for `if_match`;
         AlreadyDone when the rider's receipt exists by now; Overloaded, OutcomeUnknown, Unavailable.
         """
+        if self._live is None:
+            return self._dispatch(handler, command, context, if_match, rider, rider_may_wait)
+        with self._live.bind() as snapshot:
+            if context.config_version != snapshot.version:
+                context = replace(context, config_version=snapshot.version)
+            return self._dispatch(handler, command, context, if_match, rider, rider_may_wait)
+
+    def _dispatch(
+        self,
+        handler: Callable[[Work, C], R],
+        command: C,
+        context: Context,
+        if_match: tuple[UUID, int] | None,
+        rider: Rider | None,
+        rider_may_wait: bool,
+    ) -> Outcome[R]:
         metadata = Metadata.from_context(context).to_bytes()
-        for attempt in range(self._attempts):
+        for attempt in range(self._attempts()):
             if attempt:
                 RERUNS.inc()
                 self._pause(self._random.uniform(0, min(LONGEST_PAUSE_SECONDS, 0.001 * 2**attempt)))

@@ -22,6 +22,7 @@ import psycopg
 from psycopg import AsyncConnection
 
 from domain.errors import PositionUnknown, ProjectionBehind
+from infra.configuration.live import given
 from infra.link import Link
 
 log = logging.getLogger(__name__)
@@ -131,7 +132,7 @@ class Listener:
         projections: Mapping[str, int],
         *,
         leases: Iterable[str] = (),
-        fresh_seconds: float = 2.0,
+        fresh_seconds: float | Callable[[], float] = 2.0,
         beat_seconds: float = BEAT_SECONDS,
         beat_timeout_seconds: float = BEAT_TIMEOUT_SECONDS,
     ) -> None:
@@ -144,7 +145,7 @@ class Listener:
         self._tracks = {name: Track() for name in projections}
         self._leases = tuple(leases)
         self._held: frozenset[str] = frozenset()
-        self._fresh_seconds = fresh_seconds
+        self._fresh_seconds = given(fresh_seconds)
         self._beat_seconds = beat_seconds
         self._beat_timeout_seconds = beat_timeout_seconds
         self._beat_channel = f"muniment_beat_{secrets.token_hex(6)}"
@@ -317,7 +318,7 @@ class Listener:
 
     def _beaten(self, sent: float, held: str) -> None:
         self._held = frozenset(held.split())
-        self.fresh_until = sent + self._fresh_seconds
+        self.fresh_until = sent + self._fresh_seconds()
         self._was_fresh.set()
 
     def _notified(self, channel: str, payload: str) -> None:

@@ -7,12 +7,14 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from functools import partial
 from typing import ParamSpec, TypeVar
 
 import bcrypt
 
 from domain.errors import Overloaded
+from infra.configuration.live import given
 from infra.secrets import fingerprint
 
 P = ParamSpec("P")
@@ -28,16 +30,35 @@ class Passwords:
     bcrypt alone cuts at 72 bytes and at a null byte; it gets the base64 of an HMAC instead, 44 characters.
     """
 
-    def __init__(self, pepper: bytes, *, cost: int, threads: int = 0, queue_limit: int = 256) -> None:
-        """`cost` is log2 of bcrypt's rounds; `threads` 0 means one per core; past `queue_limit` it is Overloaded."""
+    def __init__(
+        self,
+        pepper: bytes,
+        *,
+        cost: int | Callable[[], int],
+        threads: int = 0,
+        queue_limit: int | Callable[[], int] = 256,
+    ) -> None:
+        """`cost` is log2 of bcrypt's rounds; `threads` 0 means one per core; past `queue_limit` it is Overloaded.
+
+        Cost and limit may be functions: then they are asked each time.
+        """
         self._peppers = {fingerprint(pepper): pepper}
         self._pepper_id = fingerprint(pepper)
-        self.cost = cost
+        self._cost = given(cost)
         self._pool = ThreadPoolExecutor(threads or os.cpu_count() or 1, "hashing", initializer=_step_back)
-        self._queue_limit = queue_limit
+        self._queue_limit = given(queue_limit)
         self._waiting = 0
         self._lock = threading.Lock()
         self._dummies: dict[int, str] = {}
+
+    @property
+    def cost(self) -> int:
+        """bcrypt's, of hashes that are made now."""
+        return self._cost()
+
+    @cost.setter
+    def cost(self, cost: int) -> None:
+        self._cost = given(cost)
 
     async def hash(self, password: str) -> str:
         """The hash to store. Raises Overloaded."""
@@ -75,20 +96,26 @@ class Passwords:
 
     def _dummy(self) -> str:
         """A hash of nothing anybody knows, at the current cost."""
-        if self.cost not in self._dummies:
-            self._dummies[self.cost] = self.hash_now(base64.b64encode(os.urandom(32)).decode())
-        return self._dummies[self.cost]
+        cost = self.cost
+        if cost not in self._dummies:
+            self._dummies[cost] = self.hash_now(base64.b64encode(os.urandom(32)).decode())
+        return self._dummies[cost]
 
     def prepare_dummy(self) -> None:
         """Makes the dummy hash ahead, so that the first unknown address takes no longer than the next."""
         self._dummy()
 
+    def change_dummy(self) -> None:
+        """The cost may be another one: makes the dummy hash of it ahead, where there is none. Returns at once."""
+        if self.cost not in self._dummies:
+            self._pool.submit(self._dummy)
+
     async def _run(self, function: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> R:
         with self._lock:
-            if self._waiting >= self._queue_limit:
+            if self._waiting >= self._queue_limit():
                 raise Overloaded("Too many passwords are waiting to be checked.", retry_after_seconds=2)
             self._waiting += 1
-        future = self._pool.submit(partial(function, *arguments, **options))
+        future = self._pool.submit(copy_context().run, partial(function, *arguments, **options))
         future.add_done_callback(self._finished)
         return await asyncio.wrap_future(future)
 

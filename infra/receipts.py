@@ -18,6 +18,7 @@ from psycopg_pool import ConnectionPool
 
 from domain.context import Context
 from domain.errors import Conflict, Invalid
+from infra.configuration.live import given
 from infra.dispatch import Dispatcher, Outcome
 from infra.inline import Statement
 
@@ -109,14 +110,16 @@ class _Fulfilment:
 class Receipts:
     """Keeps receipts for `hours`. `key` is secret, so that the kept hash of a body tells nothing about it."""
 
-    def __init__(self, pool: ConnectionPool[Connection[TupleRow]], key: bytes, *, hours: int = 24) -> None:
+    def __init__(
+        self, pool: ConnectionPool[Connection[TupleRow]], key: bytes, *, hours: int | Callable[[], int] = 24
+    ) -> None:
         self._pool = pool
         self._key = key
-        self._hours = hours
+        self._hours = given(hours)
 
     def reserve(self, receipt: Receipt) -> Stored | None:
         """None: the key is ours for 60 s. Otherwise what it came to. Raises KeyInFlight, KeyReused."""
-        values = {"key": self.digest(receipt), "hours": self._hours, "seconds": RESERVED_SECONDS}
+        values = {"key": self.digest(receipt), "hours": self._hours(), "seconds": RESERVED_SECONDS}
         with self._pool.connection() as connection:
             row = connection.execute(RESERVE, values).fetchone()
         assert row  # noqa: S101 - tells the type checker
@@ -143,7 +146,7 @@ class Receipts:
         with self._pool.connection() as connection:
             connection.execute("delete from receipt_reservations where until < clock_timestamp()")
             return connection.execute(
-                "delete from receipts where fulfilled_at < clock_timestamp() - %s * interval '1 h'", (self._hours,)
+                "delete from receipts where fulfilled_at < clock_timestamp() - %s * interval '1 h'", (self._hours(),)
             ).rowcount
 
     def digest(self, receipt: Receipt) -> bytes:

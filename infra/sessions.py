@@ -16,6 +16,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from domain.errors import Unauthenticated, Unavailable
+from infra.configuration.live import given
 
 LOOKUPS = Counter("muniment_session_lookups_total", "Where the answer whether a session lives came from", ["source"])
 _FROM_MEMORY, _FROM_STORE = LOOKUPS.labels("memory"), LOOKUPS.labels("store")
@@ -79,12 +80,14 @@ class Sessions:
     announced since the read began, so a slow reader can't bring an ended session back.
     """
 
-    def __init__(self, stored: StoredSessions, executor: Executor, fresh: Callable[[], bool], *, size: int) -> None:
+    def __init__(
+        self, stored: StoredSessions, executor: Executor, fresh: Callable[[], bool], *, size: int | Callable[[], int]
+    ) -> None:
         """`fresh` says whether announcements are coming through; `size` bounds what is remembered."""
         self._stored = stored
         self._executor = executor
         self._fresh = fresh
-        self._size = size
+        self._size = given(size)
         self._lock = threading.Lock()
         self._known: OrderedDict[UUID, _Known] = OrderedDict()
         self._ends: dict[UUID, int] = {}
@@ -138,5 +141,6 @@ class Sessions:
     def _remember(self, session_id: UUID, known: _Known) -> None:
         with self._lock:
             self._known[session_id] = known
-            while len(self._known) > self._size:
+            size = self._size()
+            while len(self._known) > size:
                 self._known.popitem(last=False)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +16,7 @@ from redis.backoff import NoBackoff
 
 from domain.identity import TooManyAttempts
 from infra.addresses import network_of
+from infra.configuration.live import given
 
 RETRY_VALKEY_AFTER_SECONDS = 5.0
 TIMEOUT_SECONDS = 0.2
@@ -31,18 +33,21 @@ class Standing:
 
 
 class Throttle:
-    """Implements `domain.ports.Throttle`. Limits read like `20/minute`."""
+    """Implements `domain.ports.Throttle`. Limits read like `20/minute`, or are functions that say so when asked.
+
+    A limit that changes keeps its counts: an attempt that was made counts by the new one, too.
+    """
 
     def __init__(
         self,
         valkey_url: str,
         *,
-        per_account: str,
-        per_address: str,
+        per_account: str | Callable[[], str],
+        per_address: str | Callable[[], str],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._account = parse(per_account)
-        self._address = parse(per_address)
+        self._account = given(per_account)
+        self._address = given(per_address)
         self._clock = clock
         self._pool = _connections(valkey_url) if valkey_url else None
         self._shared = MovingWindowRateLimiter(_storage(self._pool)) if self._pool else None
@@ -53,12 +58,12 @@ class Throttle:
         """Counts one attempt. Raises TooManyAttempts with the seconds to wait."""
         # the address first: who is refused for theirs shall not use up somebody's account
         if ip:
-            await self._hit(self._address, ("address", network_of(ip)))
-        await self._hit(self._account, ("account", str(claim_id)))
+            await self._hit(_parsed(self._address()), ("address", network_of(ip)))
+        await self._hit(_parsed(self._account()), ("account", str(claim_id)))
 
     async def standing(self, ip: str) -> Standing:
         """How many attempts this client address has left."""
-        limit, limiter = self._address, self._limiter()
+        limit, limiter = _parsed(self._address()), self._limiter()
         key = ("address", network_of(ip))
         try:
             stats = await limiter.get_window_stats(limit, *key)
@@ -95,6 +100,11 @@ class Throttle:
         """Ends the connections to Valkey."""
         if self._pool:
             await self._pool.aclose()
+
+
+@lru_cache(maxsize=64)
+def _parsed(limit: str) -> RateLimitItem:
+    return parse(limit)
 
 
 def _connections(valkey_url: str) -> ConnectionPool:

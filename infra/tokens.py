@@ -13,6 +13,7 @@ import jwt
 
 from domain.errors import Unauthenticated
 from domain.identity import InvalidRefreshToken
+from infra.configuration.live import Live
 from infra.keys import Keys
 from infra.settings import Settings
 
@@ -47,22 +48,23 @@ class RefreshToken:
 class Tokens:
     """Makes and verifies the tokens of this installation."""
 
-    def __init__(self, keys: Keys, settings: Settings) -> None:
+    def __init__(self, keys: Keys, settings: Settings | Live) -> None:
         self._keys = keys
-        self._settings = settings
+        self._live = settings if isinstance(settings, Live) else Live.of(settings)
 
     def access_token(self, user_id: UUID, session_id: UUID) -> str:
         """A signed access token, good for `access_token_seconds`."""
         record, key = self._keys.signing()
+        settings = self._live.settings
         now = self._keys.now()
         claims = {
-            "iss": self._settings.issuer,
-            "aud": self._settings.audience,
+            "iss": settings.issuer,
+            "aud": settings.audience,
             "sub": str(user_id),
             "sid": str(session_id),
             "client_id": "muniment",
             "iat": int(now.timestamp()),
-            "exp": int((now + timedelta(seconds=self._settings.access_token_seconds)).timestamp()),
+            "exp": int((now + timedelta(seconds=settings.access_token_seconds)).timestamp()),
             "jti": secrets.token_urlsafe(12),
         }
         return jwt.encode(claims, key, "EdDSA", headers={"typ": TYPE, "kid": record.key_id})
@@ -81,8 +83,8 @@ class Tokens:
                 token,
                 key,
                 algorithms=ALGORITHMS,
-                audience=self._settings.audience,
-                issuer=self._settings.issuer,
+                audience=self._live.settings.audience,
+                issuer=self._live.settings.issuer,
                 options={"require": ["exp", "iat", "sub", "sid", "jti"], "verify_exp": False, "verify_iat": False},
             )
             # by the store's clock: this machine's own may be off

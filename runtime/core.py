@@ -20,6 +20,7 @@ from domain.identity import Keyring
 from domain.ports import Work
 from infra import lending
 from infra import secrets as secret_store
+from infra.configuration.live import Live
 from infra.conninfo import bounded
 from infra.datastore import RECONNECT_SECONDS
 from infra.dispatch import Dispatcher
@@ -30,7 +31,7 @@ from infra.passwords import Passwords
 from infra.receipts import Receipts
 from infra.recorder import Limits
 from infra.secrets import Secrets
-from infra.settings import Settings
+from infra.settings import SETTINGS, Settings
 from infra.tokens import Tokens
 from infra.work import UnitOfWork
 from runtime import modules
@@ -48,9 +49,9 @@ def located(settings: Settings) -> Settings:
 
 @dataclass(frozen=True)
 class Core:
-    """The parts of a part. `settings` name the services' addresses."""
+    """The parts of a part. `live` is the configuration that it runs with."""
 
-    settings: Settings
+    live: Live
     secrets: Secrets
     pool: ConnectionPool[Connection[TupleRow]]
     log: Log
@@ -60,6 +61,11 @@ class Core:
     tokens: Tokens
     passwords: Passwords
 
+    @property
+    def settings(self) -> Settings:
+        """Those that count here and now, with the services' addresses."""
+        return self.live.settings
+
     def close(self) -> None:
         """Ends connections and threads."""
         self.passwords.close()
@@ -68,17 +74,19 @@ class Core:
 
 
 @contextmanager
-def open_core(settings: Settings) -> Iterator[Core]:
+def open_core(given: Settings | Live) -> Iterator[Core]:
     """Raises SettingsError for missing secrets."""
-    core = build_core(settings)
+    core = build_core(given)
     try:
         yield core
     finally:
         core.close()
 
 
-def build_core(settings: Settings) -> Core:
+def build_core(given: Settings | Live) -> Core:
     """Constructs everything; connections are made when they are first needed. Raises SettingsError."""
+    live = given if isinstance(given, Live) else Live.of(given)
+    settings = live.settings
     secrets = secret_store.load(settings, may_create=may_create_secrets(settings))
     limits = Limits(
         queue_saves=settings.commit_queue_limit,
@@ -97,22 +105,23 @@ def build_core(settings: Settings) -> Core:
         configure=partial(_limit_statements, settings.statement_timeout_seconds),
         open=True,
     )
-    lifetime = timedelta(seconds=settings.access_token_seconds)
+    # A key that was replaced verifies on for as long as any token lives, whatever their lifetime was when it signed.
+    lifetime = timedelta(seconds=SETTINGS["access_token_seconds"].most or 0)
     keys = Keys(lambda: _keyring(log), secrets, lifetime)
     return Core(
-        settings=settings,
+        live=live,
         secrets=secrets,
         pool=pool,
         log=log,
-        dispatcher=Dispatcher(log, attempts=settings.dispatch_attempts),
-        receipts=Receipts(pool, secrets.derive("receipts"), hours=settings.receipt_hours),
+        dispatcher=Dispatcher(log, attempts=live.value(lambda s: s.dispatch_attempts), live=live),
+        receipts=Receipts(pool, secrets.derive("receipts"), hours=live.value(lambda s: s.receipt_hours)),
         keys=keys,
-        tokens=Tokens(keys, settings),
+        tokens=Tokens(keys, live),
         passwords=Passwords(
             secrets.pepper,
-            cost=settings.bcrypt_cost,
+            cost=live.value(lambda s: s.bcrypt_cost),
             threads=settings.hashing_threads,
-            queue_limit=settings.hashing_queue_limit,
+            queue_limit=live.value(lambda s: s.hashing_queue_limit),
         ),
     )
 

@@ -14,6 +14,7 @@ from api.live import LiveLimits, Tail
 from domain.jobs import JobTypes
 from infra.accounts import Accounts
 from infra.cache import CacheAside
+from infra.configuration.live import Live
 from infra.event_store import Log
 from infra.keys import Keys
 from infra.passwords import Passwords
@@ -38,7 +39,7 @@ T = TypeVar("T")
 class Ports:
     """What the modules' routes and prepares are given; each names what it needs by a Protocol of its own."""
 
-    settings: Settings
+    live_settings: Live
     secrets: Secrets
     log: Log
     pool: ConnectionPool[Connection[Any]]
@@ -54,6 +55,11 @@ class Ports:
     users: CacheAside[UserRow]
     live: Tail
     in_thread: Callable[..., Awaitable[Any]]
+
+    @property
+    def settings(self) -> Settings:
+        """Those under which this request is answered, from its beginning to its end."""
+        return self.live_settings.settings
 
     @property
     def declared(self) -> tuple[Projection, ...]:

@@ -30,6 +30,7 @@ from infra.accounts import Accounts
 from infra.authenticator import Authenticator
 from infra.cache import Loaded
 from infra.caches import Caches
+from infra.configuration.live import Derived, Live, Snapshot
 from infra.embedded import DataFolder
 from infra.embedded.parent import end_with_parent
 from infra.listener import Listener
@@ -57,6 +58,8 @@ from runtime.view_gauges import ViewGauges
 FEED_LEASE = "follower"
 OTHER_FILES = 1_000
 """Open files beside the clients' connections: to PostgreSQL and Valkey, libraries, logs."""
+LEAST_BACKPRESSURE = 8_192
+"""Connections that the server takes; past the limits, which may be raised while it runs, the API itself refuses."""
 LOOKUP_THREADS = 8
 """Threads for what a request needs before it is let in: sessions, accounts, grants that aren't in memory."""
 
@@ -76,16 +79,17 @@ class Views:
 class Api:
     """Everything that one API process consists of, and its life."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.core = build_core(settings)
+    def __init__(self, given: Settings | Live) -> None:
+        self.configuration = given if isinstance(given, Live) else Live.of(given)
+        self.settings = settings = self.configuration.current.settings
+        self.core = build_core(self.configuration)
         self.lookups = ThreadPoolExecutor(LOOKUP_THREADS, "lookup")
         self.projections = modules.projections()
         self.listener = Listener(
             settings.postgres_url,
             {projection.name: projection.version for projection in self.projections},
             leases=(FEED_LEASE,),
-            fresh_seconds=settings.listener_fresh_seconds,
+            fresh_seconds=self.configuration.value(lambda s: s.listener_fresh_seconds),
         )
         self.caches = Caches(
             settings.postgres_url,
@@ -93,6 +97,8 @@ class Api:
             seal_key=self.core.secrets.derive("shared-cache"),
             redis_url=settings.redis_url,
             lease=FEED_LEASE,
+            local_seconds=self.configuration.value(lambda s: s.cache_seconds),
+            shared_seconds=self.configuration.value(lambda s: s.shared_cache_seconds),
         )
         self.access_reader = AccessReader(settings.postgres_url)
         self.reader = Reader(self.core.pool.connection)
@@ -115,16 +121,18 @@ class Api:
         # what our own commits end is forgotten before they are answered
         self.core.log.on_announce(self._announced)
         self.app = self._application()
+        self.configuration.on_swap(self._reconfigured)
 
     def _sessions(self) -> Sessions:
         stored = StoredSessions(self.core.pool)
-        return Sessions(stored, self.lookups, lambda: self.listener.fresh, size=self.settings.session_cache_size)
+        size = self.configuration.value(lambda s: s.session_cache_size)
+        return Sessions(stored, self.lookups, lambda: self.listener.fresh, size=size)
 
     def _authenticator(self) -> Authenticator:
         return Authenticator(
             self.core.tokens,
             self.sessions,
-            size=self.settings.token_cache_size,
+            size=self.configuration.value(lambda s: s.token_cache_size),
             fresh=lambda: self.listener.fresh,
             reread=lambda: asyncio.get_running_loop().run_in_executor(self.lookups, self.core.keys.reload),
             clock=lambda: self.core.keys.now().timestamp(),
@@ -143,9 +151,9 @@ class Api:
         )
 
     def _ports(self) -> Ports:
-        core, settings = self.core, self.settings
+        core, value = self.core, self.configuration.value
         return Ports(
-            settings=settings,
+            live_settings=self.configuration,
             secrets=core.secrets,
             log=core.log,
             pool=core.pool,
@@ -154,7 +162,9 @@ class Api:
             passwords=core.passwords,
             accounts=Accounts(core.log, self.lookups),
             throttle=Throttle(
-                settings.redis_url, per_account=settings.login_account_limit, per_address=settings.login_address_limit
+                self.settings.redis_url,
+                per_account=value(lambda s: s.login_account_limit),
+                per_address=value(lambda s: s.login_address_limit),
             ),
             crowds=Crowds(self._dispatcher(), self._in_thread),
             views=self.reader,
@@ -165,7 +175,7 @@ class Api:
                 load=self._load_user,
                 encode=msgspec.json.encode,
                 decode=lambda data: msgspec.json.decode(data, type=UserRow),
-                size=settings.user_cache_size,
+                size=value(lambda s: s.user_cache_size),
             ),
             live=self.live,
             in_thread=self._in_thread,
@@ -178,13 +188,19 @@ class Api:
             self.caches,
             self.listener,
             self.lookups,
-            size=self.settings.access_cache_size,
-            lag_seconds=self.settings.access_lag_seconds,
-            at_least_seconds=self.settings.at_least_timeout_seconds,
+            size=self.configuration.value(lambda s: s.access_cache_size),
+            lag_seconds=self.configuration.value(lambda s: s.access_lag_seconds),
+            at_least_seconds=self.configuration.value(lambda s: s.at_least_timeout_seconds),
         )
 
     def _dispatcher(self) -> ReceiptedDispatcher:
         return ReceiptedDispatcher(self.core.dispatcher, self.core.receipts)
+
+    def _reconfigured(self, snapshot: Snapshot) -> None:
+        """What lives longer than requests takes the new limits over; who calls is another thread."""
+        allow_open_files(snapshot.settings)
+        self.core.passwords.change_dummy()
+        self.live.limits = live_limits(snapshot.settings)
 
     def _announced(self, announcements: Sequence[str]) -> None:
         for announcement in announcements:
@@ -214,11 +230,12 @@ class Api:
             refusals=self.ports.crowds,
             readiness=self.readiness,
             ports=self.ports,
+            live=self.configuration,
         )
         return Application(
             modules.routes(),
             services,
-            http_limits(self.settings),
+            Derived(self.configuration, http_limits),
             registry=self._registry(),
             lifespan=self._lifespan,
             version=version("muniment"),
@@ -304,7 +321,7 @@ def serve(settings: Settings, target: str = "runtime.serve:app") -> None:
         respawn_failed_workers=True,
         log_access=False,
         websockets=False,
-        backpressure=settings.queue_limit + settings.threads + settings.live_readers,
+        backpressure=max(settings.queue_limit + settings.threads + settings.live_readers, LEAST_BACKPRESSURE),
         http1_settings=HTTP1Settings(header_read_timeout=10_000, max_buffer_size=65_536),
         workers_kill_timeout=2,
     ).serve()

@@ -15,6 +15,7 @@ from prometheus_client import Histogram
 from domain.errors import DomainError, Forbidden, ProjectionBehind, Unavailable
 from infra.cache import CacheAside, Level, Loaded
 from infra.caches import Caches
+from infra.configuration.live import given
 from infra.event_store import Log
 from infra.listener import Listener
 from infra.moments import AsOf
@@ -66,7 +67,7 @@ class Decisions:
     """Answers checks. Never allows from what is known to be old, and never when in doubt.
 
     `executor` runs what reads the event store. `lag_seconds` is how far behind the log the view may be before the
-    event store is asked; `size` bounds the users who are remembered.
+    event store is asked; `size` bounds the users who are remembered. Each may be a function, asked each time.
     """
 
     def __init__(
@@ -77,17 +78,17 @@ class Decisions:
         listener: Listener,
         executor: Executor,
         *,
-        size: int = 10_000,
-        lag_seconds: float = LAG_SECONDS,
-        at_least_seconds: float = AT_LEAST_SECONDS,
+        size: int | Callable[[], int] = 10_000,
+        lag_seconds: float | Callable[[], float] = LAG_SECONDS,
+        at_least_seconds: float | Callable[[], float] = AT_LEAST_SECONDS,
     ) -> None:
         self._store = store
         self._reader = reader
         self._listener = listener
         self._track = listener.track(ACCESS.name)
         self._executor = executor
-        self._lag_seconds = lag_seconds
-        self._at_least_seconds = at_least_seconds
+        self._lag_seconds = given(lag_seconds)
+        self._at_least_seconds = given(at_least_seconds)
         self.cache: CacheAside[Held] = caches.cache(
             ACCESS.name, load=self._load, encode=Held.encode, decode=Held.decode, size=size
         )
@@ -111,7 +112,7 @@ class Decisions:
         now = monotonic()
         track = self._track
         # Public fields and no calls: this is what happens thousands of times a second.
-        if now < self._listener.fresh_until and now - track.behind_since < self._lag_seconds:
+        if now < self._listener.fresh_until and now - track.behind_since < self._lag_seconds():
             known = self._remembered(user_id)
             if known is not None and at_least <= track.position:
                 decision = Decision(known.value.allows(permission, scope), max(known.position, track.position))
@@ -192,7 +193,7 @@ class Decisions:
             try:
                 facts = await self._reader.facts_at(user_id, as_of, marks=marks)
             except ProjectionBehind:
-                if self._listener.lag_seconds(ACCESS.name) >= self._lag_seconds:
+                if self._listener.lag_seconds(ACCESS.name) >= self._lag_seconds():
                     return "store", await self._fold(user_id, as_of)
                 await self._wait((await self._reader.moment(as_of))[0])
                 facts = await self._reader.facts_at(user_id, as_of, marks=marks)
@@ -203,7 +204,7 @@ class Decisions:
     async def _find(self, user_id: UUID, at_least: int) -> Loaded[Held]:
         if at_least:
             await self._wait(at_least)
-        if self._listener.lag_seconds(ACCESS.name) >= self._lag_seconds:
+        if self._listener.lag_seconds(ACCESS.name) >= self._lag_seconds():
             return self._loaded("store", await self._fold(user_id, None))
         return await self.cache.get(user_id)
 
@@ -215,7 +216,7 @@ class Decisions:
         return self._loaded("store", await self._fold(user_id, None))
 
     def _trusts(self, facts: UserFacts, *, current: bool) -> bool:
-        return facts.complete and not (current and facts.lag_seconds >= self._lag_seconds)
+        return facts.complete and not (current and facts.lag_seconds >= self._lag_seconds())
 
     @staticmethod
     def _loaded(level: Level, facts: UserFacts) -> Loaded[Held]:
@@ -250,7 +251,7 @@ class Decisions:
         if position <= self._track.position:
             return
         if self._listener.fresh:
-            await self._listener.wait([ACCESS.name], position, self._at_least_seconds)
+            await self._listener.wait([ACCESS.name], position, self._at_least_seconds())
         elif await self._reader.position() < position:
             # Nobody tells us when it gets there, so the caller shall try again.
             raise ProjectionBehind

@@ -1,0 +1,119 @@
+"""What a process runs with: one immutable snapshot of all configuration, replaced by one assignment.
+
+Whoever begins something (a request, a job, a settlement, a reaction) binds the snapshot of that moment and has it to
+the end, in the threads that it uses, too: nothing ever sees half of two versions. What lives longer than that reads
+`current` each time.
+"""
+
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar, Token
+from dataclasses import dataclass, field
+from types import MappingProxyType, TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+from infra.settings import Settings
+from muniment_client.live import Live as Holder
+
+T = TypeVar("T")
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """All configuration at one moment.
+
+    `settings` are complete: defaults, the environment, what is stored, secrets resolved. `version` is the log position
+    of the newest configuration event in it; 0: nothing is stored. `running` are the versions of the namespaces.
+    """
+
+    settings: Settings
+    version: int = 0
+    running: Mapping[str, int] = field(default_factory=lambda: NOTHING)
+
+
+_BOUND: ContextVar[Snapshot | None] = ContextVar("muniment_snapshot", default=None)
+_bound = _BOUND.get
+
+
+class Live(Holder[Snapshot]):
+    """The snapshot in force. `Live.of(settings)` is one that never changes: for tests, and for who runs one command."""
+
+    def __init__(self, first: Snapshot) -> None:
+        super().__init__()
+        self.offer(first.version, lambda: first)
+
+    @classmethod
+    def of(cls, settings: Settings, version: int = 0) -> Self:
+        """These settings, for good."""
+        return cls(Snapshot(settings, version))
+
+    @property
+    def bound(self) -> Snapshot:
+        """The snapshot of what is being carried out here; outside of anything, the one in force."""
+        return _bound() or self.current
+
+    @property
+    def settings(self) -> Settings:
+        """Those of `bound`."""
+        return (_bound() or self.current).settings
+
+    def bind(self) -> "Binding":
+        """`with live.bind() as snapshot`: from here to its end one snapshot counts. What is bound already stays so."""
+        return Binding(self)
+
+    def value(self, read: Callable[[Settings], T]) -> Callable[[], T]:
+        """A function that reads a setting when it is called: for who knows no settings, only what it needs of them."""
+        return lambda: read((_bound() or self.current).settings)
+
+
+class Binding:
+    """See `Live.bind`."""
+
+    __slots__ = ("_live", "_token")
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+        self._token: Token[Snapshot | None] | None = None
+
+    def __enter__(self) -> Snapshot:
+        found = _bound()
+        if found is None:
+            found = self._live.current
+            self._token = _BOUND.set(found)
+        return found
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._token is not None:
+            _BOUND.reset(self._token)
+            self._token = None
+
+
+class Derived(Generic[T]):
+    """What is made of the settings, once for each snapshot; a call gives that of the snapshot that is bound."""
+
+    __slots__ = ("_live", "_made", "_make")
+
+    def __init__(self, live: Live, make: Callable[[Settings], T]) -> None:
+        self._live = live
+        self._make = make
+        self._made: tuple[Snapshot, T] | None = None
+
+    def __call__(self) -> T:
+        return self._of(self._live.bound)
+
+    @property
+    def current(self) -> T:
+        """That of the snapshot in force, whatever is bound: for what outlives a request."""
+        return self._of(self._live.current)
+
+    def _of(self, snapshot: Snapshot) -> T:
+        made = self._made  # read once: another thread may put another pair in its place
+        if made is None or made[0] is not snapshot:
+            made = self._made = (snapshot, self._make(snapshot.settings))
+        return made[1]
+
+
+def given(value: T | Callable[[], T]) -> Callable[[], T]:
+    """A function that gives the value: what is hot comes as one already, what is fixed as the value itself."""
+    return value if callable(value) else lambda: value
