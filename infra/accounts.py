@@ -5,8 +5,6 @@ from concurrent.futures import Executor
 from typing import TypeVar
 from uuid import UUID
 
-from eventsourcing.application import AggregateNotFoundError
-
 from domain.aggregate import Aggregate
 from domain.identity import EmailClaim, LoginAttempts, User, UserNotFound
 from domain.ports import Account
@@ -41,8 +39,5 @@ class Accounts:
         return Account(user.id if user else None, user.password if user else None, pause)
 
     def _find(self, kind: type[A], id_: UUID) -> A | None:
-        try:
-            found: Aggregate = self._log.repository.get(id_)
-        except AggregateNotFoundError:
-            return None
+        found = self._log.load(kind, id_)
         return found if isinstance(found, kind) else None

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Self
 from uuid import UUID
 
@@ -25,6 +26,7 @@ from domain.context import Context
 from infra.inline import Inline, InlineTables, Statement, inline_step, own_fields
 from infra.moments import AsOf
 from infra.recorder import Committed, Limits, LogDatastore, LogFactory, LogRecorder, Save
+from infra.snapshots import Loader
 from infra.transcoding import EventMapper, OrjsonTranscoder, RecordedEvent
 from infra.wanted import Wanted
 
@@ -206,6 +208,18 @@ class Log(Application[UUID]):
             Recording(event, Notification(row.originator_id, row.originator_version, row.topic, row.state, position))
             for position, (event, row) in enumerate(stored, start=first)
         ]
+
+    @cached_property
+    def loader(self) -> Loader:
+        """Knows the snapshots of long streams."""
+        return Loader(self._recorder, self._mapper, self._limits.snapshot_events)
+
+    def load(self, kind: type[Aggregate], stream: UUID) -> Aggregate | None:
+        """The aggregate of a stream, by its newest snapshot and what came after it; None where the stream is empty.
+
+        It may be of another kind than the one that is looked for. Raises Unavailable, NewerSoftware.
+        """
+        return self.loader.load(kind, stream)
 
     def read(self, after: int, limit: int, topics: Sequence[str] = ()) -> list[Recorded]:
         """At most `limit` events with a position above `after`, in position order; all topics if none is given."""

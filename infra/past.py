@@ -43,7 +43,12 @@ _LATER = """
      where r.position > (select position from log_head)
         or exists (select from stored_events e where e.notification_id = r.position and e.recorded_at > r.{time})
 """
-DEPENDENTS = (("receipts", "fulfilled_at"), ("reaction_parked", "parked_at"), ("projection_wishes", "decided_at"))
+DEPENDENTS = (
+    ("receipts", "fulfilled_at"),
+    ("reaction_parked", "parked_at"),
+    ("projection_wishes", "decided_at"),
+    ("log_snapshots", "made_at"),
+)
 """Tables of what was kept about an event, and when that was written."""
 
 _GIVE_UP = "update bus_layouts set given_up = true where not given_up"

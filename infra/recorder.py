@@ -117,7 +117,7 @@ class LogRecorder(PostgresApplicationRecorder):
 
     def read_bounded(self, after: int, limit: int, most_bytes: int) -> list[TupleRow]:
         """At most `limit` rows above a position, in order, and no more once they come to `most_bytes`; as they are."""
-        return self._columns(_BOUNDED.format(where="notification_id > %s"), (after, limit, most_bytes))
+        return self.columns(_BOUNDED.format(where="notification_id > %s"), (after, limit, most_bytes))
 
     def read(self, after: int, limit: int, topics: Sequence[str] = ()) -> list[RecordedEvent]:
         """At most `limit` rows with a position above `after`, in order; of these topics, if any are given."""
@@ -146,7 +146,7 @@ class LogRecorder(PostgresApplicationRecorder):
             where="notification_id > %s and notification_id <= %s and (topic <> all(%s) or notification_id = %s)"
         )
         # Not prepared: where the topics are known to it, PostgreSQL looks them up by hash.
-        return self._columns(sql, (after, upto, list(ignored), upto, limit, most_bytes), prepare=False)
+        return self.columns(sql, (after, upto, list(ignored), upto, limit, most_bytes), prepare=False)
 
     def read_stream(
         self,
@@ -196,7 +196,7 @@ class LogRecorder(PostgresApplicationRecorder):
         A time means the greatest position recorded at or before it. Raises PositionUnknown, Invalid.
         """
         if isinstance(as_of, datetime):
-            position, future = self._columns(POSITION_AT_TIME, {"time": as_of})[0]
+            position, future = self.columns(POSITION_AT_TIME, {"time": as_of})[0]
             if future:
                 raise invalid_field("as_of", "this time hasn't come yet")
             return position, as_of
@@ -204,10 +204,15 @@ class LogRecorder(PostgresApplicationRecorder):
             raise invalid_field("as_of", "a position isn't negative")
         if as_of == 0:
             return 0, BEFORE_ALL
-        rows = self._columns(RECORDED_AT, {"position": as_of})
+        rows = self.columns(RECORDED_AT, {"position": as_of})
         if not rows:
             raise PositionUnknown
         return as_of, rows[0][0]
+
+    def write(self, sql: str, params: Mapping[str, Any]) -> None:
+        """A statement beside the log, for what may be lost. Raises psycopg.Error."""
+        with self._datastore.connection() as connection:
+            connection.execute(sql.encode(), params)
 
     def close(self) -> None:
         """Ends all connections; what still waits is refused."""
@@ -221,9 +226,10 @@ class LogRecorder(PostgresApplicationRecorder):
         return row
 
     def _rows(self, sql: str, params: Sequence[Any]) -> list[RecordedEvent]:
-        return [RecordedEvent(*row) for row in self._columns(sql, params)]
+        return [RecordedEvent(*row) for row in self.columns(sql, params)]
 
-    def _columns(self, sql: str, params: Sequence[Any] | Mapping[str, Any], *, prepare: bool = True) -> list[TupleRow]:
+    def columns(self, sql: str, params: Sequence[Any] | Mapping[str, Any], *, prepare: bool = True) -> list[TupleRow]:
+        """The rows of a query, as they are. Raises Unavailable."""
         return self._reading(lambda cursor: cursor.execute(sql.encode(), params, prepare=prepare).fetchall())
 
     def _reading(self, read: Callable[[psycopg.Cursor[TupleRow]], T]) -> T:

@@ -57,6 +57,8 @@ class Limits:
     pool_waiting: int = 200
     """Reads that may wait for a connection; one more is refused."""
     pool_seconds: float = 2.0
+    snapshot_events: int = 200
+    """Events of a stream after which the next snapshot is left; 0: there are none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,6 @@ from datetime import datetime
 from typing import NoReturn, TypeVar, cast
 from uuid import UUID
 
-from eventsourcing.application import AggregateNotFoundError
-
 from domain.aggregate import Aggregate, First
 from domain.context import Context
 from domain.errors import DomainError, NotFound, Stale
@@ -43,7 +41,7 @@ class UnitOfWork:
 
     def find(self, kind: type[A], id: UUID) -> A | None:  # noqa: A002
         """The aggregate, or None where its stream is empty or of another kind."""
-        found = self._touched.get(id) or self._load(id)
+        found = self._touched.get(id) or self._load(kind, id)
         if isinstance(found, First):
             found = self._touched[id] = _made_by(found)
         return found if isinstance(found, kind) else None
@@ -98,11 +96,8 @@ class UnitOfWork:
         touched = self._touched[id_]
         return isinstance(touched, First) or bool(touched.pending_events)
 
-    def _load(self, id_: UUID) -> Aggregate | None:
-        try:
-            aggregate: Aggregate | None = self._log.repository.get(id_)
-        except AggregateNotFoundError:
-            aggregate = None
+    def _load(self, kind: type[Aggregate], id_: UUID) -> Aggregate | None:
+        aggregate = self._log.load(kind, id_)
         self._loaded[id_] = aggregate.version if aggregate else 0
         if self._if_match and self._if_match[0] == id_ and self._if_match[1] != self._loaded[id_]:
             raise Stale
