@@ -1,7 +1,7 @@
 """What a module of one's own must be like to join the platform. The first thing that is wrong is one line."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from infra.settings import Settings, SettingsError
 from infra.transcoding import event_types
 from projections.meaning import Meaning
 from projections.projection import Projection, own_fields
-from runtime.module import Module
+from runtime.cli import COMMANDS
+from runtime.module import Lazy, Module
 from runtime.registry import events, permissions_of, topic_of
 from stream_apps.reactions import Reaction
 
@@ -34,6 +35,8 @@ RESERVED_NAMES = frozenset({"muniment", "events"})
 """`muniment.watermark` and the like stand on the bus, and `analytics.events` is a view of all events."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
+_COMMAND = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_WHERE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _INT = re.compile(r"-?\d+")
 
@@ -106,6 +109,7 @@ def _kinds(module: Any) -> Iterator[str]:
         ("schedules", module.schedules, OwnSchedule),
         ("permissions", module.permissions, str),
         ("variables", module.variables, str),
+        ("cli", module.cli, str),
         ("routine", module.routine, type),
         ("audited", module.audited, type),
     )
@@ -119,6 +123,19 @@ def _kinds(module: Any) -> Iterator[str]:
     for value in module.audited.values():
         if not isinstance(value, Meaning):
             yield f"audited: {value!r} is no Meaning"
+    yield from _commands(module)
+
+
+def _commands(module: Any) -> Iterator[str]:
+    """What is called isn't imported here: only the command line needs it."""
+    if not isinstance(module.cli, Mapping):
+        yield "cli: a mapping of names to runtime.module.Lazy is needed"
+        return
+    for name, command in module.cli.items():
+        if not _COMMAND.fullmatch(name):
+            yield f"cli: {name!r} can't be a command's name (lower-case words joined by -)"
+        if not isinstance(command, Lazy) or not _WHERE.fullmatch(command.where):
+            yield f"cli: {name}: a runtime.module.Lazy of the form package.module:command is needed"
 
 
 def _aggregate(module: Module, aggregate: type[Any]) -> Iterator[str]:
@@ -188,6 +205,7 @@ def _documented(module: Module) -> Iterator[str]:
 def _names(platform: Sequence[Module], own: Sequence[Module], settings: Settings) -> Iterator[str]:
     """What is called as something else is called already."""
     owners: dict[tuple[str, str], str] = {}
+    owners |= {("command", name): "the platform" for name in COMMANDS}
     for module in platform:
         names = [*_taken_by(module, settings), *(("permission", each) for each in _asked(module))]
         owners |= {name: owners.get(name, module.name) for name in names}
@@ -219,6 +237,7 @@ def _taken_by(module: Module, settings: Settings) -> Iterator[tuple[str, str]]:
         "route": (f"{route.method} {PARAMETER.sub('{}', route.path)}" for route in routes),
         "operation": map(operation_name, routes),
         "permission": module.permissions,
+        "command": module.cli,
         "audited action": dict.fromkeys(meaning.action for meaning in module.audited.values()),
     }
     return ((kind, name) for kind, given in names.items() for name in given)

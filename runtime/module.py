@@ -17,6 +17,7 @@ from infra.inline import Inline
 from infra.settings import Settings
 from projections.meaning import Meaning
 from projections.projection import Projection
+from runtime.cli.lazy import Lazy
 from stream_apps.reactions import Reaction
 
 Event = Aggregate.Event
@@ -35,9 +36,9 @@ class Module:
     processes of the release before may read them. `reactions` is what it does because of events, as the settings say;
     `jobs` are the types of job that it declares, `schedules` what it has enqueued at which times (created once, and the
     operators' from then on). `permissions` are those that it introduces, `resource:action`. `variables` are the
-    environment variables that it reads, which `muniment up` hands on to the parts. Each of its events stands in
-    `audited`, with what it means to an auditor, or in `routine`, where it means nothing to one (for the platform's own,
-    audit says it).
+    environment variables that it reads, which `muniment up` hands on to the parts. `cli` are its commands by name
+    (`muniment NAME`), each imported when it is used. Each of its events stands in `audited`, with what it means to an
+    auditor, or in `routine`, where it means nothing to one (for the platform's own, audit says it).
     """
 
     name: str
@@ -53,5 +54,9 @@ class Module:
     schedules: tuple[OwnSchedule, ...] = ()
     permissions: tuple[str, ...] = ()
     variables: tuple[str, ...] = ()
+    cli: Mapping[str, Lazy] = field(default_factory=dict)
     audited: Mapping[type[Event], Meaning] = field(default_factory=dict)
     routine: frozenset[type[Event]] = frozenset()
+
+
+__all__ = ["Event", "Lazy", "Module"]

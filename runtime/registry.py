@@ -15,6 +15,7 @@ from infra.transcoding import events_of
 from projections.audit import AUDIT, audit_view
 from projections.meaning import Meaning
 from projections.projection import Projection
+from runtime.cli.lazy import Lazy
 from runtime.module import Event, Module
 from stream_apps.reactions import Reaction
 
@@ -79,6 +80,11 @@ class Registry:
     def variables(self) -> tuple[str, ...]:
         """The environment variables that modules read themselves."""
         return tuple(name for module in self.modules for name in module.variables)
+
+    @property
+    def commands(self) -> dict[str, Lazy]:
+        """The commands of modules of one's own, by name."""
+        return {name: command for module in self.own for name, command in module.cli.items()}
 
     @property
     def inline_tables(self) -> tuple[Inline, ...]:

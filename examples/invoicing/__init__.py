@@ -10,7 +10,7 @@ from examples.invoicing.jobs import OUTBOX_VARIABLE, remind
 from examples.invoicing.reactions import REMINDERS
 from examples.invoicing.views import INVOICES
 from projections.meaning import API_ACTIVITY, OTHER, Meaning, own
-from runtime.module import Module
+from runtime.module import Lazy, Module
 
 _invoice = own("invoice")
 
@@ -24,6 +24,7 @@ MODULE = Module(
     jobs=(remind,),
     permissions=(CREATE, ISSUE, PAY, VOID, READ),
     variables=(OUTBOX_VARIABLE,),
+    cli={"invoices": Lazy("examples.invoicing.cli:invoices", "Invoices: which there are, and taking one back.")},
     audited={
         Invoice.Issued: Meaning("invoice.issued", API_ACTIVITY, OTHER, _invoice, ("series", "number", "total_cents")),
         Invoice.Paid: Meaning("invoice.paid", API_ACTIVITY, OTHER, _invoice, ("amount_cents", "reference")),

@@ -5,7 +5,8 @@ Exit status 0: done; 1: refused or failed, and one line on stderr says why; 2: w
 
 import click
 
-from runtime.cli.lazy import Lazy, LazyGroup
+from runtime.cli.lazy import Lazy
+from runtime.cli.root import Root
 from runtime.cli.wired import prepare
 
 COMMANDS = {
@@ -52,7 +53,7 @@ COMMANDS = {
 
 
 @click.group(
-    cls=LazyGroup,
+    cls=Root,
     table=COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Settings are environment variables, MUNIMENT_...; docs/command-line.md tells more.",

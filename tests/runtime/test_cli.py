@@ -25,7 +25,7 @@ CHANGING = {
     "schedules": {"create", "change", "pause", "resume", "delete"},
     "projections": {"retry", "skip", "verify", "repair", "rebuild", "diff", "cutover", "rollback", "drop"},
     "reactions": {"retry", "skip"},
-    "jobs": {"enqueue", "retry", "cancel", "redrive"},
+    "jobs": {"enqueue", "enqueue-batch", "retry", "cancel", "redrive"},
     "queues": {"pause", "resume", "limit"},
     "audit": {"list"},  # reading the audit log is recorded
     "events": {"export", "replay"},  # and so is taking a part of the log away

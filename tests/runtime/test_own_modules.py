@@ -41,7 +41,7 @@ from runtime.asyncapi import text
 from runtime.environment import environment
 from runtime.joined import ModuleMissing, check_complete, join
 from runtime.joining import overlap
-from runtime.module import Module
+from runtime.module import Lazy, Module
 from runtime.modules import MODULES
 from runtime.own_modules import registry
 from runtime.ports import Ports
@@ -206,6 +206,7 @@ class Leap(Aggregate):
     def __init__(self) -> None: ...
 
 
+BREAD_COMMAND = Lazy("tests.runtime.bakery:bread", "Bread.")
 BREAD = PlanRequest(cron="0 5 * * *", type="muniment.noop")
 
 
@@ -268,6 +269,11 @@ def meaning(action: str, *detail: str):
         ({"schedules": (OwnSchedule("bread", replace(BREAD, args=7)),)}, "bakery: schedule bread: "),
         ({"schedules": (OwnSchedule("bread", BREAD), OwnSchedule("bread", BREAD))},
          "the schedule bread is taken by bakery"),
+        ({"cli": ("bread",)}, "cli: a mapping of names to runtime.module.Lazy is needed"),
+        ({"cli": {"Bread": BREAD_COMMAND}}, "cli: 'Bread' can't be a command's name"),
+        ({"cli": {"bread": "tests.runtime.bakery:bread"}}, "cli: bread: a runtime.module.Lazy of the form"),
+        ({"cli": {"bread": Lazy("bakery.bread", "Bread.")}}, "cli: bread: a runtime.module.Lazy of the form"),
+        ({"cli": {"jobs": BREAD_COMMAND}}, "bakery: the command jobs is taken by the platform"),
         ({"permissions": ("loaf:bake", "loaf:*")}, "permission 'loaf:*' must be one resource:action"),
         ({"permissions": ("loaf:bake", "loaf:read", "user:create")}, "the permission user:create is taken by identity"),
         ({"permissions": ("loaf:bake",)}, "GET /api/v1/loaves: the permission loaf:read isn't among its permissions"),
@@ -310,6 +316,13 @@ def test_a_type_that_is_called_as_one_of_the_platforms_is_refused(joining):
 def test_modules_that_depend_on_each_other_in_a_circle_are_refused(joining):
     with pytest.raises(SettingsError, match="in a circle: hen -> egg -> hen"):
         joining(bare("hen", "egg"), bare("egg", "hen"))
+
+
+def test_two_modules_dont_share_a_command(joining):
+    module = with_(cli={"bread": BREAD_COMMAND})
+    assert joining(module).commands == {"bread": BREAD_COMMAND}
+    with pytest.raises(SettingsError, match="rival: the command bread is taken by bakery"):
+        joining(module, Module("rival", cli={"bread": BREAD_COMMAND}))
 
 
 def test_two_modules_dont_share_a_permission(joining):

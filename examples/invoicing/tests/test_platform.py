@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from examples.invoicing.tests.shop import NEW, Shop, draft, issued
-from tests.e2e.platform import Caller, at_least, eventually, position
+from tests.e2e.platform import NEVER_HEARD_OF, Caller, at_least, eventually, position
 
 
 @pytest.fixture(scope="module")
@@ -172,3 +172,15 @@ def test_whoever_forgets_the_module_is_told(shop, penny):
     assert answer.returncode == 1
     assert "the module invoicing is missing, which joined by examples.invoicing:MODULE" in answer.stderr
     assert answer.stderr.count("\n") == 1
+
+
+def test_the_operator_lists_and_voids_invoices_at_the_machine(shop, penny):
+    invoice, _ = issued(penny)
+    found = json.loads(shop.done("invoices", "list", "--scope", "/acme", "--status", "open", "--json"))["items"]
+    assert invoice in [each["id"] for each in found]
+    assert "Wile E. Coyote" in shop.done("invoices", "list", "--limit", "1")
+    shop.done("invoices", "void", invoice, "--reason", "sent twice", "--as", "ada")
+    refused = shop.call("invoices", "void", NEVER_HEARD_OF, "--reason", "sent twice")
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    entries = json.loads(shop.done("audit", "list", "--action", "invoice.voided", "--json"))["items"]
+    assert entries[0]["actor"] == "operator:ada"
