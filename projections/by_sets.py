@@ -39,7 +39,7 @@ MOST_FAILURES = 3
 SORT_MEMORY = "64MB"
 """What PostgreSQL may use to sort a stretch: more than it takes."""
 
-_SETTINGS = f"""
+SETTINGS = f"""
     select set_config('work_mem', '{SORT_MEMORY}', true), set_config('enable_seqscan', 'off', true),
            set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)
 """
@@ -50,8 +50,14 @@ _PARKED = """
 """
 
 
-class _Unsure(Exception):
+class Unsure(Exception):
     """Not every event of the stretch was surely read right."""
+
+
+def parked_streams(connection: Connection[Any], build: Build) -> set[UUID]:
+    """The streams of a build that have parked events; of too many, one more than `MOST_PARKED`."""
+    rows = connection.execute(_PARKED, build.key | {"limit": MOST_PARKED + 1}).fetchall()
+    return {stream for (stream,) in rows}
 
 
 class SetEngine(Engine):
@@ -84,7 +90,7 @@ class SetEngine(Engine):
         return self._stretched(facts[start:], position, facts[-1]) if start < len(facts) else position
 
     def _stretched(self, facts: Sequence[Fact], after: int, last: Fact) -> int:
-        parked = self._parked()
+        parked = parked_streams(self._connection, self.build)
         if self._failures >= MOST_FAILURES or len(parked) > MOST_PARKED:
             return self._usual(after, last.position)
         others = self._others(facts, parked, after, last.position)
@@ -94,7 +100,7 @@ class SetEngine(Engine):
                 prepared = Prepared(self._plan, self._calls, [fact for fact in others if fact.stream not in parked])
                 position = self._at_once(prepared, others, parked, after, last)
         except Exception as error:
-            if not isinstance(error, _Unsure) and not is_poison(error):
+            if not isinstance(error, Unsure) and not is_poison(error):
                 raise
             if prepared:
                 prepared.failed(error)
@@ -125,18 +131,14 @@ class SetEngine(Engine):
     def _sets(self, cursor: Cursor[Any], parked: set[UUID], after: int, upto: int) -> None:
         if self._skipped is None:
             self._skipped = skipped(cursor, self._log, self.build.projection.name)
-        cursor.execute(_SETTINGS)
+        cursor.execute(SETTINGS)
         values = {"after": after, "upto": upto, "parked": list(parked), "skipped": list(self._skipped)}
         for family in self._families:
             row = cursor.execute(family.sql, values | {"topics": list(family.topics)}).fetchone()
             count, sound = row or (0, False)
             if not sound:
-                raise _Unsure
+                raise Unsure
             self.applied += count
-
-    def _parked(self) -> set[UUID]:
-        rows = self._connection.execute(_PARKED, self._key | {"limit": MOST_PARKED + 1}).fetchall()
-        return {stream for (stream,) in rows}
 
     def _usual(self, after: int, upto: int) -> int:
         """Event by event, of all topics."""

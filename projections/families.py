@@ -18,7 +18,8 @@ from typing import Any, TypeAlias
 from psycopg import Connection
 
 from domain.aggregate import Aggregate
-from projections.guarded import RAW, TEXT, Value, sound, sound_metadata, values_of
+from projections.guarded import RAW, RAW_OF_PARTITIONS, TEXT, Value, sound, sound_metadata, values_of
+from projections.lanes import CONTROL, module_of
 from projections.obey import Build
 from projections.projection import Projection, statements_of
 
@@ -65,11 +66,13 @@ class Family:
 
     It takes `after`, `upto` (positions), `topics`, `parked` (streams) and `skipped` (positions that are left out), and
     gives how many events there were, and whether all of them were surely read right: else nothing of it may stay.
+    `sql_of_partitions` takes the streams of these `partitions` alone, of `count`; not every PostgreSQL can do that.
     """
 
     table: str
     topics: frozenset[str]
     sql: bytes
+    sql_of_partitions: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +133,7 @@ def _components(projection: Projection) -> list[tuple[set[str], list[Kind]]]:
 def _family(connection: Connection[Any], build: Build, table: str, kinds: Sequence[Kind]) -> Family:
     """Raises NoFamily."""
     form = _Form(build.projection, connection, build.projection.table(table, build.number), kinds)
-    return Family(table, form.topics, form.statement().encode())
+    return Family(table, form.topics, form.statement(RAW).encode(), form.statement(RAW_OF_PARTITIONS).encode())
 
 
 class _Form:
@@ -144,13 +147,13 @@ class _Form:
         self._statements = {kind: [_parsed(sql) for sql in statements_of(projection.on[kind])] for kind in kinds}
         self.topics = frozenset(_topic(kind) for kind in kinds)
 
-    def statement(self) -> str:
-        """The statement of the whole family."""
+    def statement(self, raw: str) -> str:
+        """The statement of the whole family, for these rows of the log."""
         if all(isinstance(each, _Insert) for own in self._statements.values() for each in own):
-            return self._additions()
-        return self._intervals()
+            return self._additions(raw)
+        return self._intervals(raw)
 
-    def _additions(self) -> str:
+    def _additions(self, raw: str) -> str:
         """Each event adds its rows."""
         added: list[str] = []
         for kind, own in self._statements.items():
@@ -164,11 +167,11 @@ class _Form:
                     f" from fact where topic = {_quoted(_topic(kind))})"
                 )
         return (
-            f"with fact as materialized (select *, {self._sound()} as sound from ({RAW}) as raw), {', '.join(added)}"
+            f"with fact as materialized (select *, {self._sound()} as sound from ({raw}) as raw), {', '.join(added)}"
             " select count(*), coalesce(bool_and(sound), true) from fact"
         )
 
-    def _intervals(self) -> str:
+    def _intervals(self, raw: str) -> str:
         """Each event ends what is open under its key, and may begin another."""
         updates: dict[Kind, _Update] = {}
         inserts: dict[Kind, _Insert] = {}
@@ -207,7 +210,7 @@ class _Form:
         return f"""
             with fact as (
                 select position, {begins} as begins, {self._sound()} as sound, {", ".join(named)}
-                  from ({RAW}) as raw offset 0
+                  from ({raw}) as raw offset 0
             ), turn as materialized (
                 select *, {", ".join(f"lead({e}) over by_key as next{n}" for n, e in enumerate(_numbered("e", sets)))},
                        row_number() over by_key as number
@@ -275,6 +278,8 @@ class _Form:
 
 def _readable(projection: Projection, kind: Kind) -> Mapping[str, Value]:
     """Raises NoFamily where Python alone can say what an event means."""
+    if module_of(_topic(kind)) == CONTROL:
+        raise NoFamily(f"every build may have to obey {kind.__qualname__}")
     values = values_of(kind)
     if values is None:
         raise NoFamily(f"{kind.__qualname__} has fields that only Python can read")

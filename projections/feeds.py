@@ -8,6 +8,7 @@ whichever feed was running, and whether or not it was.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,7 @@ from projections.engine import WHOLE, Applied, Build, Lane
 from projections.errors import BuildGone, Fenced, Hole
 from projections.facts import Fact
 from projections.lanes import LanesEngine, Spread, Stretch, take_lanes, topics_of
+from projections.lanes_by_sets import LEAST_EVENTS, LIVE_STRETCH_EVENTS, LanesBySets
 from projections.projection import Projection
 
 FAUST = "faust"
@@ -196,11 +198,13 @@ def catch_up_together(
 
     How many events each one applied. `guard` stands around each build's work: where it keeps an error to itself, that
     build stays where it is and the others go on. With `threads` they work side by side; the engines may then be several
-    of one build, each with lanes and a connection of its own.
+    of one build, each with lanes and a connection of its own. Who has far to go takes what it can by sets.
     """
     runs = [_Run(engine, lanes, upto) for engine, lanes in behind]
     going = [run for run in runs if run.position < upto]
-    wanted = {topic for run in going for topic in topics_of(run.engine.build.projection)}
+    wanted = {topic for run in going for topic in run.wanted}
+    if any(run.is_by_sets for run in going):
+        limits = replace(limits, scan_events=min(limits.scan_events, LIVE_STRETCH_EVENTS))
     position = min((run.position for run in going), default=upto)
     with batches(log, position, upto, wanted, limits) as found:
         for facts in found:
@@ -244,8 +248,18 @@ class _Run:
         self.engine = engine
         self.found = 0
         self._behind = [lane for lane in lanes if engine.positions[lane] < upto]
-        self._wanted = topics_of(engine.build.projection)
         self.position = min((engine.positions[lane] for lane in self._behind), default=upto)
+        self.wanted = topics_of(engine.build.projection)
+        self._by_sets: LanesBySets | None = None
+        is_far = upto - self.position >= LEAST_EVENTS
+        if isinstance(engine, LanesBySets) and is_far and (topics := engine.by_sets(self._behind)):
+            self._by_sets = engine
+            self.wanted -= topics
+
+    @property
+    def is_by_sets(self) -> bool:
+        """Whether it needn't be given all of its events: only those that are wanted."""
+        return self._by_sets is not None
 
     def is_behind(self, position: int) -> bool:
         """Whether a lane isn't there yet."""
@@ -256,19 +270,23 @@ class _Run:
         last, positions = facts[-1], self.engine.positions
         by_lane: dict[Lane, list[Fact]] = {lane: [] for lane in self._behind}
         for fact in facts:
-            if fact.topic in self._wanted:
+            if fact.topic in self.wanted:
                 lane = self.engine.spread.lane(fact)
                 if lane in by_lane and fact.position > positions[lane]:
                     by_lane[lane].append(fact)
         self.found += sum(map(len, by_lane.values()))
-        self.engine.advance(
-            [
-                Stretch(lane, positions[lane], by_lane[lane], last.position, last.recorded_at)
-                for lane in self._behind
-                if positions[lane] >= since  # one that waits for others must not jump over what it waits with
-                and positions[lane] < last.position
-            ]
-        )
+        stretches = [
+            Stretch(lane, positions[lane], by_lane[lane], last.position, last.recorded_at)
+            for lane in self._behind
+            if positions[lane] >= since  # one that waits for others must not jump over what it waits with
+            and positions[lane] < last.position
+        ]
+        if self._by_sets:
+            before = self._by_sets.applied
+            self._by_sets.stretch(stretches)
+            self.found += self._by_sets.applied - before
+        else:
+            self.engine.advance(stretches)
 
 
 def _now(connection: Connection[Any], build: Build) -> tuple[str, int]:

@@ -41,16 +41,19 @@ class Value:
     nullable: bool = False
 
 
-RAW = """
+_RAW = """
     select notification_id as position, recorded_at, originator_id as stream, originator_version as version, topic,
            octet_length(state) as state_bytes, octet_length(metadata) as metadata_bytes,
            convert_from(state, 'UTF8')::jsonb as s, convert_from(metadata, 'UTF8')::jsonb as m, metadata
       from stored_events
      where notification_id > %(after)s and notification_id <= %(upto)s and topic = any(%(topics)s)
        and originator_id <> all(%(parked)s) and notification_id <> all(%(skipped)s)
-    offset 0
 """
+RAW = f"{_RAW} offset 0"
 """The rows of a stretch of the log. What isn't JSON, or not so by PostgreSQL's rules, raises psycopg.DataError."""
+
+RAW_OF_PARTITIONS = f"{_RAW} and crc32(uuid_send(originator_id)) %% %(count)s = any(%(partitions)s) offset 0"
+"""Those of the streams of some partitions only (`infra/partitions.py`), of `count` in all. Since PostgreSQL 18."""
 
 _RESERVED = {
     "stream": Value("stream", UUID_TYPE),

@@ -14,6 +14,7 @@ from projections.engine import EVERYTHING, Applied, Build, Lane
 from projections.feeds import catch_up
 from projections.lane import Backoff, connect
 from projections.lanes import Hold, LanesEngine, Spread, take_lanes
+from projections.lanes_by_sets import LanesBySets
 from stream_apps.feed import deliver
 from stream_apps.feeding import FeederSetup
 
@@ -54,8 +55,8 @@ class BuildFeed:
         self._held = take_lanes(self._connection, build, lanes)
         self.engine = self._engine(self._connection, self._held)
 
-    def _engine(self, connection: Connection[Any], held: Mapping[Lane, Hold]) -> LanesEngine:
-        return LanesEngine(
+    def _engine(self, connection: Connection[Any], held: Mapping[Lane, Hold]) -> LanesBySets:
+        return LanesBySets(
             connection, self._setup.log, self.build, self._spread, held,
             committing=self._committing, committed=self._committed,
         )  # fmt: skip
@@ -93,11 +94,12 @@ class BuildFeed:
         """Its lanes, and who is to bring them to the head.
 
         Where that is far, two of them, each with half of the partitions and a connection: while PostgreSQL writes what
-        one has read, the other gets ready what is next.
+        one has read, the other gets ready what is next. Not where only all partitions together go by sets.
         """
         lanes = list(self.engine.positions)
         halves = [[lane for lane in lanes if lane.partition % 2 == rest] for rest in (0, 1)]
-        if head - min(self.engine.positions.values(), default=head) < SPLIT_EVENTS or not all(halves):
+        far = head - min(self.engine.positions.values(), default=head) >= SPLIT_EVENTS
+        if not far or not all(halves) or not (self.engine.splits or not self.engine.by_sets(lanes)):
             yield [(self.engine, lanes)]
             return
         with connect(self._setup.conninfo, self._setup.limits.engine) as connection:
