@@ -92,6 +92,7 @@ class Settings:
     commit_queue_limit: int = LOG(2048, "saves that wait for the committer before `overloaded`", hot=True, least=1)
     commit_group_limit: int = LOG(256, "saves in one commit", hot=True, least=1)
     dispatch_attempts: int = LOG(25, "runs of a handler before `write-conflict`", hot=True, least=1)
+    snapshot_events: int = LOG(200, "events of a stream after which its next snapshot is left; 0 = none", least=0)
     statement_timeout_seconds: float = LOG(30.0, "how long a query of the API may take", least=0.1)
     pool_size: int = LOG(16, "PostgreSQL connections for reading, per process", least=1, most=200)
 

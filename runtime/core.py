@@ -92,6 +92,7 @@ def build_core(given: Settings | Live) -> Core:
         queue_saves=settings.commit_queue_limit,
         group_saves=settings.commit_group_limit,
         pool_max=settings.pool_size,
+        snapshot_events=settings.snapshot_events,
     )
     log = Log(settings.postgres_url, inline=modules.inline_tables(), limits=limits)
     pool: ConnectionPool[Connection[TupleRow]] = ConnectionPool(

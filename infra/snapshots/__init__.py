@@ -28,9 +28,9 @@ __all__ = ["Proof", "Loader"]
 logger = logging.getLogger("muniment.snapshots")
 
 USED = Counter("muniment_snapshots_used_total", "Aggregates that were folded from a snapshot")
-LEFT = Counter("muniment_snapshots_left_total", "Loader that were written")
-UNREADABLE = Counter("muniment_snapshots_unreadable_total", "Loader that were harmed or foreign, and not used")
-DIFFERING = Counter("muniment_snapshots_differing_total", "Loader that weren't what their stream comes to")
+LEFT = Counter("muniment_snapshots_left_total", "Snapshots that were written")
+UNREADABLE = Counter("muniment_snapshots_unreadable_total", "Snapshots that were harmed or foreign, and not used")
+DIFFERING = Counter("muniment_snapshots_differing_total", "Snapshots that weren't what their stream comes to")
 
 PAGE_EVENTS = 1_000
 """Read at once by who folds a whole stream to prove its snapshot."""

@@ -22,6 +22,12 @@ class ExpireArgs(msgspec.Struct, frozen=True):
     after: UUID | None = None
 
 
+class SnapshotArgs(msgspec.Struct, frozen=True):
+    """Streams behind this id."""
+
+    after: UUID | None = None
+
+
 class VerifyArgs(msgspec.Struct, frozen=True):
     """So many streams of each view."""
 
@@ -46,7 +52,12 @@ VERIFY_VIEWS = JobType(
 )
 """Folds a part of each view's streams again and compares; what differs is recorded."""
 
-CHORES = (FORGET_RECEIPTS, EXPIRE_SESSIONS, ROTATE_KEYS, VERIFY_VIEWS)
+SNAPSHOT_STREAMS = JobType(
+    "streams.snapshot", args=SnapshotArgs, queue=QUEUE, priority=PRIORITY, timeout_seconds=3_600.0, is_reserved=True
+)
+"""Folds long streams from their first events on and proves their snapshots by it, some streams at a time."""
+
+CHORES = (FORGET_RECEIPTS, EXPIRE_SESSIONS, ROTATE_KEYS, VERIFY_VIEWS, SNAPSHOT_STREAMS)
 
 
 def _at(cron: str, job_type: JobType) -> OwnSchedule:
@@ -58,4 +69,5 @@ TIMES = (
     _at("17 3 * * *", EXPIRE_SESSIONS),
     _at("37 3 * * *", ROTATE_KEYS),
     _at("47 3 * * *", VERIFY_VIEWS),
+    _at("57 3 * * *", SNAPSHOT_STREAMS),
 )

@@ -13,7 +13,7 @@ from commands.jobs import Enqueue, enqueue_job
 from domain.context import Context
 from domain.errors import Invalid
 from domain.identity import Keyring, Session
-from domain.jobs import Job, JobType, NoArgs
+from domain.jobs import Job, JobKey, JobType, NoArgs
 from infra.keys import SIGN
 from runtime import chores, modules
 from runtime.chores import SESSIONS_AT_ONCE
@@ -24,9 +24,11 @@ from stream_apps.jobs.chores import (
     EXPIRE_SESSIONS,
     FORGET_RECEIPTS,
     ROTATE_KEYS,
+    SNAPSHOT_STREAMS,
     TIMES,
     VERIFY_VIEWS,
     ExpireArgs,
+    SnapshotArgs,
     VerifyArgs,
 )
 from tests.runtime.cli_site import Site
@@ -151,6 +153,32 @@ def test_a_part_of_every_view_is_verified(core, cli_site):
     found = until(lambda: done(core, VERIFY_VIEWS, VerifyArgs(streams=50)))
 
     assert found["identity"] > 0
+
+
+@pytest.mark.usefixtures("working")
+def test_snapshots_of_long_streams_are_proved_some_at_a_time(core, monkeypatch):
+    monkeypatch.setattr(chores, "STREAMS_AT_ONCE", 2)
+    # others change the source while this runs
+    monkeypatch.setattr(core.log.loader, "_code", lambda _: "here")
+    keys = sorted(passed_on(core, events) for events in (100, 250, 130, 99))
+    snapshots = "select stream, version, proved from log_snapshots order by stream"
+
+    done(core, SNAPSHOT_STREAMS, SnapshotArgs())
+
+    with psycopg.connect(core.settings.postgres_url, autocommit=True) as connection:
+        long = [(key, version, True) for key in keys if (version := core.log.load(JobKey, key).version) >= 100]
+        until(lambda: connection.execute(snapshots).fetchall() == long)
+    assert len(long) == 3
+    assert done(core, SNAPSHOT_STREAMS, SnapshotArgs(after=keys[0]))["fresh"] >= 1
+
+
+def passed_on(core: Core, events: int) -> UUID:
+    """A unique key that as many jobs have had."""
+    key = JobKey(uuid4(), 60, uuid4())
+    for _ in range(events - 1):
+        key.pass_to(uuid4(), 60)
+    core.log.save_work([key], metadata=b"{}")
+    return key.id
 
 
 @pytest.mark.parametrize("streams", [0, -5, 10**25])
