@@ -17,6 +17,8 @@ from redis.backoff import NoBackoff
 
 from api.ports import Health, State
 from infra.bus_status import BusStatus, bus_status
+from infra.configuration.instances import LEASE_SECONDS
+from infra.configuration.standing import Standing, standing
 from infra.listener import Listener
 from infra.migrate import Compatibility, MigrationError
 from infra.parts import read_parts
@@ -28,6 +30,7 @@ from projections.builds import not_level
 from projections.catalogue import Status, catalogue
 from projections.projection import Projection
 from runtime.bus_health import Brokers, bus_reasons
+from runtime.configuration_health import configuration_reasons
 from runtime.job_health import JobStatus, job_reasons, job_status
 
 logger = logging.getLogger(__name__)
@@ -60,7 +63,9 @@ class Readiness:
         kafka: str = "",
         clock: Callable[[], float] = time.monotonic,
         look_seconds: float = LOOK_SECONDS,
+        lease_seconds: Callable[[], float] = lambda: LEASE_SECONDS,
     ) -> None:
+        """`lease_seconds` tells for how long a process that says nothing counts as alive."""
         self._pool = pool
         self._listener = listener
         self._projections = projections
@@ -71,6 +76,7 @@ class Readiness:
         self._bus: BusStatus | None = None
         self._clock = clock
         self._look_seconds = look_seconds
+        self._lease_seconds = lease_seconds
         self._looking: asyncio.Task[Health] | None = None
         self._valkey = redis.asyncio.Redis.from_url(
             redis_url, socket_timeout=PING_SECONDS, socket_connect_timeout=PING_SECONDS, retry=Retry(NoBackoff(), 0)
@@ -80,6 +86,7 @@ class Readiness:
         self._reactions: Sequence[ReactionStatus] = ()
         self._jobs: JobStatus | None = None
         self._unattended = False
+        self._configuration: Sequence[Standing] = ()
         self._known: tuple[float, Health] | None = None
         self._compatibility: tuple[float, Compatibility] | None = None
 
@@ -124,6 +131,7 @@ class Readiness:
             *self._reaction_reasons(),
             *self._schedule_reasons(),
             *(job_reasons(self._jobs) if self._jobs else []),
+            *configuration_reasons(self._configuration),
             *self._queue_reasons(),
             *await self._bus_reasons(),
             *await self._valkey_reasons(),
@@ -140,6 +148,7 @@ class Readiness:
             self._reactions = reaction_statuses(connection)
             self._jobs = job_status(connection)
             self._unattended = is_unattended(connection, LAG_SECONDS)
+            self._configuration = standing(connection, self._lease_seconds())
             self._bus = bus_status(connection) if self._brokers.addresses else None
             return statuses, not_level(connection, self._projections, self._listener.head)
 

@@ -1,0 +1,59 @@
+"""What the routes of configuration are given: the own namespaces, and how long the instances are waited for."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from psycopg import Connection
+from psycopg_pool import ConnectionPool
+
+from domain.configuration import DocumentSchema
+from domain.configuration.document import Values
+from infra.configuration.instances import Instance, instances
+from infra.configuration.live import Live
+from infra.configuration.schemas import SCHEMAS, file_values
+from infra.configuration.waiting import Waits
+from infra.listener import Listener
+from infra.settings import Settings
+
+
+@dataclass(frozen=True)
+class ConfigurationPorts:
+    """`environment` are the settings that this process was started with, whatever was stored since."""
+
+    environment: Settings
+    live: Live
+    waits: Waits
+    schemas: Mapping[str, DocumentSchema] = field(default_factory=lambda: SCHEMAS)
+
+    @cached_property
+    def file(self) -> Mapping[str, Values]:
+        """What the environment says of each namespace; the value of a secret as HIDDEN."""
+        return {name: file_values(self.environment, name) for name in self.schemas}
+
+    @property
+    def answer_seconds(self) -> float:
+        """How long an update's answer waits for the instances."""
+        return self.live.settings.config_answer_seconds
+
+    @property
+    def lease_seconds(self) -> float:
+        """An instance that is silent for so long is gone."""
+        return self.live.settings.config_lease_seconds
+
+
+def waits(
+    listener: Listener, pool: ConnectionPool[Connection[Any]], in_thread: Callable[..., Any], live: Live
+) -> Waits:
+    """Waits that look in the bounded pool of threads. Make it before the listener starts."""
+
+    def read(namespace: str) -> Sequence[Instance]:
+        with pool.connection() as connection:
+            return instances(connection, namespace, live.settings.config_lease_seconds)
+
+    async def look(namespace: str) -> Sequence[Instance]:
+        found: Sequence[Instance] = await in_thread(read, namespace)
+        return found
+
+    return Waits(listener, look)
