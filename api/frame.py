@@ -26,7 +26,7 @@ from api.problems import (
     UrlTooLong,
 )
 from api.router import Router, parameters, plain
-from api.routing import NOBODY, OPEN, Answer, Asked, Query, Route
+from api.routing import NOBODY, OPEN, Answer, Asked, PathScope, Query, Route
 from api.running import act_of, encode
 from api.sending import Message, Receive, Send, Sender
 from api.threads import Threads
@@ -62,7 +62,7 @@ class ReadyRoute:
         self.params = QueryString(route.params)
         self.open = route.permission is OPEN
         self.authorise = authorisation(route, route.permission)
-        self.body_first = route.scope is not None
+        self.body_first = route.scope is not None and not isinstance(route.scope, PathScope)
         self.act = act_of(route)
 
     @property

@@ -14,6 +14,7 @@ import msgspec
 
 from api.limits import HttpLimits
 from api.ports import Caller, Outcome, Services
+from domain.access import Scope as AccessScope
 from domain.context import Context
 from domain.errors import DomainError
 
@@ -70,6 +71,18 @@ class Within:
 
     def __repr__(self) -> str:
         return f"{self.permission} within its scope"
+
+
+@dataclass(frozen=True, slots=True)
+class PathScope:
+    """A scope that the path alone names, `<prefix>/<parameter>`: nobody's body is read before they are let in."""
+
+    prefix: str
+    parameter: str
+
+    def __call__(self, asked: "Asked") -> str:
+        """Raises Invalid for a value that no scope can have."""
+        return str(AccessScope(f"{self.prefix}/{asked.path[self.parameter]}", field=self.parameter))
 
 
 Permission = str | Open | Self | Own | Within
@@ -314,6 +327,8 @@ class Endpoint(Documented):
     """Other statuses with the same type."""
     projections: tuple[str, ...] | None = field(default=None, kw_only=True)
     media_type: str = field(default="application/json", kw_only=True)
+    streams: str = field(default="", kw_only=True)
+    """The media type of the stream that it answers other requests with."""
 
 
 Route = Command | Query | Endpoint

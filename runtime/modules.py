@@ -8,6 +8,7 @@ from pathlib import Path
 import infra
 from api import access as access_api
 from api import audit as audit_api
+from api import configuration as configuration_api
 from api import events as events_api
 from api import identity as identity_api
 from api import jobs as jobs_api
@@ -112,6 +113,7 @@ MODULES = (
         migrations=MIGRATIONS / "configuration",
         aggregates=(Namespace,),
         inline=(HEADS,),
+        routes=configuration_api.ROUTES,
     ),
 )
 

@@ -9,7 +9,7 @@ from psycopg import Connection
 from psycopg_pool import ConnectionPool
 
 from api.ports import Outcome
-from api.routing import Answer, Asked, Body, Endpoint, Keyset, Page, Paging, Query, Route, View
+from api.routing import Answer, Asked, Body, Endpoint, Keyset, Page, Paging, PathScope, Query, Route, View
 from domain.configuration.errors import NamespaceNotFound, NamespaceReserved
 from domain.errors import Conflict, FieldError, NotFound, invalid_field
 from infra.configuration.instances import (
@@ -325,19 +325,20 @@ def _word(
 
 
 PATH = "/api/v1/config/{namespace}/instances"
+SCOPE = PathScope("/config", "namespace")
 
 ROUTES: list[Route] = [
     Query(
-        "GET", PATH, Page[InstanceView], list_instances, permission="config:read", params=InstancesParams,
+        "GET", PATH, Page[InstanceView], list_instances, permission="config:read", scope=SCOPE, params=InstancesParams,
         page=Keyset(lambda row: (row.part, row.id), (str, str)), name="list_instances", raises=(NamespaceNotFound,),
     ),
     Endpoint(
-        "PUT", f"{PATH}/{{instance}}", acknowledge, permission="config:acknowledge", body=AcknowledgementBody,
-        result=AcknowledgedView, name="acknowledge_config",
+        "PUT", f"{PATH}/{{instance}}", acknowledge, permission="config:acknowledge", scope=SCOPE,
+        body=AcknowledgementBody, result=AcknowledgedView, name="acknowledge_config",
         raises=(NamespaceNotFound, NamespaceReserved, InstanceTaken, TooManyInstances),
     ),
     Endpoint(
-        "DELETE", f"{PATH}/{{instance}}", withdraw, permission="config:acknowledge", answers=204,
+        "DELETE", f"{PATH}/{{instance}}", withdraw, permission="config:acknowledge", scope=SCOPE, answers=204,
         name="withdraw_instance", raises=(NamespaceNotFound, NamespaceReserved, InstanceNotFound),
     ),
 ]  # fmt: skip

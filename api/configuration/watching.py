@@ -14,13 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
 from time import monotonic
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from prometheus_client import Counter
 
 from api.live import Audience, AudienceLimits, Holder, Opened
 from api.live.guard import Allowed
-from domain.configuration import NamespaceNotFound
+from domain.errors import DomainError, Unavailable
+
+T = TypeVar("T")
 
 PIECE_BYTES: Final = 16_384
 """What is handed to the server at once; it keeps up to 32 such pieces for a client that doesn't read."""
@@ -61,16 +63,16 @@ class Whole:
         """The document."""
         return self.message[self.begin : self.end]
 
-    def known_by(self, id_: str) -> bool:
-        """Whether who has this has it already. A version alone counts, for those who take it from an entity tag."""
-        return id_ in {self.id, str(self.version)}
+    def known_by(self, has: Collection[str]) -> bool:
+        """Whether who has one of these has it already. A version alone counts, too; `*` is whatever there is."""
+        return self.id in has or str(self.version) in has or "*" in has
 
 
 class Source(Protocol):
     """The documents. Called in a thread."""
 
-    def read(self, names: Collection[str]) -> Mapping[str, Whole]:
-        """The newest of each; those that there aren't are left out. Raises Unavailable."""
+    def read(self, names: Collection[str]) -> Mapping[str, Whole | DomainError]:
+        """The newest of each, or why there is none. Raises Unavailable."""
         ...
 
 
@@ -84,11 +86,11 @@ class Heard(Protocol):
 
 
 class Watch(Opened):
-    """One watcher. `has` is the id of what it was given last, or came with."""
+    """One watcher. `has` names what it was given last, or came with; empty: nothing."""
 
     ENDED = Counter("muniment_config_watchers_ended_total", "Watchers that the platform has ended", ["reason"])
 
-    def __init__(self, watches: "Watches", holder: Holder, name: str, has: str) -> None:
+    def __init__(self, watches: "Watches", holder: Holder, name: str, has: tuple[str, ...]) -> None:
         super().__init__(watches.audience, holder)
         self.name, self.has = name, has
         self._watches = watches
@@ -99,9 +101,13 @@ class Watch(Opened):
 
     def offer(self, whole: Whole) -> None:
         """The newest document; wakes who hasn't got it."""
-        if self.ending is None:
-            self._newest = None if whole.known_by(self.has) else whole
-            self.wake()
+        if self.ending is not None:
+            return
+        if whole.known_by(self.has):
+            self.has, self._newest = (whole.id,), None
+        else:
+            self._newest = whole
+        self.wake()
 
     async def newest(self, seconds: float) -> Whole | None:
         """For a long poll: the document that it doesn't have; None after so long, or where the server stops.
@@ -136,7 +142,7 @@ class Watch(Opened):
         piece = whole.message[self._sent : self._sent + PIECE_BYTES]
         self._sent += len(piece)
         if self._sent == len(whole.message):
-            self._sending, self.has = None, whole.id
+            self._sending, self.has = None, (whole.id,)
             SENT.inc()
             if self._newest is not None and self._newest.known_by(self.has):
                 self._newest = None
@@ -149,8 +155,8 @@ class Watch(Opened):
 
     def place(self) -> tuple[bytes, dict[str, object]]:
         """The document that it has."""
-        version = self.has.partition("-")[0]
-        return self.has.encode(), {"version": int(version) if version.isdigit() else None}
+        id_ = self.has[0] if self.has else ""
+        return id_.encode(), {"version": _version(id_)}
 
     def beat(self) -> None:
         """A comment."""
@@ -173,6 +179,8 @@ class _Watched:
 
     watchers: dict[Watch, None]
     whole: Whole | None = None
+    error: DomainError | None = None
+    """Why there is none."""
     as_of: float = float("-inf")
 
 
@@ -197,8 +205,8 @@ class Watches:
 
     # Watchers come and go
 
-    async def open(self, name: str, holder: Holder, has: str) -> Watch:
-        """A watcher of the namespace that has this document already (empty: none).
+    async def open(self, name: str, holder: Holder, has: tuple[str, ...]) -> Watch:
+        """A watcher of the namespace that has one of these documents already.
 
         Raises TooManyReaders, TooManyReadersOfUser, NamespaceNotFound, Unavailable.
         """
@@ -263,7 +271,7 @@ class Watches:
         if not self._heard.fresh:
             self.doubt()
 
-    async def _current(self, name: str, has: str) -> Whole:
+    async def _current(self, name: str, has: tuple[str, ...]) -> Whole:
         """What is there now, from memory where that is sure. Raises NamespaceNotFound, Unavailable."""
         asked = monotonic()
         watched = self._watched[name]
@@ -273,7 +281,7 @@ class Watches:
             if watched.as_of < asked:
                 await self._read([name])
         if watched.whole is None:
-            raise NamespaceNotFound
+            raise watched.error or Unavailable()
         return watched.whole
 
     async def _follow(self) -> None:
@@ -299,19 +307,26 @@ class Watches:
             if watched is None:
                 continue
             watched.as_of = began
-            whole = found.get(name)
-            if whole is not None and (watched.whole is None or watched.whole.id != whole.id):
+            whole = found[name]
+            if isinstance(whole, DomainError):
+                # who watches keeps what they have: this process can't read the newest, or it isn't there any more
+                watched.error = whole
+                if watched.whole is not None:
+                    log.warning("%s: %s", name, whole.message)
+            elif watched.whole is None or watched.whole.id != whole.id:
                 watched.whole = whole
                 for watch in watched.watchers:
                     watch.offer(whole)
 
-    async def _in_thread(
-        self, function: Callable[[Collection[str]], Mapping[str, Whole]], names: Collection[str]
-    ) -> Mapping[str, Whole]:
+    async def _in_thread(self, function: Callable[[Collection[str]], T], names: Collection[str]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, names)
 
 
-def _is_ahead(has: str, whole: Whole) -> bool:
+def _version(id_: str) -> int | None:
+    version = id_.partition("-")[0]
+    return int(version) if version.isdigit() else None
+
+
+def _is_ahead(has: tuple[str, ...], whole: Whole) -> bool:
     """Another process may have heard of a commit before this one: nobody is to be led back for that."""
-    version = has.partition("-")[0]
-    return version.isdigit() and int(version) >= whole.version and not whole.known_by(has)
+    return not whole.known_by(has) and any((_version(each) or 0) >= whole.version for each in has)

@@ -21,17 +21,26 @@ _OPENED = """
 """
 _DECLARED = """
     update configuration_heads
-       set schema = %(schema)s::jsonb, version = %(version)s::integer, position = %(position)s::bigint
+       set schema = %(schema)s::jsonb, declarations = %(schema_version)s::integer,
+           version = %(version)s::integer, position = %(position)s::bigint
      where namespace = %(name)s::text
 """
 _CHANGED = """
     update configuration_heads
        set document = %(values)s::jsonb, schema_version = %(schema_version)s::integer,
+           key_versions = key_versions || (select coalesce(jsonb_object_agg(key, %(version)s::integer), '{}')
+                                             from unnest(%(keys)s::text[]) key),
            version = %(version)s::integer, position = %(position)s::bigint
      where namespace = %(name)s::text
 """
+CHANNEL = "muniment_config"
+"""Tells the name of each namespace that has changed, in the commit that says so: a process that listens for this alone
+isn't woken by every other commit.
+"""
+_NOTIFY = f"select pg_notify('{CHANNEL}', %(name)s::text)"
 _ROWS = """
-    select namespace, stream, version, position, schema_version, document::text, schema::text from configuration_heads
+    select namespace, stream, version, position, schema_version, document::text, schema::text,
+           declarations, key_versions from configuration_heads
 """
 
 
@@ -46,7 +55,11 @@ def _announce(event: Any) -> str:
 
 HEADS = Inline(
     name="configuration-heads",
-    on={Namespace.Opened: _OPENED, Namespace.Declared: _DECLARED, Namespace.Changed: _CHANGED},
+    on={
+        Namespace.Opened: _OPENED,
+        Namespace.Declared: (_DECLARED, _NOTIFY),
+        Namespace.Changed: (_CHANGED, _NOTIFY),
+    },
     announces={Namespace.Declared: _announce, Namespace.Changed: _announce},
     tables=("configuration_heads",),
 )
@@ -57,7 +70,9 @@ class Head:
     """A namespace as the newest commit has left it.
 
     `version` is its stream's, `position` the log's of its newest event. `document` are the stored overrides, written
-    for the schema of number `schema_version` (0: never written). `schema` is the JSON Schema of a customers' namespace.
+    for the schema of number `schema_version` (0: never written). `schema` is the JSON Schema of a customers' namespace,
+    `declarations` its number. `key_versions` are the versions at which stored values became what they are, or went
+    back to the default.
     """
 
     namespace: str
@@ -67,6 +82,8 @@ class Head:
     schema_version: int
     document: dict[str, Any]
     schema: dict[str, Any] | None
+    declarations: int
+    key_versions: dict[str, int]
 
 
 def read_heads(connection: Connection[Any], names: Sequence[str] | None = None) -> list[Head]:
