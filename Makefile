@@ -1,10 +1,10 @@
 # Two commands do everything on a machine with Python 3.11+ and make: `make run` and `make test`.
-# Those named after Kafka need Java 17 and Maven, too.
+# Those named after Kafka need Java 17 and Maven, too; test-vault needs Vault's program.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install run run-kafka demo test test-kafka check faults bench compose-env lock clean
+.PHONY: help install run run-kafka demo test test-kafka test-vault check faults bench compose-env lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -34,7 +34,7 @@ demo: install ## fill a small company into the running platform
 	@$(BIN)/muniment demo
 
 test: $(VENV)/installed-dev ## run the tests, on a real PostgreSQL and a real Valkey
-	$(BIN)/python -m pytest -m "not faults and not kafka" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not faults and not kafka and not vault" --numprocesses 2 --dist loadfile
 
 test-kafka: $(VENV)/installed-dev ## run the tests of the bus, on a real Apache Kafka
 	$(BIN)/python -m pytest -m "kafka and not faults"
@@ -44,6 +44,9 @@ check: $(VENV)/installed-dev ## lint, types and import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+test-vault: $(VENV)/installed-dev ## run the tests of secrets, on a real HashiCorp Vault or OpenBao
+	$(BIN)/python -m pytest -m vault
 
 faults: $(VENV)/installed-dev ## the long fault drills
 	$(BIN)/python -m pytest -m faults --timeout=3600

@@ -75,6 +75,8 @@ class Address:
             connection.close()
         if len(body) > limit_bytes:
             raise NoAnswer(f"its answer is longer than {limit_bytes:,} bytes")
+        if response.length:
+            raise NoAnswer("its answer was cut off")
         return Answer(response.status, body, response.headers.get("Retry-After", ""))
 
 

@@ -31,12 +31,12 @@ class Lane:
         self._clock = clock
         self._turn = threading.Lock()
         self._hanging: threading.Event | None = None
-        self._down: tuple[float, StoreUnavailable] | None = None
+        self._down: tuple[float, str] | None = None
 
     @property
     def down(self) -> str:
         """Why the store couldn't be asked when that was last tried; empty where it could."""
-        return str(self._down[1]) if self._down else ""
+        return self._down[1] if self._down else ""
 
     def ask(self, question: Callable[[], T]) -> T:
         """What the question returns or raises; StoreUnavailable where that takes too long. Raises SecretError only."""
@@ -62,7 +62,7 @@ class Lane:
         if self._hanging and not self._hanging.is_set():
             raise StoreUnavailable(f"{self.store.kind}: it still hasn't answered an earlier question")
         if self._down and self._clock() < self._down[0]:
-            raise self._down[1]
+            raise StoreUnavailable(self._down[1])
         asked: Question[T] = Question(question)
         threading.Thread(target=asked.run, name="secrets", daemon=True).start()
         if not asked.done.wait(self._timeout_seconds):
@@ -75,7 +75,8 @@ class Lane:
 
     def _rest(self, error: StoreUnavailable) -> NoReturn:
         pause = min(max(PAUSE_SECONDS, error.pause_seconds), PAUSE_LIMIT_SECONDS)
-        self._down = (self._clock() + pause, error)
+        # its text only: an error that is kept keeps the frames that it came through, and what they knew
+        self._down = (self._clock() + pause, str(error))
         raise error from None
 
 

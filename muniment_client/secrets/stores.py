@@ -38,7 +38,7 @@ class Patience:
 class _Kept:
     value: SecretValue
     good_at: float
-    error: SecretError | None = None
+    error: str = ""
 
 
 @dataclass(slots=True)
@@ -159,7 +159,7 @@ class SecretStores:
     def _current(self, reference: Reference) -> Hidden:
         with self._lock:
             kept = self._kept.get(reference)
-        if kept and kept.error is None and self._clock() - kept.good_at < self.patience.refresh_seconds:
+        if kept and not kept.error and self._clock() - kept.good_at < self.patience.refresh_seconds:
             return kept.value.value
         return self._fetch(reference).value
 
@@ -197,7 +197,7 @@ class SecretStores:
             kept = self._kept.get(reference)
             if kept is None:
                 raise error from None
-            first, kept.error = kept.error is None, error
+            first, kept.error = not kept.error, str(error)
             left = self._left(kept, self._clock())
         if left <= 0:
             raise error from None

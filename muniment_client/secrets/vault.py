@@ -81,9 +81,9 @@ class Vault:
             path = f"{path}?version={reference.version}"
         answer = self._ask("GET", path)
         if answer.status == 403:
-            raise self._forbidden(reference)
+            raise self._forbidden(reference, answer)
         if answer.status == 404:
-            raise SecretNotFound(f"{reference}: {_why_missing(_data(answer))}")
+            raise _missing(reference, answer)
         if answer.status != 200:
             raise _unavailable(answer)
         return _value(reference, _data(answer))
@@ -123,13 +123,15 @@ class Vault:
             # near the end of its longest life Vault gives less and less
             logger.warning("vault: the token couldn't be renewed (status %d), it expires in %d s", answer.status, left)
 
-    def _forbidden(self, reference: Reference) -> SecretError:
-        """Vault answers 403 to a token that has ended, and to one that may not read here."""
+    def _forbidden(self, reference: Reference, answer: Answer) -> SecretError:
+        """Vault answers 403 to a token that has ended, and to one that may not read here. Some releases say which."""
         if not self._token:
             return StoreUnavailable("vault: it wants a token (403)")
+        if "invalid token" in _errors(answer):
+            return StoreUnavailable("vault: the token isn't valid, or not any more (403)")
         if self._ask("GET", LOOKUP).status == 200:
             return SecretForbidden(f"{reference}: the token's policies don't let it read this (vault: 403)")
-        return StoreUnavailable("vault: the token isn't valid, or not any more (403)")
+        return SecretForbidden(f"{reference}: the token isn't valid any more, or may not read this (vault: 403)")
 
     def _ask(self, method: str, path: str) -> Answer:
         """Asks once more where the token's file holds another token by now."""
@@ -170,12 +172,15 @@ def _value(reference: Reference, data: Mapping[str, Any]) -> SecretValue:
     return SecretValue(usable(reference, fields[field]), str(version))
 
 
-def _why_missing(data: Mapping[str, Any]) -> str:
-    """A version that was deleted or destroyed is 404 with its metadata; one that never was is 404 without."""
-    metadata = data.get("metadata")
-    if not isinstance(metadata, dict):
-        return "vault has no such secret, or not in this version"
-    return "this version was destroyed" if metadata.get("destroyed") else "this version was deleted"
+def _missing(reference: Reference, answer: Answer) -> SecretError:
+    """A version that was deleted or destroyed is 404 with its metadata; a secret that never was is 404 with nothing."""
+    metadata = _data(answer).get("metadata")
+    if isinstance(metadata, dict):
+        how = "destroyed" if metadata.get("destroyed") else "deleted"
+        return SecretNotFound(f"{reference}: this version was {how}")
+    if _errors(answer) or "warnings" in _parsed(answer):
+        return StoreUnavailable("vault: no KV engine of version 2 is mounted there (404)")
+    return SecretNotFound(f"{reference}: vault has no such secret, or not in this version")
 
 
 def _unavailable(answer: Answer) -> StoreUnavailable:
@@ -203,6 +208,12 @@ def _parsed(answer: Answer) -> Mapping[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _errors(answer: Answer) -> str:
+    """What Vault says is wrong: to be searched, not to be shown."""
+    errors = _parsed(answer).get("errors")
+    return " ".join(map(str, errors)) if isinstance(errors, list) else ""
 
 
 def _seconds(fields: object, name: str) -> float:
