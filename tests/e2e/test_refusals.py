@@ -14,6 +14,8 @@ PLACES = {
     "key": "nobody",
     "correlation": "none",
     "position": "1",
+    "namespace": "nobody",
+    "instance": "nobody",
 }
 
 
