@@ -137,6 +137,8 @@ class OpenApi:
         kind, media_type = _output(route), getattr(route, "media_type", "application/json")
         if status not in (204, 304) and (kind is not None or media_type != "application/json"):
             response["content"] = {media_type: {"schema": {} if kind is None else self._schemas[_key(kind)]}}
+            if isinstance(route, Endpoint) and route.streams:
+                response["content"][route.streams] = {"schema": {}}
         return response
 
 

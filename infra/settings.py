@@ -81,6 +81,8 @@ class Settings:
 
     live_readers: int = LIVE(2000, "open readers, per API process", hot=True, least=1, most=100_000)
     live_readers_per_user: int = LIVE(1000, "open readers of one user, per API process", hot=True, least=1)
+    live_watchers: int = LIVE(2000, "watchers of configuration, per API process", hot=True, least=1, most=100_000)
+    live_watchers_per_user: int = LIVE(1000, "watchers of one user, per API process", hot=True, least=1)
     live_buffer_events: int = LIVE(5000, "events that wait for a reader before it is cut off", hot=True, least=1)
     live_buffer_bytes: int = LIVE(1_048_576, "bytes that wait for a reader before it is cut off", hot=True, least=1024)
     live_heartbeat_seconds: float = LIVE(15.0, "the longest silence on an open stream", hot=True, least=0.1, most=3600)

@@ -32,16 +32,17 @@ class Gauges(Collector):
         pools: Mapping[str, ConnectionPool[Any]],
         passwords: Passwords,
         readers: Callable[[], int] = lambda: 0,
+        watchers: Callable[[], int] = lambda: 0,
     ) -> None:
         """`views` are the projections by name, `pools` the connection pools by what they are for.
 
-        `readers` tells how many follow the log live.
+        `readers` tells how many follow the log live, `watchers` how many watch configuration.
         """
         self._listener = listener
         self._views = views
         self._pools = pools
         self._passwords = passwords
-        self._readers = readers
+        self._readers, self._watchers = readers, watchers
 
     def collect(self) -> Iterator[Metric]:
         """The gauges, each with the process it belongs to."""
@@ -52,6 +53,7 @@ class Gauges(Collector):
         waiting = self._passwords.waiting
         yield _gauge("muniment_passwords_waiting", "Passwords being hashed or waiting.", process, waiting)
         yield _gauge("muniment_events_readers", "Open live readers of the log.", process, self._readers())
+        yield _gauge("muniment_config_watchers", "Open watchers of configuration.", process, self._watchers())
 
     def _log(self, process: str) -> Iterator[Metric]:
         yield _gauge("muniment_log_head", "Position of the newest event heard of.", process, self._listener.head)

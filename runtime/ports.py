@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 from psycopg import Connection
 from psycopg_pool import ConnectionPool
 
+from api.configuration.watching import Watches
 from api.crowds import Crowds
 from api.limits import HttpLimits
-from api.live import LiveLimits, Tail
+from api.live import AudienceLimits, LiveLimits, Tail
 from domain.jobs import JobTypes
 from infra.accounts import Accounts
 from infra.cache import CacheAside
@@ -29,6 +30,7 @@ from projections.read import Answer, Read, Reader
 from projections.rebuild import Works
 from projections.verification import Spreads
 from runtime import modules
+from runtime.configuration_ports import ConfigurationPorts
 from runtime.rebuilds import works
 from stream_apps.spreads import spread_of
 
@@ -54,6 +56,8 @@ class Ports:
     decisions: Decisions
     users: CacheAside[UserRow]
     live: Tail
+    watches: Watches
+    configuration: ConfigurationPorts
     in_thread: Callable[..., Awaitable[Any]]
 
     @property
@@ -150,6 +154,17 @@ def live_limits(settings: Settings) -> LiveLimits:
         per_user=settings.live_readers_per_user,
         buffer_events=settings.live_buffer_events,
         buffer_bytes=settings.live_buffer_bytes,
+        heartbeat_seconds=settings.live_heartbeat_seconds,
+        stall_seconds=settings.live_stall_seconds,
+        check_seconds=settings.live_check_seconds,
+    )
+
+
+def watch_limits(settings: Settings) -> AudienceLimits:
+    """What watchers of configuration may cost, as the settings say."""
+    return AudienceLimits(
+        readers=settings.live_watchers,
+        per_user=settings.live_watchers_per_user,
         heartbeat_seconds=settings.live_heartbeat_seconds,
         stall_seconds=settings.live_stall_seconds,
         check_seconds=settings.live_check_seconds,

@@ -7,6 +7,7 @@ import resource
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 from uuid import UUID
@@ -22,6 +23,9 @@ from psycopg import AsyncConnection
 from starlette.applications import Starlette
 
 from api.app import Application
+from api.configuration import watch
+from api.configuration.watch import Documents
+from api.configuration.watching import Watches
 from api.crowds import Crowds
 from api.events import PERMISSION, LogSource
 from api.live import StillAllowed, Tail
@@ -31,6 +35,7 @@ from infra.authenticator import Authenticator
 from infra.cache import Loaded
 from infra.caches import Caches
 from infra.configuration.live import Derived, Live, Snapshot
+from infra.configuration.schemas import SCHEMAS, file_values
 from infra.embedded import DataFolder
 from infra.embedded.parent import end_with_parent
 from infra.listener import Listener
@@ -47,11 +52,13 @@ from projections.projection import Projection
 from projections.read import Answer, Read, Reader
 from runtime import modules
 from runtime.bus_gauges import BusGauges
+from runtime.configuration_health import InstanceGauges
+from runtime.configuration_ports import ConfigurationPorts, waits
 from runtime.core import build_core, located
 from runtime.gauges import Gauges, ReactionGauges
 from runtime.job_gauges import JobGauges
 from runtime.past import discard_other_past
-from runtime.ports import Ports, http_limits, live_limits
+from runtime.ports import Ports, http_limits, live_limits, watch_limits
 from runtime.readiness import Readiness
 from runtime.view_gauges import ViewGauges
 
@@ -113,9 +120,16 @@ class Api:
             self.listener,
             live_limits(settings),
         )
+        self.watches = Watches(
+            Documents(self.core.pool.connection, SCHEMAS, partial(file_values, settings)),
+            StillAllowed(self.authenticator, self.decisions, watch.PERMISSION),
+            self.listener,
+            watch_limits(settings),
+        )
         self.ports = self._ports()
         self.listener.on_announce(self._announced)
         self.listener.on_announce(self.live.announced)  # after what has forgotten the sessions
+        self.listener.on_announce(self.watches.announced)
         self.listener.on_commit(lambda _: self.live.wake())
         self.listener.on_connect(self._reconnected)
         # what our own commits end is forgotten before they are answered
@@ -148,6 +162,7 @@ class Api:
             redis_url=self.settings.redis_url,
             parts_file=parts_file(DataFolder(self.settings.data)),
             kafka=self.settings.kafka,
+            lease_seconds=self.configuration.value(lambda s: s.config_lease_seconds),
         )
 
     def _ports(self) -> Ports:
@@ -178,6 +193,12 @@ class Api:
                 size=value(lambda s: s.user_cache_size),
             ),
             live=self.live,
+            watches=self.watches,
+            configuration=ConfigurationPorts(
+                self.settings,
+                self.configuration,
+                waits(self.listener, core.pool, self._in_thread, self.configuration),
+            ),
             in_thread=self._in_thread,
         )
 
@@ -201,6 +222,7 @@ class Api:
         allow_open_files(snapshot.settings)
         self.core.passwords.change_dummy()
         self.live.limits = live_limits(snapshot.settings)
+        self.watches.audience.limits = watch_limits(snapshot.settings)
 
     def _announced(self, announcements: Sequence[str]) -> None:
         for announcement in announcements:
@@ -213,6 +235,7 @@ class Api:
         """Ends of sessions may have been announced while nobody listened, and other connections be broken too."""
         self._announced(["*"])
         self.live.announced(["*"])
+        self.watches.announced(["*"])
         self.live.doubt()
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self.lookups, self.core.pool.check)
@@ -251,11 +274,13 @@ class Api:
                 {"commands-and-queries": self.core.pool},
                 self.core.passwords,
                 lambda: self.live.open_readers,
+                lambda: self.watches.open_watchers,
             )
         )
         prometheus_client.REGISTRY.register(ReactionGauges(self.core.pool, self.lookups))
         prometheus_client.REGISTRY.register(ViewGauges(self.core.pool, self.lookups, self.projections))
         prometheus_client.REGISTRY.register(JobGauges(self.core.pool, self.lookups, modules.job_types().queues))
+        prometheus_client.REGISTRY.register(InstanceGauges(self.core.pool, self.lookups))
         prometheus_client.REGISTRY.register(self.bus_gauges)
         return prometheus_client.REGISTRY
 
@@ -268,6 +293,7 @@ class Api:
         await asyncio.gather(asyncio.to_thread(self.core.passwords.prepare_dummy), self.listener.start())
         yield
         self.live.close()
+        self.watches.close()
         await self.ports.crowds.close()
         self.app.close()
         await self.listener.stop()
@@ -299,7 +325,7 @@ def app() -> Application:
 def allow_open_files(settings: Settings) -> None:
     """Every live reader is an open file, and 1,024 is what many systems begin with: as far as the system lets us."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = settings.live_readers + settings.queue_limit + OTHER_FILES
+    wanted = settings.live_readers + settings.live_watchers + settings.queue_limit + OTHER_FILES
     if soft != resource.RLIM_INFINITY and soft < wanted:
         most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         with suppress(OSError, ValueError):

@@ -22,7 +22,9 @@ class Message:
 class Ear:
     """One connection to the stream. `last_id` is what a client would come back with."""
 
-    def __init__(self, url: str, token: str, query: str = "", last_id: str | None = None, receive: int = 0) -> None:
+    def __init__(
+        self, url: str, token: str, query: str = "", last_id: str | None = None, receive: int = 0, path: str = PATH
+    ) -> None:
         place = urlsplit(url)
         self.last_id, self.retry = last_id or "", 0
         self.marks = 0
@@ -33,7 +35,7 @@ class Ear:
         self.socket.connect((place.hostname, place.port))
         again = f"Last-Event-ID: {last_id}\r\n" if last_id is not None else ""
         self.socket.sendall(
-            f"GET {PATH}{query} HTTP/1.1\r\nHost: muniment\r\nAuthorization: Bearer {token}\r\n{again}\r\n".encode()
+            f"GET {path}{query} HTTP/1.1\r\nHost: muniment\r\nAuthorization: Bearer {token}\r\n{again}\r\n".encode()
         )
         self._raw = b""
         self._text = b""
