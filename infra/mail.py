@@ -2,6 +2,7 @@
 
 import smtplib
 import ssl
+from base64 import b64encode
 from contextlib import suppress
 from dataclasses import dataclass, field
 from email.message import EmailMessage
@@ -9,6 +10,7 @@ from ipaddress import ip_address
 from urllib.parse import unquote, urlsplit
 
 from infra.settings import Settings, SettingsError
+from muniment_client.secrets import Hidden
 
 TIMEOUT_SECONDS = 30.0
 PORTS = {"smtp": 587, "smtps": 465}
@@ -37,20 +39,18 @@ class MailServer:
 
     @classmethod
     def of(cls, settings: Settings) -> "MailServer | None":
-        """As the settings say; None where none is set. Raises SettingsError."""
-        if not settings.smtp_url:
+        """As the settings say; None where none is set. Raises SettingsError, and MailUnavailable without its secret."""
+        url: str | Hidden = settings.smtp_url
+        if isinstance(url, Hidden) and not url:
+            raise MailUnavailable("the mail server's address is a secret that can't be had at the moment")
+        if not url:
             return None
-        parts = urlsplit(settings.smtp_url)
-        try:
-            port = parts.port
-        except ValueError:
-            port = -1
-        if parts.scheme not in PORTS or not parts.hostname or port == -1 or parts.path.strip("/") or parts.query:
+        found = _parsed(url.reveal() if isinstance(url, Hidden) else url)
+        if found is None:
             raise SettingsError("MUNIMENT_SMTP_URL: smtp://user:password@host:port or smtps://..., with nothing behind")
         if "@" not in settings.mail_from:
             raise SettingsError("MUNIMENT_MAIL_FROM: the address that mail comes from, needed with MUNIMENT_SMTP_URL")
-        user, password = unquote(parts.username or ""), unquote(parts.password or "")
-        return cls(parts.scheme, parts.hostname, port or PORTS[parts.scheme], user, password)
+        return found
 
     def send(self, message: EmailMessage) -> None:
         """Returns when the server has taken it. Raises MailRefused, MailUnavailable; neither shows the password."""
@@ -59,11 +59,23 @@ class MailServer:
                 server.send_message(message)
         except smtplib.SMTPRecipientsRefused as error:
             code, said = next(iter(error.recipients.values()))
-            raise _by_code(code, said) from None
+            raise self._by_code(code, said) from None
         except smtplib.SMTPResponseException as error:
-            raise _by_code(error.smtp_code, error.smtp_error) from None
+            raise self._by_code(error.smtp_code, error.smtp_error) from None
         except (smtplib.SMTPException, OSError) as error:
             raise MailUnavailable(f"{self.host}:{self.port}: {error}") from None
+
+    def _by_code(self, code: int, said: bytes | str) -> Exception:
+        """What the server said goes into the log of events, so a server that repeats the password isn't quoted."""
+        text = said.decode(errors="replace") if isinstance(said, bytes) else said
+        kind = MailRefused if code >= 500 else MailUnavailable
+        return kind(f"{code} (the server repeats the password)" if self._is_repeated(text) else f"{code} {text}")
+
+    def _is_repeated(self, text: str) -> bool:
+        if not self.password:
+            return False
+        sent = (self.password, f"\0{self.user}\0{self.password}")
+        return any(each in text or b64encode(each.encode()).decode().rstrip("=") in text for each in sent)
 
     def _connected(self) -> smtplib.SMTP:
         tls = ssl.create_default_context()
@@ -88,13 +100,23 @@ class MailServer:
         if self.user:
             if not is_private and not _is_this_machine(self.host):
                 raise MailUnavailable(f"{self.host}:{self.port} offers no TLS, and gets no password without")
-            server.login(self.user, self.password)
+            try:
+                server.login(self.user, self.password)
+            except UnicodeError:  # it holds what couldn't be encoded
+                raise MailUnavailable(f"{self.host}:{self.port}: user and password must be ASCII") from None
 
 
-def _by_code(code: int, said: bytes | str) -> Exception:
-    text = said.decode(errors="replace") if isinstance(said, bytes) else said
-    kind = MailRefused if code >= 500 else MailUnavailable
-    return kind(f"{code} {text}")
+def _parsed(url: str) -> MailServer | None:
+    """None for what isn't a mail server's address. The parser's own messages quote it, with the password."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return None
+    if parts.scheme not in PORTS or not parts.hostname or parts.path.strip("/") or parts.query:
+        return None
+    user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    return MailServer(parts.scheme, parts.hostname, port or PORTS[parts.scheme], user, password)
 
 
 def _is_this_machine(host: str) -> bool:

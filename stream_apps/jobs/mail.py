@@ -10,7 +10,7 @@ from domain.aggregate import Personal, Secret
 from domain.identity import EmailVerification
 from domain.jobs import JobType
 from infra.event_store import Recorded
-from infra.mail import MailServer
+from infra.mail import MailServer, MailUnavailable
 from infra.settings import Settings
 from stream_apps.reactions import Intention, Reaction
 
@@ -48,7 +48,10 @@ def verification_mail(settings: Settings) -> Reaction:
 
     Without one it reacts to nobody, but keeps up: a service of the operators' own fetches the token and sends it.
     """
-    has_server = MailServer.of(settings) is not None
+    try:
+        has_server = MailServer.of(settings) is not None
+    except MailUnavailable:
+        has_server = True  # mail waits in the queue for the secret that its server's address is
 
     def plan(cause: Recorded) -> Intention | None:
         event = cause.event

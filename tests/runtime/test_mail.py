@@ -1,27 +1,32 @@
 """Mail by a real worker to a real SMTP server."""
 
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from email import message_from_bytes, policy
 from email.message import EmailMessage
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import AuthResult
 
 from commands.identity import VerifyEmail, verify_email
 from commands.jobs import Enqueue, enqueue_job
 from domain.context import Context
 from domain.errors import Invalid
+from domain.identity import EmailVerification
 from domain.jobs import Job
 from infra.embedded.ports import free_port
-from infra.mail import MailServer
+from infra.mail import MailServer, MailUnavailable
 from infra.settings import Settings, SettingsError
 from infra.verification import PURPOSE, VerificationTokens
+from muniment_client.secrets import Hidden
 from runtime.core import Core, build_core
 from runtime.worker import build_worker, worker_limits
 from stream_apps.jobs.mail import MAIL_VERIFICATION, SEND_MAIL, SendArgs, VerifyAddressArgs, verification_mail
@@ -188,3 +193,63 @@ def test_no_password_goes_out_without_tls_nor_into_a_message():
     assert server is not None
     assert (server.port, server.user, server.password) == (587, "ada", "s3cret!")
     assert "s3cret" not in repr(server)
+
+
+SECRET_URL = Hidden("smtp://ada:s3cret%21@mail.example")
+
+
+def test_the_servers_address_may_be_a_secret():
+    server = MailServer.of(Settings(smtp_url=SECRET_URL, mail_from="a@b.example"))
+    assert server is not None
+    assert (server.host, server.password) == ("mail.example", "s3cret!")
+
+
+def test_mail_waits_for_a_secret_that_cant_be_had():
+    settings = Settings(smtp_url=Hidden(""), mail_from="a@b.example")
+    with pytest.raises(MailUnavailable, match="can't be had at the moment"):
+        MailServer.of(settings)
+    reaction = verification_mail(settings)
+    cause = SimpleNamespace(event=EmailVerification.Requested.__new__(EmailVerification.Requested))
+    cause.event.__dict__["user_id"] = uuid4()
+    (plan,) = reaction.on.values()
+    assert plan(cause) is not None
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "smtp://ada:s3cret@[mail.example", "smtp://ada:s3cret@[s3cret]", "smtp://ada:s3cret\u2100@mail.example",
+        "smtp://ada:s3cret@mail.example:s3cret", "s3cret", "smtp://mail.example/s3cret", "smtp://mail.example?s3cret",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", [str, Hidden])
+def test_an_address_that_is_none_is_refused_without_being_repeated(kind, url):
+    with pytest.raises(SettingsError, match="MUNIMENT_SMTP_URL: smtp://user:password@host:port") as refused:
+        MailServer.of(Settings(smtp_url=kind(url), mail_from="a@b.example"))
+    shown = "".join(traceback.format_exception(refused.value))
+    assert "s3cret" not in shown
+
+
+@pytest.mark.parametrize(
+    "said", ["535 no: s3cret!", b"535 5.7.8 AGFkYQBzM2NyZXQh", b"451 s3cret!", "550 user ada, password czNjcmV0IQ=="]
+)
+def test_a_server_that_repeats_the_password_isnt_quoted(said):
+    server = MailServer.of(Settings(smtp_url=SECRET_URL, mail_from="a@b.example"))
+    error = server._by_code(int(said[:3]), said[4:])
+    assert str(error) == f"{int(said[:3])} (the server repeats the password)"
+
+
+def test_a_password_that_no_smtp_can_send_is_told_without_it():
+    port = free_port()
+    asking = Controller(
+        Postbox(), "127.0.0.1", port, auth_require_tls=False, authenticator=lambda *_: AuthResult(success=True)
+    )
+    asking.start()
+    try:
+        url = f"smtp://ada:s3cr%C3%A9t@127.0.0.1:{port}"
+        server = MailServer.of(Settings(smtp_url=url, mail_from="a@b.example"))
+        with pytest.raises(MailUnavailable, match="must be ASCII") as refused:
+            server.send(EmailMessage())
+    finally:
+        asking.stop()
+    assert "s3cr" not in "".join(traceback.format_exception(refused.value))
