@@ -3,6 +3,7 @@
 import random
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
@@ -81,6 +82,10 @@ class Dispatcher:
         self._live = live
         self._pause = pause
         self._random = random_ or random.Random()  # noqa: S311 - jitter, not a secret
+
+    def bind(self) -> AbstractContextManager[object]:
+        """What is prepared and dispatched inside of it is decided under one snapshot of the configuration."""
+        return nullcontext() if self._live is None else self._live.bind()
 
     def dispatch(
         self,

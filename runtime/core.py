@@ -20,6 +20,7 @@ from domain.identity import Keyring
 from domain.ports import Work
 from infra import lending
 from infra import secrets as secret_store
+from infra.configuration.instance import for_one_command
 from infra.configuration.live import Live
 from infra.conninfo import bounded
 from infra.datastore import RECONNECT_SECONDS
@@ -84,8 +85,11 @@ def open_core(given: Settings | Live) -> Iterator[Core]:
 
 
 def build_core(given: Settings | Live) -> Core:
-    """Constructs everything; connections are made when they are first needed. Raises SettingsError."""
-    live = given if isinstance(given, Live) else Live.of(given)
+    """Constructs everything; connections are made when they are first needed. Raises SettingsError.
+
+    Of bare settings it takes the configuration that is stored at this moment.
+    """
+    live = given if isinstance(given, Live) else for_one_command(given)
     settings = live.settings
     secrets = secret_store.load(settings, may_create=may_create_secrets(settings))
     limits = Limits(

@@ -10,7 +10,7 @@ from projections.engine import Applied
 from projections.follower import Follower
 from projections.lane import FollowerLimits, Hooks, Setup
 from runtime import modules
-from runtime.core import open_core
+from runtime.configured import configured
 from runtime.past import discard_other_past
 from runtime.reactions import for_follower, take_back
 from runtime.rebuilds import kept
@@ -20,7 +20,7 @@ from runtime.verifying import standing
 def follow(settings: Settings) -> None:
     """Runs until SIGTERM or SIGINT. Raises NewerSoftware for an event of a newer release."""
     with (
-        open_core(settings) as core,
+        configured(settings, "follow") as core,
         closing(Invalidator(settings.postgres_url, settings.redis_url)) as invalidator,
         ExitStack() as stack,
     ):

@@ -10,7 +10,8 @@ from infra.messages import Messages
 from infra.settings import Settings, SettingsError
 from infra.topics import TopicLimits
 from infra.transcoding import event_types
-from runtime.core import Core, open_core
+from runtime.configured import configured
+from runtime.core import Core
 from stream_apps import metrics
 from stream_apps.counts import telling
 from stream_apps.relay import Relay, RelayLimits, RelaySetup
@@ -23,7 +24,7 @@ def relay(settings: Settings) -> None:
     if not settings.kafka:
         raise SettingsError("MUNIMENT_KAFKA: the relay needs Kafka's addresses, host:port,...")
     check_kafka(client_config(settings))
-    with open_core(settings) as core:
+    with configured(settings, "relay") as core:
         if settings.relay_metrics_port:
             prometheus_client.start_http_server(settings.relay_metrics_port, settings.host)
         active = Relay(relay_setup(core))

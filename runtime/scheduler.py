@@ -11,14 +11,15 @@ from domain.context import Context
 from infra.schedules import ScheduleCursors
 from infra.settings import Settings
 from runtime import modules
-from runtime.core import Core, open_core
+from runtime.configured import configured
+from runtime.core import Core
 from runtime.past import discard_other_past
 from stream_apps.jobs.scheduler import Scheduler, SchedulerLimits, SchedulerSetup
 
 
 def scheduler(settings: Settings) -> None:
     """Runs until SIGTERM or SIGINT. Raises NewerSoftware for an event of a newer release."""
-    with open_core(settings) as core:
+    with configured(settings, "scheduler") as core:
         if settings.scheduler_metrics_port:
             prometheus_client.start_http_server(settings.scheduler_metrics_port, settings.host)
         found = Scheduler(scheduler_setup(core))
@@ -30,12 +31,13 @@ def scheduler(settings: Settings) -> None:
 def scheduler_setup(core: Core) -> SchedulerSetup:
     """What the scheduler works with, as the settings say. The lease is renewed three times in its life."""
     settings, cursors, types = core.settings, ScheduleCursors(core.pool), modules.job_types()
-    grace = timedelta(seconds=settings.schedule_grace_seconds)
 
     def settle(schedule_id: UUID, now: datetime) -> Settled:
-        command = SettleOccurrences(schedule_id, now, grace, types, cursors)
-        context = Context.system("scheduler", str(uuid4()))
-        return core.dispatcher.dispatch(settle_occurrences, command, context).result
+        with core.live.bind() as snapshot:
+            grace = timedelta(seconds=snapshot.settings.schedule_grace_seconds)
+            command = SettleOccurrences(schedule_id, now, grace, types, cursors)
+            context = Context.system("scheduler", str(uuid4()))
+            return core.dispatcher.dispatch(settle_occurrences, command, context).result
 
     return SchedulerSetup(
         settings.postgres_url,

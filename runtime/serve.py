@@ -34,6 +34,7 @@ from infra.accounts import Accounts
 from infra.authenticator import Authenticator
 from infra.cache import Loaded
 from infra.caches import Caches
+from infra.configuration.instance import Instance
 from infra.configuration.live import Derived, Live, Snapshot
 from infra.configuration.schemas import SCHEMAS, file_values
 from infra.embedded import DataFolder
@@ -54,6 +55,7 @@ from runtime import modules
 from runtime.bus_gauges import BusGauges
 from runtime.configuration_health import InstanceGauges
 from runtime.configuration_ports import ConfigurationPorts, waits
+from runtime.configured import begin, instance_of
 from runtime.core import build_core, located
 from runtime.gauges import Gauges, ReactionGauges
 from runtime.job_gauges import JobGauges
@@ -86,9 +88,11 @@ class Views:
 class Api:
     """Everything that one API process consists of, and its life."""
 
-    def __init__(self, given: Settings | Live) -> None:
-        self.configuration = given if isinstance(given, Live) else Live.of(given)
-        self.settings = settings = self.configuration.current.settings
+    def __init__(self, given: Settings | Instance) -> None:
+        """Of bare settings it is one whose configuration never changes."""
+        self.instance = given if isinstance(given, Instance) else None
+        self.configuration = given.live if isinstance(given, Instance) else Live.of(given)
+        self.settings = settings = given.base if isinstance(given, Instance) else given
         self.core = build_core(self.configuration)
         self.lookups = ThreadPoolExecutor(LOOKUP_THREADS, "lookup")
         self.projections = modules.projections()
@@ -136,6 +140,7 @@ class Api:
         self.core.log.on_announce(self._announced)
         self.app = self._application()
         self.configuration.on_swap(self._reconfigured)
+        self._reconfigured(self.configuration.current)
 
     def _sessions(self) -> Sessions:
         stored = StoredSessions(self.core.pool)
@@ -291,7 +296,11 @@ class Api:
             await asyncio.to_thread(discard_other_past, self.settings)
         # the one computes while the other waits
         await asyncio.gather(asyncio.to_thread(self.core.passwords.prepare_dummy), self.listener.start())
+        if self.instance is not None:
+            begin(self.instance, self.core)
         yield
+        if self.instance is not None:
+            await asyncio.to_thread(self.instance.stop)
         self.live.close()
         self.watches.close()
         await self.ports.crowds.close()
@@ -319,7 +328,7 @@ def app() -> Application:
     settings = located(Settings.from_env())
     logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
     modules.load(settings)
-    return Api(settings).app
+    return Api(instance_of(settings, "api")).app
 
 
 def allow_open_files(settings: Settings) -> None:

@@ -25,7 +25,8 @@ from infra.settings import Settings, SettingsError
 from projections.feeds import FAUST
 from projections.lanes import Spread
 from runtime import modules
-from runtime.core import Core, open_core
+from runtime.configured import configured
+from runtime.core import Core
 from runtime.feeds import feed_by_default
 from runtime.follow import hooks, limits
 from runtime.guard import guarded
@@ -91,7 +92,7 @@ def _work(settings: Settings, beat: Callable[[], None]) -> None:
     if settings.stream_metrics_port:
         prometheus_client.start_http_server(settings.stream_metrics_port, settings.host)
     with (
-        open_core(settings) as core,
+        configured(settings, "stream") as core,
         closing(Invalidator(settings.postgres_url, settings.redis_url)) as invalidator,
         _instance(settings) as instance,
         telling(core.pool.connection, (DROPPED, DUPLICATES, HOLES, HEALED)),

@@ -58,25 +58,23 @@ def service(core: Core, context: Callable[[], Context]) -> Service:
 @contextmanager
 def standing(core: Core, leading: threading.Event, *, round_seconds: float = ROUND_SECONDS) -> Iterator[None]:
     """Looks at `verify_streams_per_minute` streams of each view once a minute while `leading`; 0: never."""
-    streams = core.settings.verify_streams_per_minute
     ended = threading.Event()
 
     def work() -> None:
         with suppress(OSError, AttributeError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         while not ended.wait(round_seconds):
-            if leading.is_set():
+            streams = core.live.current.settings.verify_streams_per_minute
+            if streams and leading.is_set():
                 look_around(core, streams)
 
     thread = threading.Thread(target=work, name="verify", daemon=True)
-    if streams:
-        thread.start()
+    thread.start()
     try:
         yield
     finally:
         ended.set()
-        if streams:
-            thread.join(PATIENCE_SECONDS)
+        thread.join(PATIENCE_SECONDS)
 
 
 def look_around(core: Core, streams: int) -> list[Findings]:

@@ -11,12 +11,15 @@ from collections.abc import Callable
 
 import prometheus_client
 
+from domain.jobs import RetryPolicy
 from domain.jobs.job_type import NAME
+from infra.configuration.live import Derived, given
 from infra.job_queue_claims import Presence
 from infra.settings import Settings, SettingsError, listed
 from runtime import modules
 from runtime.chores import with_chores
-from runtime.core import Core, open_core
+from runtime.configured import configured
+from runtime.core import Core
 from runtime.past import discard_other_past
 from stream_apps.jobs.keeper import Keeping
 from stream_apps.jobs.performing import Limits, Performer
@@ -35,12 +38,13 @@ def worker(settings: Settings) -> None:
 
     Raises SettingsError, and NewerSoftware for an event of a newer release.
     """
-    limits = worker_limits(settings)
-    with open_core(settings) as core:
+    worker_limits(settings)  # what is wrong with them is told before anything begins
+    with configured(settings, "worker") as core:
         discard_other_past(settings)
         if settings.worker_metrics_port:
             prometheus_client.start_http_server(settings.worker_metrics_port, settings.host)
-        found = build_worker(core, limits)
+        found = build_worker(core, Derived(core.live, worker_limits))
+        core.live.on_swap(lambda _: found.limits_changed())
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: found.stop())
         found.run()
@@ -72,18 +76,28 @@ def worker_limits(settings: Settings) -> WorkerLimits:
     )
 
 
-def build_worker(core: Core, limits: WorkerLimits, chance: Callable[[], float] = random.random) -> Worker:
+def retry_policy(settings: Settings) -> RetryPolicy:
+    """When a job is tried again whose type says nothing of that."""
+    return RetryPolicy(settings.retry_first_seconds, settings.retry_factor, settings.retry_longest_seconds)
+
+
+def build_worker(
+    core: Core, limits: WorkerLimits | Callable[[], WorkerLimits], chance: Callable[[], float] = random.random
+) -> Worker:
     """A worker with the platform's job types."""
+    limits_now = given(limits)
     host = socket.gethostname()
     name = f"{host}:{os.getpid()}:{secrets.token_hex(3)}"
 
     types = with_chores(modules.job_types(), core)
 
     def presence(running: int) -> Presence:
-        return Presence(name, host, os.getpid(), limits.queues, limits.threads, running)
+        now = limits_now()
+        return Presence(name, host, os.getpid(), now.queues, now.threads, running)
 
     def performer(self: Worker) -> Performer:
-        return Performer(core.log, types, self.look, self.give_back, Limits(reruns=core.settings.dispatch_attempts))
+        limits = Limits(core.live.value(lambda s: s.dispatch_attempts), Derived(core.live, retry_policy))
+        return Performer(core.log, types, self.look, self.give_back, limits, live=core.live)
 
     return Worker(core.settings.postgres_url, name, presence, performer, limits, chance=chance)
 

@@ -165,6 +165,10 @@ class Driver:
         """
         if isinstance(fact, Unreadable):
             raise fact.failure()
+        with self._dispatcher.bind():
+            return self._decide(fact, rider)
+
+    def _decide(self, fact: Recorded, rider: Rider) -> bool | Exception:
         intentions = self.reaction.decide(fact)
         if not intentions:
             return False

@@ -6,6 +6,7 @@ the end, in the threads that it uses, too: nothing ever sees half of two version
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from types import MappingProxyType, TracebackType
@@ -58,9 +59,12 @@ class Live(Holder[Snapshot]):
         """Those of `bound`."""
         return (_bound() or self.current).settings
 
-    def bind(self) -> "Binding":
-        """`with live.bind() as snapshot`: from here to its end one snapshot counts. What is bound already stays so."""
-        return Binding(self)
+    def bind(self, snapshot: Snapshot | None = None) -> "Binding":
+        """`with live.bind() as snapshot`: from here to its end one snapshot counts. What is bound already stays so.
+
+        Who goes on elsewhere with what was begun gives the snapshot that it was begun with.
+        """
+        return Binding(self, snapshot)
 
     def value(self, read: Callable[[Settings], T]) -> Callable[[], T]:
         """A function that reads a setting when it is called: for who knows no settings, only what it needs of them."""
@@ -70,23 +74,31 @@ class Live(Holder[Snapshot]):
 class Binding:
     """See `Live.bind`."""
 
-    __slots__ = ("_live", "_token")
+    __slots__ = ("_live", "_snapshot", "_token")
 
-    def __init__(self, live: Live) -> None:
+    def __init__(self, live: Live, snapshot: Snapshot | None = None) -> None:
+        """`snapshot`: this one is bound, where none is; by default the one in force."""
         self._live = live
+        self._snapshot = snapshot
         self._token: Token[Snapshot | None] | None = None
 
     def __enter__(self) -> Snapshot:
         found = _bound()
         if found is None:
-            found = self._live.current
+            found = self._snapshot or self._live.current
             self._token = _BOUND.set(found)
         return found
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._token is not None:
-            _BOUND.reset(self._token)
+            with suppress(ValueError):  # a coroutine that nobody finished is closed in whose context it happens to be
+                _BOUND.reset(self._token)
             self._token = None
+
+
+def bind_here(snapshot: Snapshot) -> None:
+    """Binds it for the rest of this task, which has a context of its own."""
+    _BOUND.set(snapshot)
 
 
 class Derived(Generic[T]):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import psycopg
 
+from infra.configuration.live import given
 from infra.conninfo import bounded
 from infra.job_queue_claims import Pg, Presence, configure, gone, heartbeat, seen
 from stream_apps.jobs.attempt import Attempt, Phase
@@ -44,20 +45,21 @@ class Keeper:
         conninfo: str,
         presence: Callable[[], Presence],
         attempts: Callable[[], Collection[Attempt]],
-        keeping: Keeping,
+        keeping: Keeping | Callable[[], Keeping],
         *,
         cut: Callable[[Attempt, str], None],
         stuck: Callable[[Attempt], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`cut(attempt, reason)` cuts an attempt short; `stuck` is told of one whose handler doesn't end all the same.
+        """`keeping` may be a function. `cut(attempt, reason)` cuts an attempt short; `stuck` is told of one whose
+        handler doesn't end all the same.
 
         Both must return at once.
         """
         self._conninfo = conninfo
         self._presence = presence
         self._attempts = attempts
-        self._keeping = keeping
+        self._keeping = given(keeping)
         self._cut = cut
         self._stuck = stuck
         self._clock = clock
@@ -127,7 +129,7 @@ class Keeper:
         self._next_at = min([NEVER, *(self._mind(attempt, now) for attempt in attempts)])
         if now >= self._seen_at:
             seen(self._connected(), self._presence())
-            self._seen_at = now + self._keeping.seen_seconds
+            self._seen_at = now + self._keeping().seen_seconds
         held = [attempt for attempt in attempts if attempt.phase is not Phase.CUT and attempt.phase is not Phase.OVER]
         if held:
             self._keep(held, now)
@@ -135,7 +137,7 @@ class Keeper:
 
     def _mind(self, attempt: Attempt, now: float) -> float:
         """Looks after one attempt; when it is to be looked at again."""
-        keeping = self._keeping
+        keeping = self._keeping()
         if attempt.cut_at is not None:
             return self._mind_cut(attempt, attempt.cut_at + keeping.grace_seconds, now)
         if attempt.phase is not Phase.RUNNING:
@@ -155,7 +157,7 @@ class Keeper:
 
     def _keep(self, held: list[Attempt], now: float) -> None:
         """Prolongs the leases, when it is time; earlier where there is progress to be told."""
-        keeping = self._keeping
+        keeping = self._keeping()
         beat_seconds = keeping.lease_seconds / BEATS_PER_LEASE
         oldest = min(attempt.lease_until for attempt in held) - keeping.lease_seconds
         due = min(oldest + beat_seconds, self._beat_at + beat_seconds)
@@ -189,7 +191,7 @@ class Keeper:
         if attempt.asked_at is None:
             attempt.asked_at = self._clock()
             attempt.stop.ask("cancelled")
-            self.mind(attempt.asked_at + self._keeping.cancel_grace_seconds)
+            self.mind(attempt.asked_at + self._keeping().cancel_grace_seconds)
 
     def _connected(self) -> Pg:
         if self._connection is None:

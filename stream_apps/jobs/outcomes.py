@@ -59,22 +59,22 @@ def cancelled(claimed: Claimed | Expired, reason: str, *, begun: bool = True) ->
     return _outcome(Job.JobCancelled, claimed, attempt=claimed.attempts + 1 if begun else None, reason=reason)
 
 
-def context_of(claimed: Claimed | Expired) -> Context:
-    """The job acts, because of its enqueueing, in the correlation of that."""
+def context_of(claimed: Claimed | Expired, config_version: int = 0) -> Context:
+    """The job acts, because of its enqueueing, in the correlation of that, under this configuration."""
     metadata = claimed.metadata
     return Context(
         Actor("system", claimed.type),
         str(metadata.get("correlation_id", "")),
         causation_id=f"{claimed.id}:1",
         traceparent=metadata.get("traceparent"),
-        config_version=metadata.get("config_version", 0),
+        config_version=config_version,
         hops=metadata.get("hops", 0),
     )
 
 
-def metadata_of(claimed: Claimed | Expired) -> bytes:
+def metadata_of(claimed: Claimed | Expired, config_version: int = 0) -> bytes:
     """Of all that is saved with the attempt."""
-    return Metadata.from_context(context_of(claimed)).to_bytes()
+    return Metadata.from_context(context_of(claimed, config_version)).to_bytes()
 
 
 def _outcome(kind: type[E], claimed: Claimed | Expired, **said: Any) -> E:

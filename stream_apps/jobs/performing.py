@@ -19,15 +19,18 @@ from domain.jobs import FailureReason, Job, JobType, JobTypes, RetryPolicy
 from domain.jobs.errors import Cancelled, LeaseLost, NotRetryable, Snooze
 from domain.jobs.job_type import has_nul, unwritable_number
 from domain.jobs.policy import (
+    DEFAULT_RETRY,
     MESSAGE_LIMIT_CHARS,
     REASON_LIMIT_CHARS,
     RESULT_LIMIT_BYTES,
     SHORTEST_SNOOZE_SECONDS,
 )
+from infra.configuration.live import Live, Snapshot, given
 from infra.event_store import Log
 from infra.job_queue import LEASE_LOST
 from infra.job_queue_claims import Claimed, Expired, Held
 from infra.recorder import InlineRefused
+from infra.settings import Settings
 from infra.work import Refused, UnitOfWork
 from stream_apps.jobs import outcomes
 from stream_apps.jobs.attempt import Attempt
@@ -57,9 +60,13 @@ class Looking(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How often a handler runs again within one attempt, and its outcome is put behind what was recorded meanwhile."""
+    """How often a handler runs again within one attempt, and its outcome is put behind what was recorded meanwhile.
 
-    reruns: int = 25
+    `retry` is when a job is tried again whose type says nothing of that. The first two may be functions.
+    """
+
+    reruns: int | Callable[[], int] = 25
+    retry: RetryPolicy | Callable[[], RetryPolicy] = DEFAULT_RETRY
     conflicts: int = 12
 
 
@@ -74,13 +81,14 @@ class Surroundings:
 
 @dataclass(slots=True)
 class Going:
-    """A run of a handler that is about to begin, or has ended."""
+    """A run of a handler that is about to begin, or has ended. `snapshot`: the configuration that its attempt keeps."""
 
     attempt: Attempt
     job_type: JobType
     args: Any
     work: UnitOfWork
     run: Run
+    snapshot: Snapshot
     reruns: int = 0
     result: Any = None
     error: BaseException | None = None
@@ -106,30 +114,37 @@ class Performer:
     """Told of an attempt that ends without an outcome, to be handed back."""
     limits: Limits = field(default_factory=Limits)
     around: Surroundings = field(default_factory=Surroundings)
+    live: Live = field(default_factory=lambda: Live.of(Settings()))
 
     def perform(self, attempt: Attempt) -> None:
-        """From begin to end, in this thread. Raises nothing."""
-        going = self.begin(attempt)
-        while going is not None:
-            try:
-                going.result = _called(going)
-            except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its attempt's error
-                going.error = error
-            going = self.conclude(going)
+        """From begin to end, in this thread, under one configuration. Raises nothing."""
+        with self.live.bind():
+            going = self.begin(attempt)
+            while going is not None:
+                try:
+                    going.result = _called(going)
+                except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its attempt's error
+                    going.error = error
+                going = self.conclude(going)
 
     def begin(self, attempt: Attempt) -> Going | None:
         """The first run of its handler; None where there is none to run, and all is said."""
         if not attempt.begin(self.around.clock()):
             return None
-        try:
-            return self._prepared(attempt)
-        except Exception as error:
-            logger.exception("job %s: couldn't begin", attempt.claimed.id)
-            self._fail(attempt, "error", error)
-            return None
+        with self.live.bind():
+            try:
+                return self._prepared(attempt)
+            except Exception as error:
+                logger.exception("job %s: couldn't begin", attempt.claimed.id)
+                self._fail(attempt, "error", error)
+                return None
 
     def conclude(self, going: Going) -> Going | None:
         """Saves how the run ended; what is to be run again is returned. Raises nothing."""
+        with self.live.bind(going.snapshot):
+            return self._concluded(going)
+
+    def _concluded(self, going: Going) -> Going | None:
         attempt = going.attempt
         if not attempt.decide():
             attempt.finish()
@@ -173,7 +188,7 @@ class Performer:
             error = f"LeaseLost: {expired.worker} didn't come back"
             event = outcomes.failed(expired, expired.seconds, "lost", error, None, retry_at)
         try:
-            self.log.save_events([event], metadata=outcomes.metadata_of(expired))
+            self.log.save_events([event], metadata=outcomes.metadata_of(expired, self.live.bound.version))
         except (IntegrityError, InlineRefused):
             return  # another was faster, or it came back after all
         except (DomainError, PersistenceError) as error:
@@ -203,7 +218,8 @@ class Performer:
 
     def _going(self, attempt: Attempt, job_type: JobType, args: Any, reruns: int = 0) -> Going:
         claimed = attempt.claimed
-        work = UnitOfWork(self.log, outcomes.context_of(claimed))
+        snapshot = self.live.bound
+        work = UnitOfWork(self.log, outcomes.context_of(claimed, snapshot.version))
         run = Run(
             claimed.id,
             claimed.type,
@@ -216,7 +232,7 @@ class Performer:
             attempt.stop,
             lambda fraction, message: attempt.report(fraction, _bounded(message, MESSAGE_LIMIT_CHARS)),
         )
-        return Going(attempt, job_type, args, work, run, reruns)
+        return Going(attempt, job_type, args, work, run, snapshot, reruns)
 
     def _end_unbegun(self, attempt: Attempt) -> None:
         if attempt.decide():
@@ -269,7 +285,9 @@ class Performer:
     def _retry_at(self, job_type: JobType | None, attempt: int, max_attempts: int) -> datetime | None:
         if attempt >= max_attempts:
             return None
-        policy = job_type.retry if job_type else RetryPolicy()
+        policy = job_type.retry if job_type else DEFAULT_RETRY
+        if policy is DEFAULT_RETRY:
+            policy = given(self.limits.retry)()
         return self._now() + policy.delay(attempt, self.around.chance())
 
     def _now(self) -> datetime:
@@ -305,7 +323,7 @@ class Performer:
         try:
             self._save(attempt, verdict, events, guards)
         except IntegrityError as error:
-            if going.reruns >= self.limits.reruns or not attempt.again():
+            if going.reruns >= given(self.limits.reruns)() or not attempt.again():
                 self._save_failure(attempt, "error", error)
                 attempt.finish()
                 return None
@@ -337,9 +355,10 @@ class Performer:
         That the job's own stream has moved, as by a request to cancel, is no conflict: the outcome follows that.
         """
         outcome, unknown, conflicts, tries = verdict.outcome, False, 0, 0
+        metadata = outcomes.metadata_of(attempt.claimed, self.live.bound.version)
         while True:
             try:
-                self.log.save_events([*events, outcome], guards=guards, metadata=outcomes.metadata_of(attempt.claimed))
+                self.log.save_events([*events, outcome], guards=guards, metadata=metadata)
             except (IntegrityError, InlineRefused) as error:
                 conflicts += 1
                 if conflicts > self.limits.conflicts or not _is_conflict(error):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
+from infra.configuration.live import bind_here
 from stream_apps.jobs.attempt import Attempt
 from stream_apps.jobs.performing import Going, Performer, takes_no_args
 
@@ -17,7 +18,10 @@ Chore = Callable[[], None]
 
 
 class Threads:
-    """So many threads, which take what waits in its order. Daemons: one that won't end doesn't keep the process."""
+    """So many threads, which take what waits in its order. Daemons: one that won't end doesn't keep the process.
+
+    `resize` makes more of them at once, or has those that are too many end after what they are at.
+    """
 
     def __init__(self, count: int, perform: Callable[[Attempt], None], ended: Callable[[Attempt], None]) -> None:
         """`ended` is called after each attempt, in its thread."""
@@ -26,11 +30,22 @@ class Threads:
         self._waiting: deque[Attempt | Chore] = deque()
         self._changed = threading.Condition()
         self._closed = False
-        self._threads = [
-            threading.Thread(target=self._work, name=f"job-{number}", daemon=True) for number in range(count)
-        ]
-        for thread in self._threads:
+        self._wanted = self._running = self._made = 0
+        self.resize(count)
+
+    def resize(self, count: int) -> None:
+        """So many threads from now on."""
+        with self._changed:
+            self._wanted = count
+            new = [self._new() for _ in range(count - self._running)] if not self._closed else []
+            self._running += len(new)
+            self._changed.notify_all()  # those that are too many wait as well
+        for thread in new:
             thread.start()
+
+    def _new(self) -> threading.Thread:
+        self._made += 1
+        return threading.Thread(target=self._work, name=f"job-{self._made}", daemon=True)
 
     def put(self, items: Iterable[Attempt | Chore]) -> None:
         """What is to be done, behind what waits already."""
@@ -63,9 +78,13 @@ class Threads:
     def _work(self) -> None:
         while True:
             with self._changed:
-                while not self._waiting and not self._closed:
+                while not self._waiting and not self._closed and self._running <= self._wanted:
                     self._changed.wait()
                 if self._closed:
+                    return
+                if self._running > self._wanted:
+                    self._running -= 1
+                    self._changed.notify()  # it may have been called for what waits
                     return
                 item = self._waiting.popleft()
             try:
@@ -155,6 +174,7 @@ async def _caught(going: Going) -> None:
     """Calls the handler. Whatever it raises stays here: a SystemExit that leaves a task ends the loop of all others."""
     handler = going.job_type.handler
     assert handler is not None  # noqa: S101 - tells the type checker
+    bind_here(going.snapshot)  # this task has a context of its own
     arguments = (going.run,) if takes_no_args(going.job_type) else (going.run, going.args)
     try:
         going.result = await handler(*arguments)

@@ -18,6 +18,7 @@ import psycopg
 from psycopg import Notify
 
 from domain.errors import Unavailable
+from infra.configuration.live import given
 from infra.conninfo import bounded
 from infra.job_queue_claims import Claimed, Held, Pg, Presence, claim, configure, expired, hand_back, look, next_instant
 from infra.listener import LOG_CHANNEL
@@ -69,19 +70,19 @@ class Worker:
         name: str,
         presence: Callable[[int], Presence],
         make_performer: Callable[["Worker"], Performer],
-        limits: WorkerLimits,
+        limits: WorkerLimits | Callable[[], WorkerLimits],
         *,
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float],
     ) -> None:
-        """`presence` tells about this worker, given how many attempts it is at."""
+        """`presence` tells about this worker, given how many attempts it is at. `limits` may be a function."""
         self.name = name
         self.stuck = False
         self.unfinished = False
         self.listening = threading.Event()
         """It hears of what is enqueued from now on."""
         self._conninfo = conninfo
-        self._limits = limits
+        self._given_limits = given(limits)
         self._clock = clock
         self._chance = chance
         self._wake = Wake()
@@ -100,17 +101,28 @@ class Worker:
         self._look_lock = threading.Lock()
         self._look_connection: Pg | None = None
         self._performer = make_performer(self)
-        self._threads = Threads(limits.threads, self._perform, self._ended)
-        self._loop = Loop(self._performer, self._ended, threads=min(limits.threads, 8))
+        threads = self._limits.threads
+        self._threads = Threads(threads, self._perform, self._ended)
+        self._loop = Loop(self._performer, self._ended, threads=min(threads, 8))
         self._keeper = Keeper(
             conninfo,
             lambda: presence(len(self._attempts)),
             self._snapshot,
-            limits.keeping,
+            lambda: self._limits.keeping,
             cut=self._cut,
             stuck=self._is_stuck,
             clock=clock,
         )
+
+    @property
+    def _limits(self) -> WorkerLimits:
+        return self._given_limits()
+
+    def limits_changed(self) -> None:
+        """The limits are others now. From any thread; jobs that run are left alone."""
+        self._threads.resize(self._limits.threads)
+        self._keeper.ring()
+        self._wake.ring()
 
     def stop(self) -> None:
         """Claims no more, finishes or hands back, and ends. May be called by a signal handler."""
