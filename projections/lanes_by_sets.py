@@ -37,7 +37,7 @@ from projections.skips import skipped
 LEAST_EVENTS = 5000
 """Who has less before them goes event by event: after a stretch nothing that was remembered of the view counts."""
 
-LIVE_STRETCH_EVENTS = 20_000
+LIVE_STRETCH_EVENTS = 10_000
 """Positions of one transaction. Who takes lanes away waits for it, and the server may sort no more at a time."""
 
 _HAS_CRC = "select to_regprocedure('pg_catalog.crc32(bytea)') is not null"

@@ -1,25 +1,34 @@
 """A worker that is far behind brings its lanes forward in two halves, side by side: the views are the same."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
 
 from commands.projections import RetryParked, SkipParked, retry_parked, skip_parked
+from domain.access import UserAssignments
 from domain.context import Context
 from infra.dispatch import Dispatcher
 from infra.event_store import Log
+from projections import feeds
+from projections.access import ACCESS
 from projections.builds import ensure_builds
 from projections.bulk import BulkLimits
 from projections.compare import fold_views
+from projections.engine import Build
 from projections.errors import Fenced
 from projections.facts import read
 from projections.feeds import FAUST, catch_up_together, change_feed
-from projections.lanes import LanesEngine, take_lanes
+from projections.lane import Hooks
+from projections.lanes import LanesEngine, Spread, Stretch, take_lanes
+from projections.lanes_by_sets import LanesBySets
 from stream_apps import build_feed
 from stream_apps.build_feed import HEALED
 from stream_apps.feeder import Feeder, FeederSetup
@@ -37,6 +46,7 @@ from tests.stream_apps.streaming import (
 )
 
 ONE = spread()
+OF_ACCESS = Spread(1, 4, {module: f"muniment.{module}" for module in ("access", "identity", "projections")})
 
 
 @pytest.fixture(autouse=True)
@@ -156,3 +166,40 @@ def test_both_halves_of_a_build_end_where_one_has_lost_a_lane(
     assert one.closed
     assert set(whole.positions.values()) == {log.head()}
     assert max(halves[0].positions.values()) <= 4
+
+
+def test_assignments_go_in_at_once_in_both_halves_and_all_that_was_remembered_is_old(
+    database: str, connection: psycopg.Connection[Any], log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feeds, "LEAST_EVENTS", 1)
+    users = [UserAssignments(user_id=uuid4()) for _ in range(40)]
+    for user in users:
+        user.assign("clerk", "/acme", None, datetime.now(UTC))
+        user.assign("clerk", "/acme/eu", datetime.now(UTC) + timedelta(days=1), datetime.now(UTC))
+        user.revoke("clerk", "/acme")
+    log.save_work(users, metadata=METADATA)
+    ensure_builds(connection, [ACCESS])
+    record_layout(connection, OF_ACCESS)
+    change_feed(connection, log, Build(ACCESS, 1), FAUST, OF_ACCESS)
+    at_once, old = list[int](), list[tuple[str, ...]]()
+    stretch = LanesBySets.stretch
+
+    def counted(engine: LanesBySets, stretches: Sequence[Stretch]) -> None:
+        before = engine.applied
+        stretch(engine, stretches)
+        at_once.append(engine.applied - before)
+
+    monkeypatch.setattr(LanesBySets, "stretch", counted)
+    setup = feeder_setup(
+        database, log, Hooks(after_commit=lambda applied: old.append(applied.invalidate)), bulk_events=5
+    )
+    feeder = Feeder(replace(setup, projections=[ACCESS]), OF_ACCESS.topics.values())
+    feeder.own(places(OF_ACCESS))
+    feeder.tick()
+    feeder.close()
+    assert set(positions(connection, "access")) == {log.head()}
+    assert fold_views(database, log, Build(ACCESS, 1), OF_ACCESS) == (log.head(), [])
+    assert len(at_once) == 2
+    assert sum(at_once) == 3 * len(users)
+    assert min(at_once) > 0
+    assert old == [("*",), ("*",)]
