@@ -28,6 +28,7 @@ from infra.settings import SETTINGS
 from projections.audit import AUDITED, ROUTINE, Meaning
 from runtime.bus_gauges import BusGauges
 from runtime.cli import COMMANDS
+from runtime.configuration_health import InstanceGauges
 from runtime.gauges import Gauges, ReactionGauges
 from runtime.job_gauges import JobGauges
 from runtime.view_gauges import ViewGauges
@@ -212,6 +213,7 @@ def metrics() -> str:
     others.register(ReactionGauges(cast("Any", None), idle))
     others.register(ViewGauges(cast("Any", None), idle, ()))
     others.register(JobGauges(cast("Any", None), idle))
+    others.register(InstanceGauges(cast("Any", None), idle))
     found = {
         family.name + ("_total" if family.type == "counter" else ""): (family.type, family.documentation)
         for registry in (REGISTRY, others)

@@ -1,4 +1,4 @@
-"""A proxy before PostgreSQL's socket that can cut or freeze the connection on which an API process listens."""
+"""A proxy before PostgreSQL's socket that can cut or freeze the connection on which a process listens, or all."""
 
 import contextlib
 import socket
@@ -12,11 +12,13 @@ LISTENER = b"application_name\0listener\0"
 class DatabaseProxy:
     """Passes everything on, until told otherwise; what isn't the listener's is never touched.
 
-    Which connection is the listener's is in its first message (PostgreSQL's protocol 3.0, StartupMessage).
+    Which connection is the listener's is in its first message (PostgreSQL's protocol 3.0, StartupMessage). With
+    `everything`, no connection is better off than another: the process is cut off.
     """
 
-    def __init__(self, folder: Path, server: Path) -> None:
+    def __init__(self, folder: Path, server: Path, *, everything: bool = False) -> None:
         self.folder = folder
+        self._everything = everything
         self._server = server
         self._flows = threading.Event()
         self._flows.set()
@@ -29,13 +31,13 @@ class DatabaseProxy:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
-        """Ends the listener's connection and refuses new ones."""
+        """Ends the connection and refuses new ones."""
         self._refuses = True
         while self._listening:
             _end(self._listening.pop())
 
     def freeze(self) -> None:
-        """Nothing comes through to the listener or from it; the connection stays open."""
+        """Nothing comes through any more, in neither direction; the connection stays open."""
         self._flows.clear()
 
     def mend(self) -> None:
@@ -57,7 +59,7 @@ class DatabaseProxy:
     def _connect(self, client: socket.socket) -> None:
         with contextlib.suppress(OSError):
             first = client.recv(STARTUP_BYTES)
-            listens = LISTENER in first
+            listens = self._everything or LISTENER in first
             if listens and self._refuses:
                 _end(client)
                 return

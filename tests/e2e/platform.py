@@ -125,9 +125,13 @@ class OurPart(Part):
     def __init__(self, name: str, settings: Settings, log: Path, root: Path = ROOT) -> None:
         self.name, self.settings, self.log, self.root = name, settings, log, root
 
+    def argv(self) -> list[str]:
+        """The program, and what it is told."""
+        return [sys.executable, "-m", "runtime", self.name]
+
     def start(self) -> Self:
         environment = {"PATH": os.environ["PATH"], **self.settings.to_env()}
-        argv = launched([sys.executable, "-m", "runtime", self.name], death_signal=signal.SIGKILL)
+        argv = launched(self.argv(), death_signal=signal.SIGKILL)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 argv, cwd=self.root, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
