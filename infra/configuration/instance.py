@@ -62,14 +62,14 @@ class Instance:
     Making one reads what is stored; where PostgreSQL can't be reached, the environment's settings count until it can.
     """
 
-    def __init__(self, base: Settings, part: str, secrets: SecretStores | None = None) -> None:
-        """`base` are the environment's settings, with the addresses of the services."""
+    def __init__(self, base: Settings, part: str, secrets: SecretStores) -> None:
+        """`base` are the environment's settings, with the addresses of the services; `secrets` the stores to ask."""
         self.base = base
         self.presence: Presence = presence_of(part)
         self._conninfo = base.postgres_url
-        self._secrets = secrets
+        self.secrets = secrets
         self._builder = Builder(base, secrets, self._earlier)
-        self._watch = Watch(secrets, lambda _: self._rotated()) if secrets else None
+        self._watch = Watch(secrets, lambda _: self._rotated())
         self._wake = Wake()
         self._thread = Thread(target=self._run, name="configuration", daemon=True)
         self._tells: Tells | None = None
@@ -97,14 +97,12 @@ class Instance:
             tells.tell(self._built.acknowledgement)
             tells.start()
         self._thread.start()
-        if self._watch is not None:
-            self._watch.start()
+        self._watch.start()
 
     def stop(self) -> None:
         """Ends the threads, and says that this process has gone. Twice is once."""
         self._wake.stop()
-        if self._watch is not None:
-            self._watch.stop()
+        self._watch.stop()
         if self._thread.is_alive():
             self._thread.join(JOIN_SECONDS)
         tells, self._tells = self._tells, None

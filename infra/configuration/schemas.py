@@ -8,7 +8,7 @@ from typing import Any
 from domain.configuration.document import Values
 from domain.configuration.schema import HIDDEN, DocumentSchema, Rule
 from domain.errors import FieldError
-from infra.mail import MailServer
+from infra.mail import MailServer, MailUnavailable
 from infra.setting import Rule as SettingRule
 from infra.setting import Section, Setting, SettingsError
 from infra.setting_rules import RULES
@@ -102,6 +102,8 @@ def unusable(namespace: str, settings: Settings) -> Iterator[FieldError]:
         return
     try:
         MailServer.of(settings)
+    except MailUnavailable:
+        return  # the secret isn't at hand: there is nothing to look at
     except SettingsError as error:
         variable, _, problem = str(error).partition(": ")
         yield FieldError(variable.removeprefix("MUNIMENT_").lower(), problem)
