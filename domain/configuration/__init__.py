@@ -7,6 +7,7 @@ from domain.configuration.errors import (
     NamespaceNotFound,
     NamespaceReserved,
     NewerDocument,
+    SecretStoreUnavailable,
     VersionNotFound,
 )
 from domain.configuration.namespace import Namespace, NamespaceName
@@ -28,6 +29,7 @@ __all__ = [
     "NewerDocument",
     "Rule",
     "SecretReference",
+    "SecretStoreUnavailable",
     "Source",
     "Upcast",
     "VersionNotFound",

@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.validators import extend
 from referencing import Registry
 
-from domain.configuration.budget import TooMuch, budget, spend
+from domain.configuration.budget import TooMuch, checking, resolved, spend
 from domain.configuration.document import DEPTH_LIMIT, ERRORS_LIMIT, Values, invalid_document, joined, strings
 from domain.configuration.errors import InvalidDocument, InvalidSchema
 from domain.configuration.keywords import KEYWORDS
@@ -36,12 +36,18 @@ class Dialect:
         # With a `$schema` of its own, the library would go on with a class of its own.
         self._root = {keyword: value for keyword, value in schema.items() if keyword != "$schema"}
         self._validator = _Validator(self._root, registry=_NOTHING)
+        self._targets: dict[str, Any] = {}
+
+    def _resolve(self, reference: str) -> Any:
+        if reference not in self._targets:
+            self._targets[reference] = target(self._root, reference)
+        return self._targets[reference]
 
     def errors(self, document: Values) -> list[FieldError]:
         """Everything that is wrong with the document, at most so many as one error names."""
         found: list[FieldError] = []
         try:
-            with budget():
+            with checking(self._resolve):
                 for error in self._validator.iter_errors(document):
                     found.append(FieldError(_path(error.absolute_path), error.message))
                     if len(found) >= ERRORS_LIMIT:
@@ -60,7 +66,7 @@ class Dialect:
         Raises InvalidDocument for a schema whose defaults have no end.
         """
         try:
-            with budget():
+            with checking(self._resolve):
                 return self._filled(values, self._root, DEPTH_LIMIT)
         except TooMuch:
             raise invalid_document([FieldError("", _TOO_MUCH)]) from None
@@ -96,7 +102,7 @@ class Dialect:
             yield schema
             if "$ref" not in schema:
                 return
-            schema = target(self._root, schema["$ref"])
+            schema = resolved(schema["$ref"])
 
     def check_defaults(self) -> None:
         """Raises InvalidSchema naming each default that the schema itself refuses."""
@@ -104,7 +110,7 @@ class Dialect:
             defaults = self.defaults()
         except InvalidDocument as error:
             raise invalid_document([FieldError("schema", f"its defaults: {error.message}")], InvalidSchema) from None
-        wrong = [_of_default(each) for each in self.errors(defaults) if _is_of(each.field, defaults)]
+        wrong = [_of_default(each) for each in self.errors(defaults) if _is_of(each, defaults)]
         if wrong:
             raise invalid_document(wrong, InvalidSchema)
 
@@ -114,7 +120,7 @@ class Dialect:
         Meant is what any schema says that applies there, whether or not it is the one of several that fits.
         """
         try:
-            with budget():
+            with checking(self._resolve):
                 yield from list(self._secrets(values))
         except (TooMuch, RecursionError):
             raise invalid_document([FieldError("", _TOO_MUCH)]) from None
@@ -135,7 +141,7 @@ class Dialect:
     def _below(self, schema: Mapping[str, Any], value: Any, path: str) -> Iterator[tuple[Any, Any, str]]:
         """What applies to the value besides, and to its parts."""
         if "$ref" in schema:
-            yield target(self._root, schema["$ref"]), value, path
+            yield resolved(schema["$ref"]), value, path
         for keyword in ("allOf", "anyOf", "oneOf"):
             for each in schema.get(keyword, ()):
                 yield each, value, path
@@ -181,9 +187,11 @@ def _path(steps: Any) -> str:
     return path
 
 
-def _is_of(field: str, defaults: Values) -> bool:
-    """Whether an error is a default's. A key that is required and has none must be stored: no fault of the schema."""
-    return not field or any(field == key or field.startswith((f"{key}.", f"{key}[")) for key in defaults)
+def _is_of(error: FieldError, defaults: Values) -> bool:
+    """Whether an error is a default's. What is missing, or too little as a whole, is to be stored yet."""
+    if error.message == _TOO_MUCH:
+        return True
+    return any(error.field == key or error.field.startswith((f"{key}.", f"{key}[")) for key in defaults)
 
 
 def _of_default(error: FieldError) -> FieldError:

@@ -37,3 +37,9 @@ class NewerDocument(Unavailable):
     """A newer release wrote this document; ask a process that runs it."""
 
     code = "newer-config"
+
+
+class SecretStoreUnavailable(Unavailable):
+    """The store of secrets doesn't answer, so a reference can't be checked."""
+
+    code = "secret-store-unavailable"

@@ -4,20 +4,19 @@ No message quotes a value. Each keyword is a function of the library's form: (va
 schema) -> errors.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any, Final
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
-from domain.configuration.budget import spend
+from domain.configuration.applying import Errors, Keyword, applied, is_valid, matches, unnamed
+from domain.configuration.budget import resolved, spend
 from domain.configuration.formats import FORMATS
-from domain.configuration.patterns import UnfitPattern, matcher
 from domain.configuration.reference import SecretReference
+from domain.configuration.unevaluated import unevaluated_items, unevaluated_properties
 
-Errors = Iterator[ValidationError]
-Keyword = Callable[[Any, Any, Any, Any], Iterable[ValidationError]]
 Assertion = Callable[[Any, Any, Any], str | None]
 """(the keyword's value, instance, schema) -> what is wrong with the instance."""
 
@@ -68,14 +67,7 @@ def _pattern(pattern: str, instance: Any, _: Any) -> str | None:
     if not isinstance(instance, str):
         return None
     spend(len(instance) // _CHARS_A_STEP)
-    return None if _matches(pattern, instance) else f"doesn't match {pattern}"
-
-
-def _matches(pattern: str, text: str) -> bool:
-    try:
-        return matcher(pattern)(text)
-    except UnfitPattern:  # what was declared was looked at; nothing matches what can't be
-        return False
+    return None if matches(pattern, instance) else f"doesn't match {pattern}"
 
 
 def _format(name: Any, instance: Any, _: Any) -> str | None:
@@ -193,8 +185,8 @@ def _pattern_properties(validator: Any, named: Mapping[str, Any], instance: Any,
     for pattern, schema in named.items():
         for key, value in instance.items():
             spend()
-            if _matches(pattern, key):
-                yield from validator.descend(value, schema, path=key)
+            if matches(pattern, key):
+                yield from applied(validator, schema, value, key)
 
 
 def _additional_properties(validator: Any, schema: Any, instance: Any, parent: Any) -> Errors:
@@ -205,22 +197,13 @@ def _additional_properties(validator: Any, schema: Any, instance: Any, parent: A
         if schema is False:
             yield ValidationError("is unknown", path=[key])
         else:
-            yield from validator.descend(instance[key], schema, path=key)
-
-
-def unnamed(instance: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[str]:
-    """The keys that neither `properties` nor `patternProperties` of a schema are about."""
-    properties, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
-    for key in instance:
-        spend(1 + len(patterns))
-        if key not in properties and not any(_matches(pattern, key) for pattern in patterns):
-            yield key
+            yield from applied(validator, schema, instance[key], key)
 
 
 def _property_names(validator: Any, schema: Any, instance: Any, _: Any) -> Errors:
     spend()
     for key in instance if isinstance(instance, Mapping) else ():
-        for error in validator.descend(instance=key, schema=schema):
+        for error in applied(validator, schema, key):
             yield ValidationError(f"its name {error.message}", path=[key])
 
 
@@ -233,8 +216,7 @@ def _items(validator: Any, schema: Any, instance: Any, parent: Any) -> Errors:
         yield ValidationError(f"has more than {prefix} items")
         return
     for index in range(prefix, len(instance)):
-        spend()
-        yield from validator.descend(instance[index], schema, path=index)
+        yield from applied(validator, schema, instance[index], index)
 
 
 def _contains(validator: Any, schema: Any, instance: Any, parent: Any) -> Errors:
@@ -249,17 +231,11 @@ def _contains(validator: Any, schema: Any, instance: Any, parent: Any) -> Errors
         yield ValidationError(f"has {count} items of the kind of which at most {most} are taken")
 
 
-def is_valid(validator: Any, schema: Any, instance: Any) -> bool:
-    """Whether the instance satisfies a part of the schema."""
-    spend()
-    return next(iter(validator.descend(instance, schema)), None) is None
-
-
 def _any_of(validator: Any, schemas: list[Any], instance: Any, _: Any) -> Errors:
     spend()
     branches = []
     for each in schemas:
-        errors = list(validator.descend(instance, each))
+        errors = list(applied(validator, each, instance))
         if not errors:
             return
         branches.append(errors)
@@ -270,7 +246,7 @@ def _one_of(validator: Any, schemas: list[Any], instance: Any, _: Any) -> Errors
     spend()
     branches, fitting = [], 0
     for each in schemas:
-        errors = list(validator.descend(instance, each))
+        errors = list(applied(validator, each, instance))
         fitting += not errors
         branches.append(errors)
     if fitting > 1:
@@ -299,35 +275,61 @@ def _if(validator: Any, schema: Any, instance: Any, parent: Any) -> Errors:
     spend()
     branch = "then" if is_valid(validator, schema, instance) else "else"
     if branch in parent:
-        yield from validator.descend(instance, parent[branch])
+        yield from applied(validator, parent[branch], instance)
 
 
-def _counted(keyword: Keyword) -> Keyword:
-    """The library's own, at a step for each use."""
+def _ref(validator: Any, reference: str, instance: Any, _: Any) -> Errors:
+    yield from applied(validator, resolved(reference), instance)
 
-    def counted(validator: Any, value: Any, instance: Any, schema: Any) -> Errors:
-        spend()
-        yield from keyword(validator, value, instance, schema) or ()
 
-    return counted
+def _all_of(validator: Any, schemas: list[Any], instance: Any, _: Any) -> Errors:
+    for each in schemas:
+        yield from applied(validator, each, instance)
+
+
+def _properties(validator: Any, named: Mapping[str, Any], instance: Any, _: Any) -> Errors:
+    spend()
+    if not isinstance(instance, Mapping):
+        return
+    for key, schema in named.items():
+        if key in instance:
+            yield from applied(validator, schema, instance[key], key)
+
+
+def _dependent_schemas(validator: Any, dependent: Mapping[str, Any], instance: Any, _: Any) -> Errors:
+    spend()
+    for key, schema in dependent.items() if isinstance(instance, Mapping) else ():
+        if key in instance:
+            yield from applied(validator, schema, instance)
+
+
+def _prefix_items(validator: Any, schemas: list[Any], instance: Any, _: Any) -> Errors:
+    spend()
+    if not isinstance(instance, list):
+        return
+    for index, (schema, item) in enumerate(zip(schemas, instance, strict=False)):
+        yield from applied(validator, schema, item, index)
 
 
 KEYWORDS: Final[dict[str, Keyword]] = {
     **{name: _asserting(assertion) for name, assertion in _ASSERTIONS.items()},
-    **{
-        name: _counted(Draft202012Validator.VALIDATORS[name])
-        for name in ("$ref", "allOf", "dependentSchemas", "prefixItems", "properties")
-    },
+    "$ref": _ref,
     "additionalProperties": _additional_properties,
+    "allOf": _all_of,
     "anyOf": _any_of,
     "contains": _contains,
     "dependentRequired": _dependent_required,
+    "dependentSchemas": _dependent_schemas,
     "if": _if,
     "items": _items,
     "not": _not,
     "oneOf": _one_of,
     "patternProperties": _pattern_properties,
+    "prefixItems": _prefix_items,
+    "properties": _properties,
     "propertyNames": _property_names,
     "required": _required,
+    "unevaluatedItems": unevaluated_items,
+    "unevaluatedProperties": unevaluated_properties,
 }
 """Ours in the place of the library's."""

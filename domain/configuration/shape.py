@@ -57,10 +57,13 @@ def places(schema: Any, path: str = "schema") -> Iterator[Place]:
 
 
 def target(root: Mapping[str, Any], reference: str) -> Any:
-    """What `#`, `#/…` (RFC 6901) or `#anchor` leads to in a schema. Raises LookupError, ValueError."""
+    """What `#`, `#/…` (RFC 6901) or `#anchor` leads to in a schema. Raises LookupError, ValueError, TypeError."""
     fragment = unquote(reference.removeprefix("#"))
     if fragment and not fragment.startswith("/"):
-        return next(each.schema for each in places(root) if each.schema.get("$anchor") == fragment)
+        for each in places(root):
+            if each.schema.get("$anchor") == fragment:
+                return each.schema
+        raise LookupError(fragment)
     found: Any = root
     for part in fragment.split("/")[1:]:
         step = part.replace("~1", "/").replace("~0", "~")
@@ -127,7 +130,7 @@ def _references(root: Mapping[str, Any], place: Place, known: set[int]) -> Itera
         return
     try:
         found = target(root, reference)
-    except (LookupError, ValueError, TypeError, StopIteration):
+    except (LookupError, ValueError, TypeError):
         yield FieldError(path, "leads nowhere")
         return
     if not isinstance(found, bool) and id(found) not in known:
