@@ -63,6 +63,7 @@ class Application(Starlette):
         tables = [*routes, *health_routes(services.readiness), metrics_route(registry, own, refresh=refresh_metrics)]
         document = OpenApi(tables, limits(), version).document()
         tables += [openapi_route(document), docs_route(document)]
+        self._stops: list[Callable[[], None]] = []
         self.frame = Frame(tables, services, limits, _Others(self))
         own.register(HttpCollector(self.frame.counts, self._gauges))
 
@@ -81,10 +82,19 @@ class Application(Starlette):
 
     @asynccontextmanager
     async def _life(self, lifespan: Lifespan[Any] | None) -> AsyncIterator[Any]:
-        _on_stop(asyncio.get_running_loop(), self.frame.sender.close)
+        _on_stop(asyncio.get_running_loop(), self._stop)
         async with nullcontext() if lifespan is None else lifespan(self) as state:
             yield state
         await asyncio.to_thread(self.frame.close)
+
+    def on_stop(self, callback: Callable[[], None]) -> None:
+        """Called in the event loop as soon as the process is asked to end: for whoever keeps an answer waiting."""
+        self._stops.append(callback)
+
+    def _stop(self) -> None:
+        self.frame.sender.close()
+        for callback in self._stops:
+            callback()
 
     def close(self) -> None:
         """Ends open streams and waits for running calls, where nobody runs the lifespan."""
@@ -95,7 +105,7 @@ def _on_stop(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
     """Calls `stop` as soon as the process is asked to end.
 
     The server waits for open answers before it ends the lifespan, so streams that go on forever have to learn of it
-    earlier. The loop's own handlers stay in place: they are called after ours.
+    earlier, and so do long polls. The loop's own handlers stay in place: they are called after ours.
     """
     if current_thread() is not main_thread():
         return

@@ -139,6 +139,7 @@ class Api:
         # what our own commits end is forgotten before they are answered
         self.core.log.on_announce(self._announced)
         self.app = self._application()
+        self.app.on_stop(self.watches.end)
         self.configuration.on_swap(self._reconfigured)
         self._reconfigured(self.configuration.current)
 

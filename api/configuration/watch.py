@@ -133,6 +133,8 @@ async def _poll(asked: Asked, seconds: float) -> Answer:
     try:
         whole = await watch.newest(seconds)
         if whole is None:
+            if not watch.has:
+                raise Unavailable("The server stops; try again.")
             return Answer(None, 304, [(b"etag", b'"%s"' % watch.has[0].encode())])
     finally:
         await watch.aclose()

@@ -197,6 +197,7 @@ class Watches:
         self._reading = asyncio.Lock()
         self._threads = ThreadPoolExecutor(1, "watches")
         self._task: asyncio.Task[None] | None = None
+        self._ending = False
 
     @property
     def open_watchers(self) -> int:
@@ -219,6 +220,8 @@ class Watches:
         except BaseException:
             await watch.aclose()
             raise
+        if self._ending:
+            watch.end()
         return watch
 
     def leave(self, watch: Watch) -> None:
@@ -238,10 +241,15 @@ class Watches:
             self._task = None
         self._old.clear()
 
-    def close(self) -> None:
-        """Ends all of them."""
+    def end(self) -> None:
+        """The server stops: ends all of them, and those that still come."""
+        self._ending = True
         for watch in self.audience:
             watch.end()
+
+    def close(self) -> None:
+        """Nothing runs any more."""
+        self.end()
         self.audience.stop()
         self._stop()
         self._threads.shutdown(wait=False, cancel_futures=True)

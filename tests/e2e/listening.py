@@ -42,6 +42,8 @@ class Ear:
         self.ended = False
         try:
             self.head = self._read_head()
+            if "chunked" in self.head.lower():
+                self._decode()  # what came together with the head
         except OSError:
             self.socket.close()
             raise
@@ -103,6 +105,9 @@ class Ear:
     def _feed(self, part: bytes) -> None:
         self.ended = not part
         self._raw += part
+        self._decode()
+
+    def _decode(self) -> None:
         while True:  # chunked transfer (RFC 9112, section 7.1)
             size, line, rest = self._raw.partition(b"\r\n")
             if not line:
