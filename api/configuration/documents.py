@@ -129,7 +129,7 @@ def _look(asked: Asked, name: str, version: int | None, as_of: str | None) -> tu
     stored = found.stored
     values = found.schema.merged(stored, found.file)
     view = ConfigurationView(
-        namespace=name,
+        namespace=str(name),
         version=found.head.version,
         schema_version=found.schema.version,
         values=values,
