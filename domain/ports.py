@@ -8,7 +8,7 @@ from uuid import UUID
 from domain.aggregate import Aggregate, First
 from domain.context import Context
 from domain.errors import DomainError
-from domain.identity import EmailAddress
+from domain.identity import EmailAddress, Lockout
 
 A = TypeVar("A", bound=Aggregate)
 
@@ -161,3 +161,9 @@ class Identity(Protocol):
 
     @property
     def refresh_grace(self) -> timedelta: ...
+
+    @property
+    def password_least_chars(self) -> int: ...
+
+    @property
+    def lockout(self) -> Lockout: ...

@@ -289,6 +289,10 @@ class Log(Application[UUID]):
         assert isinstance(self.mapper, EventMapper)  # noqa: S101 - tells the type checker
         return self.mapper
 
+    def change_limits(self, *, queue_saves: int, group_saves: int) -> None:
+        """From now on so many saves may wait, and be in one transaction."""
+        self._recorder.change_limits(queue_saves=queue_saves, group_saves=group_saves)
+
     def close(self) -> None:
         """Ends all connections. Saves that still wait get an Unavailable."""
         if "recorder" in vars(self):

@@ -24,7 +24,8 @@ class GroupCommit:
 
     def __init__(self, committer: Committer, limits: Limits) -> None:
         self._committer = committer
-        self._limits = limits
+        self.limits = limits
+        """May be replaced at any time: what waits then is taken by the new ones."""
         self._mutex = threading.Lock()
         self._queue: deque[Save] = deque()
         self._idle = threading.Event()
@@ -54,7 +55,7 @@ class GroupCommit:
             self._closed = True
             while self._queue:
                 _refuse(self._queue.popleft(), Unavailable(_CLOSED))
-        self._idle.wait(self._limits.close_seconds)
+        self._idle.wait(self.limits.close_seconds)
         self._committer.close()
 
     def _enter(self, save: Save) -> None:
@@ -65,7 +66,7 @@ class GroupCommit:
                 self._leading = True
                 self._idle.clear()
                 save.leads = Flight([save])
-            elif len(self._queue) < self._limits.queue_saves:
+            elif len(self._queue) < self.limits.queue_saves:
                 save.enqueued_at = time.monotonic()
                 self._queue.append(save)
             else:
@@ -115,12 +116,12 @@ class GroupCommit:
         """The next group, given to its first saver to lead; None if nobody waits."""
         group: list[Save] = []
         events = size = 0
-        oldest = time.monotonic() - self._limits.queue_seconds
-        while self._queue and len(group) < self._limits.group_saves:
+        oldest = time.monotonic() - self.limits.queue_seconds
+        while self._queue and len(group) < self.limits.group_saves:
             save = self._queue[0]
             events += len(save.events)
             size += save.size
-            if group and (events > self._limits.group_events or size > self._limits.group_bytes):
+            if group and (events > self.limits.group_events or size > self.limits.group_bytes):
                 break
             self._queue.popleft()
             if save.enqueued_at < oldest:

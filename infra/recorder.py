@@ -1,6 +1,7 @@
 """The library's recorder with another way to commit: saves that wait at the same time share one transaction."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID
@@ -213,6 +214,10 @@ class LogRecorder(PostgresApplicationRecorder):
         """A statement beside the log, for what may be lost. Raises psycopg.Error."""
         with self._datastore.connection() as connection:
             connection.execute(sql.encode(), params)
+
+    def change_limits(self, *, queue_saves: int, group_saves: int) -> None:
+        """From now on so many saves may wait, and be in one transaction."""
+        self._group_commit.limits = replace(self._group_commit.limits, queue_saves=queue_saves, group_saves=group_saves)
 
     def close(self) -> None:
         """Ends all connections; what still waits is refused."""

@@ -119,7 +119,7 @@ class Settings:
     )
     issuer: str = IDENTITY("muniment", "`iss` of access tokens")
     audience: str = IDENTITY("muniment", "`aud` of access tokens")
-    password_least_chars: int = IDENTITY(10, "characters of a new password", hot=True, least=8, most=128)
+    password_least_chars: int = IDENTITY(10, "characters of a new password", hot=True, least=8, most=64)
     lockout_failures: int = IDENTITY(
         5, "failed logins in a row after which a network pauses", hot=True, least=1, most=100
     )

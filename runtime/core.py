@@ -110,6 +110,7 @@ def build_core(given: Settings | Live) -> Core:
         configure=partial(_limit_statements, settings.statement_timeout_seconds),
         open=True,
     )
+    live.on_swap(lambda snapshot: _limit_commits(log, snapshot.settings))
     # A key that was replaced verifies on for as long as any token lives, whatever their lifetime was when it signed.
     lifetime = timedelta(seconds=SETTINGS["access_token_seconds"].most or 0)
     keys = Keys(lambda: _keyring(log), secrets, lifetime)
@@ -132,6 +133,10 @@ def build_core(given: Settings | Live) -> Core:
 
 
 POOL_TIMEOUT_SECONDS = 2.0
+
+
+def _limit_commits(log: Log, settings: Settings) -> None:
+    log.change_limits(queue_saves=settings.commit_queue_limit, group_saves=settings.commit_group_limit)
 
 
 def _limit_statements(seconds: float, connection: Connection[Any]) -> None:

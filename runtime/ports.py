@@ -12,6 +12,7 @@ from api.configuration.watching import Watches
 from api.crowds import Crowds
 from api.limits import HttpLimits
 from api.live import AudienceLimits, LiveLimits, Tail
+from domain.identity import Lockout
 from domain.jobs import JobTypes
 from infra.accounts import Accounts
 from infra.cache import CacheAside
@@ -122,6 +123,17 @@ class Ports:
     def refresh_grace(self) -> timedelta:
         """How long the immediate predecessor gets the same successor."""
         return timedelta(seconds=self.settings.refresh_grace_seconds)
+
+    @property
+    def password_least_chars(self) -> int:
+        """How long a new password must be."""
+        return self.settings.password_least_chars
+
+    @property
+    def lockout(self) -> Lockout:
+        """How long logins pause after failures."""
+        settings = self.settings
+        return Lockout(settings.lockout_failures, settings.lockout_first_seconds, settings.lockout_longest_seconds)
 
 
 def http_limits(settings: Settings) -> HttpLimits:

@@ -85,9 +85,11 @@ def _has_users(core: Core) -> bool:
 
 def _create_administrator(core: Core, context: Context, say: Say) -> None:
     settings = core.settings
-    password = settings.admin_password or secrets.token_urlsafe(15)
+    password = settings.admin_password or secrets.token_urlsafe(max(15, settings.password_least_chars))
     try:
-        email, name = checked(NewUser(settings.admin_email or ADMIN_EMAIL, ADMIN_NAME, password))
+        email, name = checked(
+            NewUser(settings.admin_email or ADMIN_EMAIL, ADMIN_NAME, password), settings.password_least_chars
+        )
     except DomainError as error:
         raise SettingsError(f"MUNIMENT_ADMIN_EMAIL / MUNIMENT_ADMIN_PASSWORD: {error.message}") from None
     command = RegisterUser(email, core.secrets.claim_id(email), name, core.passwords.hash_now(password))

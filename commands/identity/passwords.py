@@ -27,7 +27,7 @@ class ChangePassword:
 
 async def prepare_password_change(ports: Identity, new: NewPassword) -> ChangePassword:
     """Raises UserNotFound, WrongPassword, WeakPassword, Overloaded."""
-    check_password(new.new, field="new_password")
+    check_password(new.new, field="new_password", least_chars=ports.password_least_chars)
     stored = await ports.accounts.password_of(new.id)
     if new.current is None:
         return ChangePassword(new.id, await ports.passwords.hash(new.new), None)

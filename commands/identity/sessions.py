@@ -1,7 +1,7 @@
 """Logging in, going on, and logging out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from uuid import UUID
 
@@ -14,6 +14,7 @@ from domain.identity import (
     InvalidRefreshToken,
     Keyring,
     KeyringChanged,
+    Lockout,
     LoginAttempts,
     RefreshTokenReused,
     Session,
@@ -50,6 +51,7 @@ class LogIn:
     matches: bool
     rehashed: str | None
     token: PresentedToken
+    lockout: Lockout = field(default_factory=Lockout)
 
 
 async def prepare_login(ports: Identity, given: Credentials) -> LogIn:
@@ -74,6 +76,7 @@ async def prepare_login(ports: Identity, given: Credentials) -> LogIn:
         matches,
         await ports.passwords.hash(given.password) if rehash else None,
         ports.tokens.first_refresh_token(Aggregate.create_id()),
+        ports.lockout,
     )
 
 
@@ -94,7 +97,8 @@ def log_in(work: Work, command: LogIn) -> Opened:
     user = _verified_user(work, command)
     if user is None or user.suspended:
         attempts = attempts or work.add(LoginAttempts(id=command.attempts_id))
-        attempts.fail("wrong-credentials" if user is None else "suspended", command.user_id, work.now())
+        reason = "wrong-credentials" if user is None else "suspended"
+        attempts.fail(reason, command.user_id, work.now(), command.lockout)
         work.refuse(InvalidCredentials() if user is None else UserSuspended())
     if attempts:
         attempts.clear()

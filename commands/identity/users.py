@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from uuid import UUID
 
-from domain.identity import EmailAddress, EmailClaim, EmailTaken, PersonName, User, check_password
+from domain.identity import PASSWORD_LEAST, EmailAddress, EmailClaim, EmailTaken, PersonName, User, check_password
 from domain.ports import Identity, Work
 
 
@@ -28,14 +28,14 @@ class RegisterUser:
 
 async def prepare_registration(ports: Identity, new: NewUser) -> RegisterUser:
     """Raises Invalid, WeakPassword, Overloaded."""
-    email, name = checked(new)
+    email, name = checked(new, ports.password_least_chars)
     return RegisterUser(email, ports.claims.claim_id(email), name, await ports.passwords.hash(new.password))
 
 
-def checked(new: NewUser) -> tuple[EmailAddress, PersonName]:
+def checked(new: NewUser, least_chars: int = PASSWORD_LEAST) -> tuple[EmailAddress, PersonName]:
     """Raises Invalid, WeakPassword."""
     email, name = EmailAddress(new.email), PersonName(new.name)
-    check_password(new.password, email=email, name=name)
+    check_password(new.password, email=email, name=name, least_chars=least_chars)
     return email, name
 
 

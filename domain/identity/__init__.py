@@ -1,6 +1,6 @@
 """Identity: who users are, how they prove it, and how long that lasts."""
 
-from domain.identity.attempts import LoginAttempts, TooManyAttempts
+from domain.identity.attempts import Lockout, LoginAttempts, TooManyAttempts
 from domain.identity.keyring import KeyRecord, Keyring, KeyringChanged, KeyUnknown
 from domain.identity.session import (
     InvalidRefreshToken,
@@ -10,6 +10,7 @@ from domain.identity.session import (
     TooManyRefreshes,
 )
 from domain.identity.user import (
+    PASSWORD_LEAST,
     EmailAddress,
     EmailClaim,
     EmailTaken,
@@ -33,6 +34,7 @@ from domain.identity.verification import (
 )
 
 __all__ = [
+    "PASSWORD_LEAST",
     "AlreadyVerified",
     "EmailAddress",
     "EmailClaim",
@@ -44,6 +46,7 @@ __all__ = [
     "KeyUnknown",
     "Keyring",
     "KeyringChanged",
+    "Lockout",
     "LoginAttempts",
     "Onboarding",
     "PersonName",

@@ -1,5 +1,6 @@
 """Failed logins, and the pause that grows with them."""
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -20,11 +21,27 @@ class TooManyAttempts(Throttled):
     code = "too-many-attempts"
 
 
+@dataclass(frozen=True, slots=True)
+class Lockout:
+    """How long a network waits at an address after `failures` in a row: `first_seconds`, then ever twice as long."""
+
+    failures: int = FREE_FAILURES
+    first_seconds: int = FIRST_PAUSE_SECONDS
+    longest_seconds: int = LONGEST_PAUSE_SECONDS
+
+    def pause_seconds(self, failures: int) -> int:
+        """After so many failures in a row; 0: it needn't wait."""
+        if failures < self.failures:
+            return 0
+        return min(self.longest_seconds, self.first_seconds * (1 << min(failures - self.failures, 20)))
+
+
+USUAL = Lockout()
+
+
 def pause_seconds(failures: int) -> int:
-    """How long a network waits at an address after so many failures in a row: nothing up to 4, then 30 s up to 1 h."""
-    if failures < FREE_FAILURES:
-        return 0
-    return min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * (1 << min(failures - FREE_FAILURES, 20)))
+    """Of the usual lockout: nothing up to 4 failures, then 30 s up to 1 h."""
+    return USUAL.pause_seconds(failures)
 
 
 class LoginAttempts(Aggregate):
@@ -70,12 +87,16 @@ class LoginAttempts(Aggregate):
             return 0
         return int((self.paused_until - now).total_seconds()) + 1
 
-    def fail(self, reason: str, user_id: UUID | None, now: datetime) -> None:
-        """One more failure. Those of yesterday are forgotten."""
+    def fail(self, reason: str, user_id: UUID | None, now: datetime, lockout: Lockout = USUAL) -> None:
+        """One more failure. Those of yesterday are forgotten. The pause is recorded: it stays as it was decided."""
         recent = self.failed_on is not None and now - self.failed_on < FORGOTTEN_AFTER
         failures = (self.failures if recent else 0) + 1
         self.trigger_event(
-            self.Failed, reason=reason, failures=failures, pause_seconds=pause_seconds(failures), user_id=user_id
+            self.Failed,
+            reason=reason,
+            failures=failures,
+            pause_seconds=lockout.pause_seconds(failures),
+            user_id=user_id,
         )
 
     def clear(self) -> None:

@@ -61,6 +61,7 @@ NAMES_A_DAY = 50
 """Everybody may rename themselves; without a limit one could make the stream so long that reading it takes seconds."""
 DAY = timedelta(days=1)
 PASSWORD_LEAST = 10
+"""Characters of a new password, unless the configuration says otherwise."""
 PASSWORD_LIMIT = 1024
 
 
@@ -94,20 +95,22 @@ class PersonName(str):
         return super().__new__(cls, name)
 
 
-def check_password(password: str, *, email: str = "", name: str = "", field: str = "password") -> None:
+def check_password(
+    password: str, *, email: str = "", name: str = "", field: str = "password", least_chars: int = PASSWORD_LEAST
+) -> None:
     """Refuses what is guessed first (NIST SP 800-63B, 5.1.1.2): short, monotonous, or the user's own name.
 
     Raises WeakPassword.
     """
-    problem = _weakness(password, email.casefold(), name.casefold())
+    problem = _weakness(password, email.casefold(), name.casefold(), least_chars)
     if problem:
         raise WeakPassword(f"{field}: {problem}", errors=[FieldError(field, problem)])
 
 
-def _weakness(password: str, email: str, name: str) -> str | None:
+def _weakness(password: str, email: str, name: str, least_chars: int) -> str | None:
     folded = password.casefold()
-    if len(password) < PASSWORD_LEAST:
-        return f"at least {PASSWORD_LEAST} characters"
+    if len(password) < least_chars:
+        return f"at least {least_chars} characters"
     if len(password) > PASSWORD_LIMIT:
         return f"at most {PASSWORD_LIMIT} characters"
     if len(set(folded)) < 5:

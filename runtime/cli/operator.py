@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 from domain.context import Actor, Context
-from domain.identity import EmailAddress, EmailClaim, UserNotFound
+from domain.identity import EmailAddress, EmailClaim, Lockout, UserNotFound
 from domain.ports import Work
 from infra.accounts import Accounts
 from infra.dispatch import Outcome
@@ -29,9 +29,16 @@ def context_of(actor: str) -> Context:
     return Context(Actor("operator", actor), str(uuid4()))
 
 
-def dispatch(core: Core, handler: Callable[[Work, C], R], command: C, actor: str) -> Outcome[R]:
-    """The same handlers as the API's, by the same dispatcher. Raises what they raise."""
-    return core.dispatcher.dispatch(handler, command, context_of(actor))
+def dispatch(
+    core: Core,
+    handler: Callable[[Work, C], R],
+    command: C,
+    actor: str,
+    *,
+    if_match: tuple[UUID, int] | None = None,
+) -> Outcome[R]:
+    """The same handlers as the API's, by the same dispatcher. Raises what they raise, and Stale for `if_match`."""
+    return core.dispatcher.dispatch(handler, command, context_of(actor), if_match=if_match)
 
 
 class Unthrottled:
@@ -57,6 +64,8 @@ class Ports:
         self.refresh_lifetime = timedelta(seconds=core.settings.refresh_token_seconds)
         self.session_limit = timedelta(seconds=core.settings.session_limit_seconds)
         self.refresh_grace = timedelta(seconds=core.settings.refresh_grace_seconds)
+        self.password_least_chars = core.settings.password_least_chars
+        self.lockout = Lockout()
 
 
 def prepared(core: Core, prepare: Callable[[Ports], Coroutine[Any, Any, R]]) -> R:

@@ -20,6 +20,11 @@ class Given:
     password: str
     generated: bool = False
 
+    def long_enough(self, chars: int) -> "Given":
+        """As it is, or another one that was made here, of so many characters."""
+        too_short = self.generated and len(self.password) < chars
+        return Given(secrets.token_urlsafe(chars), generated=True) if too_short else self
+
     @property
     def to_show(self) -> dict[str, str]:
         """What to add to the result."""

@@ -66,7 +66,9 @@ def create(
     """
     given = given_password(password_stdin, generate)
     with wired.core() as core:
-        command = prepared(core, lambda ports: prepare_registration(ports, NewUser(email, name, given.password)))
+        given = given.long_enough(core.settings.password_least_chars)
+        new = NewUser(email, name, given.password)
+        command = prepared(core, lambda ports: prepare_registration(ports, new))
         outcome = dispatch(core, register_user, command, actor)
     if as_json:
         print_json({"id": outcome.result, "position": outcome.position} | given.to_show)
@@ -184,6 +186,7 @@ def password(wired: Wired, user: str, password_stdin: bool, generate: bool, acto
     """
     given = given_password(password_stdin, generate)
     with wired.core() as core:
+        given = given.long_enough(core.settings.password_least_chars)
         new = NewPassword(user_id(core, user), given.password)
         command = prepared(core, lambda ports: prepare_password_change(ports, new))
         outcome = dispatch(core, change_password, command, actor)
