@@ -12,25 +12,36 @@ from domain.configuration import DocumentSchema
 from domain.configuration.document import Values
 from infra.configuration.instances import Instance, instances
 from infra.configuration.live import Live
+from infra.configuration.references import References
 from infra.configuration.schemas import SCHEMAS, file_values
 from infra.configuration.waiting import Waits
 from infra.listener import Listener
 from infra.settings import Settings
+from muniment_client.secrets import SecretStores
 
 
 @dataclass(frozen=True)
 class ConfigurationPorts:
-    """`environment` are the settings that this process was started with, whatever was stored since."""
+    """`environment` are the settings that this process was started with, whatever was stored since.
+
+    `secrets` are the stores that the process itself uses, so that what it has fetched needn't be fetched again.
+    """
 
     environment: Settings
     live: Live
     waits: Waits
+    secrets: SecretStores
     schemas: Mapping[str, DocumentSchema] = field(default_factory=lambda: SCHEMAS)
 
     @cached_property
     def file(self) -> Mapping[str, Values]:
         """What the environment says of each namespace; the value of a secret as HIDDEN."""
         return {name: file_values(self.environment, name) for name in self.schemas}
+
+    @property
+    def references(self) -> References:
+        """Whether the secrets that a document refers to can be had and used."""
+        return References(self.secrets, self.live.settings)
 
     @property
     def answer_seconds(self) -> float:

@@ -8,11 +8,14 @@ from infra.configuration.telling import Acknowledgements
 from infra.secret_stores import open_secret_stores
 from infra.settings import Settings
 from runtime.core import Core, build_core
+from runtime.secret_gauges import show_secrets
 
 
 def instance_of(settings: Settings, part: str) -> Instance:
     """This process, with what is stored now. Raises StoreMalformed."""
-    return Instance(settings, part, open_secret_stores(settings))
+    stores = open_secret_stores(settings)
+    show_secrets(stores)
+    return Instance(settings, part, stores)
 
 
 def begin(instance: Instance, core: Core) -> None:

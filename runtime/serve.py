@@ -1,6 +1,7 @@
 """The API as granian's worker runs it: composed when the worker starts, from the environment."""
 
 import asyncio
+import gc
 import logging
 import os
 import resource
@@ -43,6 +44,7 @@ from infra.listener import Listener
 from infra.migrate import check_compatible
 from infra.parts import parts_file
 from infra.receipts import ReceiptedDispatcher
+from infra.secret_stores import open_secret_stores
 from infra.sessions import Sessions, StoredSessions
 from infra.settings import Settings
 from infra.throttle import Throttle
@@ -93,6 +95,8 @@ class Api:
         self.instance = given if isinstance(given, Instance) else None
         self.configuration = given.live if isinstance(given, Instance) else Live.of(given)
         self.settings = settings = given.base if isinstance(given, Instance) else given
+        stores = self.instance.secrets if self.instance is not None else None
+        self.secrets = open_secret_stores(settings) if stores is None else stores
         self.core = build_core(self.configuration)
         self.lookups = ThreadPoolExecutor(LOOKUP_THREADS, "lookup")
         self.projections = modules.projections()
@@ -169,6 +173,7 @@ class Api:
             parts_file=parts_file(DataFolder(self.settings.data)),
             kafka=self.settings.kafka,
             lease_seconds=self.configuration.value(lambda s: s.config_lease_seconds),
+            secrets=self.secrets,
         )
 
     def _ports(self) -> Ports:
@@ -204,6 +209,7 @@ class Api:
                 self.settings,
                 self.configuration,
                 waits(self.listener, core.pool, self._in_thread, self.configuration),
+                self.secrets,
             ),
             in_thread=self._in_thread,
         )
@@ -299,6 +305,7 @@ class Api:
         await asyncio.gather(asyncio.to_thread(self.core.passwords.prepare_dummy), self.listener.start())
         if self.instance is not None:
             begin(self.instance, self.core)
+        gc.freeze()  # what stands by now stays; nobody looks for garbage among it while requests wait
         yield
         if self.instance is not None:
             await asyncio.to_thread(self.instance.stop)

@@ -44,11 +44,26 @@ class OwnNamespaces(Protocol):
         ...
 
 
+class References(Protocol):
+    """Whether the secrets that a document of the platform's own refers to can be had and used."""
+
+    def check(self, namespace: str, values: Values) -> None:
+        """May wait for a store. Raises InvalidDocument, SecretStoreUnavailable."""
+        ...
+
+
+class OwnConfiguration(OwnNamespaces, Protocol):
+    """The platform's own namespaces, and the secrets that their documents refer to."""
+
+    @property
+    def references(self) -> References: ...
+
+
 class ConfigurationPorts(Protocol):
     """What these routes are given."""
 
     @property
-    def configuration(self) -> OwnNamespaces: ...
+    def configuration(self) -> OwnConfiguration: ...
 
     @property
     def pool(self) -> ConnectionPool[Connection[Any]]: ...

@@ -1,5 +1,6 @@
 """Documents: asking for what holds, changing it whole or in part, trying a change out, going back."""
 
+from contextlib import suppress
 from typing import Any, Literal
 
 from msgspec import UNSET, UnsetType
@@ -33,10 +34,11 @@ from domain.configuration import (
     InvalidDocument,
     NamespaceNotFound,
     NewerDocument,
+    SecretStoreUnavailable,
     Source,
     VersionNotFound,
 )
-from domain.errors import invalid_field
+from domain.errors import Forbidden, invalid_field
 from infra.configuration.past import NamespacePast
 from projections.read import Read
 
@@ -164,25 +166,39 @@ _HEADS = """
 
 
 async def prepare_replacement(ports: ConfigurationPorts, asked: Asked) -> ChangeConfiguration:
-    """Raises Invalid."""
-    return ChangeConfiguration(name_of(asked), asked.body.values, ports.configuration, reason=asked.body.reason)
+    """Raises Invalid, SecretStoreUnavailable."""
+    name, own, body = name_of(asked), ports.configuration, asked.body
+    await asked.in_thread(own.references.check, name, body.values)
+    return ChangeConfiguration(name, body.values, own, reason=body.reason)
 
 
 async def prepare_patch(ports: ConfigurationPorts, asked: Asked) -> ChangeConfiguration:
-    """Raises Invalid."""
-    own, body = ports.configuration, asked.body
-    return ChangeConfiguration(name_of(asked), body.values, own, mode="merge", reason=body.reason)
+    """Raises Invalid, SecretStoreUnavailable."""
+    name, own, body = name_of(asked), ports.configuration, asked.body
+    await asked.in_thread(own.references.check, name, body.values)
+    return ChangeConfiguration(name, body.values, own, mode="merge", reason=body.reason)
 
 
 async def prepare_trial(ports: ConfigurationPorts, asked: Asked) -> ChangeConfiguration:
-    """Raises Invalid."""
-    return ChangeConfiguration(name_of(asked), asked.body.values, ports.configuration, mode=asked.body.mode)
+    """Who may not change it isn't told which secrets there are. Raises Invalid, SecretStoreUnavailable."""
+    name, own, body = name_of(asked), ports.configuration, asked.body
+    with suppress(Forbidden):
+        await asked.services.authoriser.require(asked.caller, "config:write", SCOPE(asked))
+        await asked.in_thread(own.references.check, name, body.values)
+    return ChangeConfiguration(name, body.values, own, mode=body.mode)
 
 
 async def prepare_rollback(ports: Any, asked: Asked) -> RollbackConfiguration:
     """Raises Invalid."""
+    name, own, body = name_of(asked), ports.configuration, asked.body
     past = NamespacePast(ports.pool, ports.log)
-    return RollbackConfiguration(name_of(asked), asked.body.version, ports.configuration, past, asked.body.reason)
+
+    def check() -> None:
+        own.references.check(name, past.document(name, body.version)[0])
+
+    if name in own.schemas:
+        await asked.in_thread(check)
+    return RollbackConfiguration(name, body.version, own, past, body.reason)
 
 
 def change_view(change: Change) -> ChangeView:
@@ -199,7 +215,7 @@ def trial_view(_: Asked, outcome: Outcome) -> TrialView:
     return TrialView(version=outcome.result.version, changes=[change_view(each) for each in outcome.result.changes])
 
 
-RAISES = (NamespaceNotFound, InvalidDocument, NewerDocument)
+RAISES = (NamespaceNotFound, InvalidDocument, NewerDocument, SecretStoreUnavailable)
 
 ROUTES: list[Route] = [
     Query(

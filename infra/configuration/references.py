@@ -1,0 +1,58 @@
+"""Whether the secrets that a document of the platform's own refers to can be had, before it is stored.
+
+The references in customers' documents are resolved by their services: what these can read isn't the platform's to know.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from domain.configuration import InvalidDocument, SecretStoreUnavailable
+from domain.configuration.document import Values
+from domain.errors import FieldError
+from infra.configuration.schemas import is_reference, settings_of, unusable
+from infra.settings import Settings
+from muniment_client.secrets import Hidden, MalformedReference, SecretError, StoreUnavailable
+
+FIELD = "values"
+
+
+class Looks(Protocol):
+    """Where they are looked up: `muniment_client.secrets.SecretStores`."""
+
+    def look(self, reference: str) -> Hidden:
+        """The value, to be looked at only. Raises SecretError, without any value."""
+        ...
+
+
+@dataclass(frozen=True)
+class References:
+    """`base` are the settings that the values are tried with. May wait for a store: not inside a unit of work."""
+
+    stores: Looks
+    base: Settings
+
+    def check(self, namespace: str, values: Values) -> None:
+        """Raises InvalidDocument naming every field whose secret can't be had or used, SecretStoreUnavailable."""
+        found: dict[str, Any] = {}
+        errors = []
+        for name, reference in _references(namespace, values):
+            try:
+                found[name] = self.stores.look(reference)
+            except MalformedReference:
+                continue  # the schema says so, with everything else that is wrong
+            except StoreUnavailable as error:
+                raise SecretStoreUnavailable(str(error)) from None
+            except SecretError as error:
+                errors.append(FieldError(f"{FIELD}.{name}", str(error)))
+        tried = unusable(namespace, replace(self.base, **found)) if found else ()
+        errors += [FieldError(f"{FIELD}.{each.field}", each.message) for each in tried if each.field in found]
+        if errors:
+            raise InvalidDocument(errors=errors)
+
+
+def _references(namespace: str, values: Values) -> Iterator[tuple[str, str]]:
+    for setting in settings_of(namespace):
+        value = values.get(setting.name)
+        if setting.reference and isinstance(value, str) and is_reference(value):
+            yield setting.name, value
