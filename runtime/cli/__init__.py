@@ -43,6 +43,10 @@ COMMANDS = {
     "queues": Lazy(
         "runtime.cli.queues:queues", "The queues of background jobs: how they stand, and who may run from them."
     ),
+    "config": Lazy(
+        "runtime.cli.config:config",
+        "Configuration: what holds, changing it while everything runs, and who runs with what.",
+    ),
     "audit": Lazy("runtime.cli.audit:audit", "The audit log. Reading it is in it."),
     "backup": Lazy("runtime.cli.backup:backup", "Copy the log into one file, while the platform serves."),
     "restore": Lazy("runtime.cli.backup:restore", "Make a platform out of a backup of its log."),

@@ -1,0 +1,119 @@
+"""What the commands of configuration share: how a namespace looks, as this software and this environment have it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeVar, cast
+from uuid import UUID
+
+import click
+import orjson
+
+from domain.configuration import DocumentSchema, Namespace, NamespaceName
+from domain.configuration.document import Values
+from domain.configuration.namespace import REASON_LIMIT_CHARS
+from infra.configuration.heads import Head, read_heads
+from infra.configuration.past import NamespacePast, check_known
+from infra.configuration.schemas import SCHEMAS, file_values
+from infra.event_store import Log
+from infra.settings import Settings
+from runtime.cli.jobs.options import Short
+from runtime.cli.output import printable
+from runtime.cli.wired import Wired
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+LARGEST_VERSION = 2**31 - 1
+
+
+class _Name(click.ParamType):
+    name = "namespace"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> NamespaceName:
+        try:
+            return NamespaceName(value, field="namespace")
+        except Exception as error:  # noqa: BLE001 - Invalid
+            self.fail(str(error), param, ctx)
+
+
+VERSION = click.IntRange(0, LARGEST_VERSION)
+namespace_argument = click.argument("namespace", metavar="NAMESPACE", type=_Name())
+reason_option = click.option(
+    "--reason", type=Short(REASON_LIMIT_CHARS), default="", help="Why; it is in the history and in the audit log."
+)
+if_version_option = click.option(
+    "--if-version", type=VERSION, metavar="VERSION", help="Only if this is still its version; 0: never changed so far."
+)
+
+
+@dataclass(frozen=True)
+class Own:
+    """The platform's own namespaces. Implements `commands.configuration.OwnNamespaces`."""
+
+    environment: Settings
+    schemas: Mapping[str, DocumentSchema] = field(default_factory=lambda: SCHEMAS)
+
+    @cached_property
+    def file(self) -> Mapping[str, Values]:
+        """What the environment of whoever types this says; the value of a secret as HIDDEN."""
+        return {name: file_values(self.environment, name) for name in self.schemas}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A namespace at one version."""
+
+    head: Head
+    schema: DocumentSchema
+    file: Values
+
+    @property
+    def name(self) -> str:
+        """The namespace's."""
+        return self.head.namespace
+
+    @cached_property
+    def stored(self) -> dict[str, Any]:
+        """What is stored, as the schema has it. Raises NewerDocument, InvalidDocument."""
+        return self.schema.upcast(self.head.document, self.head.schema_version)
+
+    @cached_property
+    def whole(self) -> dict[str, Any]:
+        """With what the environment says, and the defaults."""
+        return self.schema.merged(self.stored, self.file)
+
+    def otherwise(self, key: str) -> Any:
+        """What a key is where nothing is stored; None where it isn't there then."""
+        return self.file[key] if key in self.file else self.schema.defaults().get(key)
+
+
+def own(wired: Wired) -> Own:
+    """The platform's own namespaces, with the environment that the command was given."""
+    return Own(wired.given)
+
+
+def past_of(wired: Wired, log: Log) -> NamespacePast:
+    """What was stored. All that it asks of a pool is to lend a connection."""
+    return NamespacePast(cast("Any", wired), log)
+
+
+def look(wired: Wired, log: Log, name: str, version: int | None = None) -> Shown:
+    """A namespace now, or at a version. Raises NamespaceNotFound, VersionNotFound."""
+    platform = own(wired)
+    with wired.connection() as connection:
+        heads = read_heads(connection, [name])
+    check_known(name, list(platform.schemas), heads)
+    newest = heads[0] if heads else Head(name, Namespace.id_of(name), 0, 0, 0, {}, None, 0, {})
+    head = newest if version in {None, newest.version} else past_of(wired, log).head(name, version or 0)
+    schema = platform.schemas.get(name) or DocumentSchema(head.schema or {}, head.declarations)
+    return Shown(head, schema, platform.file.get(name, {}))
+
+
+def match(name: str, version: int | None) -> tuple[UUID, int] | None:
+    """For the dispatcher: only if the namespace is at this version."""
+    return None if version is None else (Namespace.id_of(name), version)
+
+
+def as_text(value: Any) -> str:
+    """A value in one line, as JSON has it."""
+    return printable(orjson.dumps(value).decode())
