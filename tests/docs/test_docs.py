@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from domain.errors import DomainError
+from examples.invoicing import MODULE
 from tests.docs import DOCS, ROOT, SECTIONS, errors, filled, pages, routes, sections
 from tests.docs import settings as settings_table
 
@@ -73,7 +74,7 @@ def test_every_setting_that_is_named_exists():
 
 def test_every_command_that_is_named_exists():
     rows = re.findall(r"^\| `muniment ([a-z -]+)", SECTIONS["commands"](), re.MULTILINE)
-    known = {name.strip() for name in rows}
+    known = {name.strip() for name in rows} | set(MODULE.cli)
     for page in pages():
         typed = [
             *(set(named_in_code(page)) - NAMES_OF_CONNECTIONS),
