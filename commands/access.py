@@ -310,6 +310,16 @@ def require(work: Work, permission: str, scope: str) -> None:
     Giver(work).check_may(Permission(permission), Scope(scope))
 
 
+def check_may_give(work: Work, role: RoleName, scope: Scope) -> None:
+    """For handlers of other modules: whether who acts here may give a role to whoever it may be, for good.
+
+    Guarded as `require`. Raises RoleNotFound, NotHeld, Forbidden.
+    """
+    giver = Giver(work)
+    giver.check_may(ASSIGN_ROLE, scope)
+    giver.check_holds(giver.roles.permissions_of(role), scope, None)
+
+
 def _patterns(roles: dict[str, RoleContent]) -> set[str]:
     return {pattern for content in roles.values() for pattern in content.permissions}
 

@@ -43,6 +43,13 @@ class OwnNamespaces(Protocol):
         """What the environment says of each; the value of a secret as HIDDEN."""
         ...
 
+    def consent(self, work: Work, name: str, before: Values, after: Values) -> None:
+        """Whether who acts here may turn one whole document into another.
+
+        Some values give people what only some may give. Raises Forbidden, InvalidDocument.
+        """
+        ...
+
 
 class Past(Protocol):
     """What was stored, for those who go back to it. It never changes, so it may be read outside the unit of work."""
@@ -149,7 +156,7 @@ def validate_configuration(work: Work, command: ChangeConfiguration) -> Validate
     """What the change would do, without doing it. Raises as `change_configuration`."""
     target = _target(work, command.name, command.own)
     values = target.result(command.values, command.mode)
-    target.check(values)
+    target.check(work, values)
     return Validated(target.version, differences(target.before, values))
 
 
@@ -160,16 +167,25 @@ class _Target:
     name: NamespaceName
     namespace: Namespace | None
     schema: DocumentSchema
-    file: Values
+    own: OwnNamespaces
     before: dict[str, Any]
 
     @property
     def version(self) -> int:
         return self.namespace.version if self.namespace else 0
 
+    @property
+    def file(self) -> Values:
+        return self.own.file.get(self.name, {})
+
+    @property
+    def whole(self) -> dict[str, Any]:
+        """What is shown of it now."""
+        return self.schema.merged(self.before, self.file)
+
     def result(self, values: Values, mode: Mode) -> dict[str, Any]:
         """What is to be stored."""
-        whole = self.schema.merged(self.before, self.file)
+        whole = self.whole
         meant = {key: value for key, value in values.items() if not self._is_as_shown(key, value, whole)}
         return self._patched(meant, whole) if mode == "merge" else meant
 
@@ -184,11 +200,13 @@ class _Target:
         fixed = key in self.schema.restart_only or whole.get(key) == HIDDEN
         return fixed and key in whole and canonical(value) == canonical(whole[key])
 
-    def check(self, values: Values) -> None:
-        self.schema.check(values, self.file, FIELD)
+    def check(self, work: Work, values: Values) -> None:
+        after = self.schema.check(values, self.file, FIELD)
+        if self.name in self.own.schemas:
+            self.own.consent(work, self.name, self.whole, after)
 
     def store(self, work: Work, values: Values, reason: str, restores: int | None = None) -> Changed:
-        self.check(values)
+        self.check(work, values)
         if canonical(values) == canonical(self.before):
             return Changed(self.version, changed=False)
         namespace = self.namespace or work.add(Namespace(self.name))
@@ -206,7 +224,7 @@ def _target(work: Work, name: NamespaceName, own: OwnNamespaces) -> _Target:
             raise NamespaceNotFound
         schema = DocumentSchema(namespace.schema, namespace.declarations)
     before = schema.upcast(namespace.values, namespace.schema_version) if namespace else {}
-    return _Target(name, namespace, schema, own.file.get(name, {}), before)
+    return _Target(name, namespace, schema, own, before)
 
 
 def _declared(namespace: Namespace, json_schema: Mapping[str, Any]) -> DocumentSchema:

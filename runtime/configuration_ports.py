@@ -10,6 +10,7 @@ from psycopg_pool import ConnectionPool
 
 from domain.configuration import DocumentSchema
 from domain.configuration.document import Values
+from domain.ports import Work
 from infra.configuration.instances import Instance, instances
 from infra.configuration.live import Live
 from infra.configuration.references import References
@@ -18,6 +19,7 @@ from infra.configuration.waiting import Waits
 from infra.listener import Listener
 from infra.settings import Settings
 from muniment_client.secrets import SecretStores
+from runtime.configuration_consent import consent
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,10 @@ class ConfigurationPorts:
     def file(self) -> Mapping[str, Values]:
         """What the environment says of each namespace; the value of a secret as HIDDEN."""
         return {name: file_values(self.environment, name) for name in self.schemas}
+
+    def consent(self, work: Work, name: str, before: Values, after: Values) -> None:
+        """Whether who acts may make this change. Raises Forbidden, InvalidDocument."""
+        consent(work, name, before, after)
 
     @property
     def references(self) -> References:

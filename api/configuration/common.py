@@ -17,6 +17,7 @@ from api.routing import Asked, PathScope
 from domain.configuration import DocumentSchema, Namespace, NamespaceName
 from domain.configuration.document import Values
 from domain.configuration.namespace import NAME_LIMIT_CHARS, REASON_LIMIT_CHARS
+from domain.ports import Work
 from infra.configuration.heads import Head, read_heads
 from infra.configuration.past import NamespacePast, check_known
 from infra.event_store import Log
@@ -41,6 +42,10 @@ class OwnNamespaces(Protocol):
     @property
     def file(self) -> Mapping[str, Values]:
         """What this process's environment says of each; the value of a secret as HIDDEN."""
+        ...
+
+    def consent(self, work: Work, name: str, before: Values, after: Values) -> None:
+        """Whether who acts may make this change. Raises Forbidden, InvalidDocument."""
         ...
 
 

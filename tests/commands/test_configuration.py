@@ -42,7 +42,8 @@ from domain.configuration import (
 )
 from domain.configuration.document import Values
 from domain.context import Actor, Context
-from domain.errors import Invalid, Stale
+from domain.errors import Forbidden, Invalid, Stale
+from domain.ports import Work
 from infra.configuration.heads import HEADS, Head, read_heads
 from infra.configuration.past import NamespacePast
 from infra.dispatch import Dispatcher
@@ -73,6 +74,10 @@ class Own:
 
     schemas: Mapping[str, DocumentSchema] = field(default_factory=lambda: {TEA: TEA_SCHEMA})
     file: Mapping[str, Values] = field(default_factory=dict)
+
+    def consent(self, work: Work, name: str, before: Values, after: Values) -> None:
+        if after.get("leaves") == "gold" != before.get("leaves"):
+            raise Forbidden
 
 
 OWN = Own()
@@ -237,6 +242,13 @@ def test_what_jsonb_spells_otherwise_comes_back_as_it_was(site):
     site.change(values, name=SHOP)
     assert site.stored(SHOP) == values
     assert site.change(site.stored(SHOP), name=SHOP).changed is False
+
+
+def test_what_gives_people_something_is_changed_by_who_may_give_it(site):
+    for attempt in (site.change, site.patch, site.validate):
+        with pytest.raises(Forbidden):
+            attempt({"leaves": "gold"})
+    assert site.log.head() == 0
 
 
 def test_a_document_of_a_megabyte_is_stored(site):

@@ -12,6 +12,7 @@ import orjson
 from domain.configuration import DocumentSchema, Namespace, NamespaceName
 from domain.configuration.document import Values
 from domain.configuration.namespace import REASON_LIMIT_CHARS
+from domain.ports import Work
 from infra.configuration.heads import Head, read_heads
 from infra.configuration.past import NamespacePast, check_known
 from infra.configuration.schemas import SCHEMAS, file_values
@@ -20,6 +21,7 @@ from infra.settings import Settings
 from runtime.cli.jobs.options import Short
 from runtime.cli.output import printable
 from runtime.cli.wired import Wired
+from runtime.configuration_consent import consent
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -57,6 +59,10 @@ class Own:
     def file(self) -> Mapping[str, Values]:
         """What the environment of whoever types this says; the value of a secret as HIDDEN."""
         return {name: file_values(self.environment, name) for name in self.schemas}
+
+    def consent(self, work: Work, name: str, before: Values, after: Values) -> None:
+        """The operator at the machine may do anything that makes sense. Raises InvalidDocument."""
+        consent(work, name, before, after)
 
 
 @dataclass(frozen=True)
