@@ -1,0 +1,26 @@
+"""Values of configuration that give people something: only who may give it may store them."""
+
+from commands.access import check_may_give
+from domain.access import RoleNotFound
+from domain.configuration import InvalidDocument
+from domain.configuration.document import Values
+from domain.errors import FieldError
+from domain.ports import Work
+from stream_apps.access import parse_default_role
+
+
+def consent(work: Work, name: str, before: Values, after: Values) -> None:
+    """Implements `commands.configuration.OwnNamespaces.consent`.
+
+    Otherwise who may change configuration could have every newcomer made an administrator, and be one. Raises
+    Forbidden, NotHeld, InvalidDocument.
+    """
+    if name != "onboarding" or after["default_role"] == before["default_role"]:
+        return
+    given = parse_default_role(after["default_role"])
+    if given is None:
+        return
+    try:
+        check_may_give(work, *given)
+    except RoleNotFound as error:
+        raise InvalidDocument(error.message, errors=[FieldError("values.default_role", error.message)]) from None
