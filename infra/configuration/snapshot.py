@@ -67,20 +67,25 @@ class Taken:
 
 
 class Unusable(Exception):
-    """This process can't use a document. `errors` name every field."""
+    """This process can't use a document. `errors` name every field; `lacks_secrets`: it is no fault of its own."""
 
-    def __init__(self, errors: Iterable[FieldError]) -> None:
+    def __init__(self, errors: Iterable[FieldError], *, lacks_secrets: bool = False) -> None:
         self.errors = tuple(errors)
+        self.lacks_secrets = lacks_secrets
         super().__init__("; ".join(f"{each.field}: {each.message}" if each.field else each.message for each in errors))
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A snapshot, the documents that it was made from, and which newest ones it wasn't made from, and why."""
+    """A snapshot, the documents that it was made from, and which newest ones it wasn't made from, and why.
+
+    `lacks_secrets`: one couldn't be had; that may be otherwise in a moment.
+    """
 
     snapshot: Snapshot
     taken: Mapping[str, Taken]
     refused: Mapping[str, Refused]
+    lacks_secrets: bool = False
 
     @property
     def acknowledgement(self) -> Acknowledgement:
@@ -92,11 +97,6 @@ class Built:
     def references(self) -> list[str]:
         """The secrets in use."""
         return [reference for taken in self.taken.values() for reference in taken.references]
-
-    @property
-    def lacks_secrets(self) -> bool:
-        """Whether a secret couldn't be had: that may be otherwise in a moment."""
-        return any(taken.missing for taken in self.taken.values())
 
 
 def _none_earlier(_: Document) -> Iterable[Document]:
@@ -116,19 +116,22 @@ class Builder:
         """From the newest documents by namespace; `last` is what was made before, by this process."""
         taken: dict[str, Taken] = {}
         refused: dict[str, Refused] = {}
+        lacking = False
         for name in SCHEMAS:
             document = newest.get(name, Document(name))
             before = last.taken[name] if last else None
             try:
                 taken[name] = self._take(document, before)
             except Unusable as unusable_:
+                lacking |= unusable_.lacks_secrets
                 refused[name] = Refused(document.version, unusable_.errors)
                 taken[name] = self._fallen_back(document, before)
             if taken[name].missing and name not in refused:
                 refused[name] = Refused(document.version, taken[name].missing)
         if self._secrets is not None:
             self._secrets.keep(reference for each in taken.values() for reference in each.references)
-        return Built(self._snapshot(taken), taken, refused)
+        lacking |= any(each.missing for each in taken.values())
+        return Built(self._snapshot(taken), taken, refused, lacking)
 
     def _snapshot(self, taken: Mapping[str, Taken]) -> Snapshot:
         values = {key: value for each in taken.values() for key, value in each.values.items()}
@@ -161,7 +164,7 @@ class Builder:
         values = self._values(document)
         references, missing = self._resolve(document.namespace, values)
         if missing and not bears_missing:
-            raise Unusable(missing)
+            raise Unusable(missing, lacks_secrets=True)
         problems = [] if missing else list(unusable(document.namespace, replace(self._base, **values)))
         if problems:
             raise Unusable(problems)
