@@ -12,6 +12,7 @@ arguments: all of it.
 """
 
 import argparse
+import gc
 import statistics
 import sys
 import time
@@ -294,6 +295,7 @@ def main(parts: list[str], jobs: int, rounds: int, finished: int) -> None:
         "drain": lambda sides: drain(sides, rounds, jobs),
     }
     with shape("", modules=MODULES) as place, ours(place) as mine, theirs(place) as peer:
+        gc.freeze()  # as the platform's processes do once they have started; of both sides
         for part in (part for part in both if part in parts):
             both[part]((mine, peer))
         if "idle" in parts:

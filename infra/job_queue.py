@@ -21,7 +21,7 @@ _ENQUEUE = """
            recorded.at, recorded.metadata
       from (select %(recorded_at)s::timestamptz as at, clock_timestamp() as now,
                    %(metadata)s::jsonb as metadata) recorded,
-           jsonb_to_recordset(%(events)s::jsonb) as e (
+           json_to_recordset(%(events)s::json) as e (
                stream uuid, version bigint, type text, type_version integer, args jsonb, personal_args jsonb,
                secret_args jsonb, queue text, priority integer, run_at timestamptz, max_attempts integer,
                timeout_seconds double precision, concurrency_key text, concurrency_limit integer, occurrence text)

@@ -1,5 +1,6 @@
 """The worker as a process: runs jobs."""
 
+import gc
 import logging
 import os
 import random
@@ -47,6 +48,7 @@ def worker(settings: Settings) -> None:
         core.live.on_swap(lambda _: found.limits_changed())
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: found.stop())
+        gc.freeze()  # what stands by now stays; nobody looks for garbage among it
         found.run()
         if found.unfinished:
             # Threads that won't end would keep the process. Nothing of theirs counts any more.

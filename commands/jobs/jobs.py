@@ -7,6 +7,7 @@ Whoever asks from outside gives an `EnqueueRequest`, checked by `prepare_enqueue
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -276,6 +277,8 @@ def _first(given: Any, otherwise: Any) -> Any:
 
 def _check(command: Enqueue) -> None:
     """Raises Invalid naming the field."""
+    if _GIVEN(command) == _NOTHING:
+        return
     if command.queue is not None:
         check_queue_name("queue", command.queue)
     check_moment("run_at", command.run_at)
@@ -295,6 +298,9 @@ _BOUNDS = (
     ("max_attempts", 1, ATTEMPTS_LIMIT),
     ("timeout_seconds", 0.001, TIMEOUT_LIMIT_SECONDS),
 )
+_GIVEN = attrgetter("queue", "run_at", "unique_key", "concurrency_key", *(name for name, _, _ in _BOUNDS))
+_NOTHING = (None,) * (4 + len(_BOUNDS))
+"""What most jobs are given to be other than their type says: there is nothing to check then."""
 
 
 def check_moment(name: str, moment: datetime | None) -> None:

@@ -35,13 +35,12 @@ class NoArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The arguments of a job that takes none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Arguments:
+class Arguments(msgspec.Struct, frozen=True):
     """Arguments as they are recorded: the plain ones, and those declared personal or secret."""
 
     plain: dict[str, Any]
-    personal: dict[str, Any] = field(default_factory=dict)
-    secret: dict[str, Any] = field(default_factory=dict)
+    personal: dict[str, Any] = {}
+    secret: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
