@@ -64,6 +64,9 @@ class Own:
     schemas: Mapping[str, Any]
     file: Mapping[str, Any]
 
+    def consent(self, *_: Any) -> None:
+        """An operator's."""
+
 
 OWN = Own(SCHEMAS, {})
 
@@ -148,10 +151,10 @@ class Fleet:
         self.members.append(Member(api, cable, workers))
         return api
 
-    def _add(self, name: str, number: int, skew_seconds: float = 0.0, **settings: Any) -> OurPart:
+    def _add(self, name: str, number: int, skew_seconds: float = 0.0, root: Path = ROOT, **settings: Any) -> OurPart:
         cable = self._cable(f"{name}-{number}")
         log = self.folder / f"{name}-{number}.log"
-        part = SkewedPart(name, self._connected(cable, **settings), log, skew_seconds)
+        part = SkewedPart(name, self._connected(cable, **settings), log, skew_seconds, root)
         self.members.append(Member(part, cable))
         return part
 
@@ -178,6 +181,12 @@ class Fleet:
 
     def __exit__(self, *_: object) -> None:
         self._started.close()
+
+    def joined(self, name: str, root: Path) -> OurPart:
+        """A part of another release, started beside the others."""
+        part = self._add(name, len(self.members), root=root)
+        self.run(part)
+        return part
 
     def run(self, part: Part) -> None:
         part.start()
@@ -213,7 +222,8 @@ class Fleet:
 
     def is_level(self) -> bool:
         """Whether every process that is to live does, and has answered about the newest version of everything."""
-        for namespace, version in self.versions().items():
+        own = {name: version for name, version in self.versions().items() if name in SCHEMAS}
+        for namespace, version in own.items():
             found = self.instances(namespace)
             if len(found) != self.processes or any(each.state(version) == "pending" for each in found):
                 return False
