@@ -20,8 +20,6 @@ logger = logging.getLogger(__name__)
 STUCK = 75
 """Exit status where the child had to be killed (EX_TEMPFAIL of sysexits.h): start it again."""
 
-WAIT_SECONDS = 1.0
-
 
 def guarded(work: Callable[[Callable[[], None]], None], *, silence_seconds: float, start_seconds: float) -> None:
     """Runs `work(beat)` in a child and ends as it ends; SIGTERM and SIGINT are passed on.
@@ -85,7 +83,7 @@ def _watch(child: int, ear: int, silence_seconds: float, start_seconds: float) -
     deadline = time.monotonic() + start_seconds
     while True:
         # Woken when the child beats, and when it ends: then the pipe does, too.
-        ready, _, _ = select.select([ear], [], [], min(WAIT_SECONDS, max(0.0, deadline - time.monotonic())))
+        ready, _, _ = select.select([ear], [], [], max(0.0, deadline - time.monotonic()))
         if ready and os.read(ear, 4096):
             deadline = time.monotonic() + silence_seconds
         elif ready:

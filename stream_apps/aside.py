@@ -42,6 +42,10 @@ class Stoppable(Protocol):
         """Once a second."""
         ...
 
+    def is_level(self, head: int) -> bool:
+        """Whether a tick would find nothing to do while the log's head is there, and nothing is delivered."""
+        ...
+
     def close(self) -> None:
         """Ends the connections; it may be used again."""
         ...
@@ -61,21 +65,33 @@ class Aside:
         self._ending = Event()
         self._error: BaseException | None = None
         self._thread: Thread | None = None
+        self._given = 0
+        self._level_at: tuple[int, int] | None = None
 
     def own(self, spread: Spread | None, places: Collection[Place]) -> None:
         """Holds from the next delivery or tick on."""
         self._owned = (spread, frozenset(places))
+        self._given += 1
 
     def deliver(self, messages: Mapping[Lane, Sequence[Delivered]]) -> None:
         """Returns at once."""
+        self._given += 1
         self._hand_over(partial(self._companion.deliver, messages))
 
     def tick(self, head: int, long_ago: int = 0) -> None:
-        """Returns at once."""
-        self._hand_over(partial(self._companion.tick, head, long_ago))
+        """Returns at once. Wakes nobody while nothing has come since the other one had nothing left to do."""
+        at = (head, self._given)
+        if at != self._level_at:
+            self._hand_over(partial(self._tick, at, long_ago))
+
+    def _tick(self, at: tuple[int, int], long_ago: int) -> None:
+        head, _ = at
+        self._companion.tick(head, long_ago)
+        self._level_at = at if self._companion.is_level(head) else None
 
     def close(self) -> None:
         """Ends the thread when the command in hand is done; it may be used again."""
+        self._level_at = None
         if self._thread is None:
             return
         self._ending.set()
@@ -95,7 +111,7 @@ class Aside:
             self._queue.put_nowait(work)
 
     def _begin(self) -> None:
-        self._queue, self._ending = Queue(self._queue.maxsize), Event()
+        self._queue, self._ending, self._level_at = Queue(self._queue.maxsize), Event(), None
         self._thread = Thread(target=self._run, args=(self._queue, self._ending), name="reactions", daemon=True)
         self._thread.start()
 

@@ -37,6 +37,9 @@ TICK_SECONDS = 1.0
 IDLE_TICK_SECONDS = 2.0
 """Between two looks at what needs no message, while messages come, and while none do."""
 
+BEAT_SECONDS = 2.0
+"""Between two signs of life. Each wakes two processes."""
+
 SWITCH_SECONDS = 0.001
 """How long a thread may keep the others from the interpreter; Faust's two ask for it thousands of times a second."""
 
@@ -150,7 +153,7 @@ def run(
     beat: Callable[[], None] = lambda: None,
     limits: BusLimits | None = None,
 ) -> None:
-    """Feeds until SIGTERM or SIGINT. `beat` is called once a second while the event loop goes round.
+    """Feeds until SIGTERM or SIGINT. `beat` is called every two seconds while the event loop goes round.
 
     Where Kafka is away, from the log, until it answers. Raises KafkaRefused, NewerSoftware, NewTopics, Deaf, and what
     the feeder gives up for.
@@ -302,13 +305,11 @@ def _is_far(app: faust.App, limits: BusLimits, taken: _Taken) -> bool:
 
 
 async def _tick(batches: Batches[_Taken], feeder: Feeder, thread: ThreadPoolExecutor) -> None:
-    loop = asyncio.get_running_loop()
+    loop, taken = asyncio.get_running_loop(), -1
     while True:
-        taken = batches.taken
+        is_idle, taken = batches.taken == taken, batches.taken
         await loop.run_in_executor(thread, feeder.tick)
-        await asyncio.sleep(TICK_SECONDS)
-        if batches.taken == taken:
-            await asyncio.sleep(IDLE_TICK_SECONDS - TICK_SECONDS)
+        await asyncio.sleep(IDLE_TICK_SECONDS if is_idle else TICK_SECONDS)
 
 
 async def _beat(app: faust.App, starting: "asyncio.Task[None]", beat: Callable[[], None]) -> None:
@@ -323,7 +324,7 @@ async def _beat(app: faust.App, starting: "asyncio.Task[None]", beat: Callable[[
         if held is not None and held is before:
             raise Deaf(f"the consumer has left its group: {held!r}") from held
         beat()
-        await asyncio.sleep(TICK_SECONDS)
+        await asyncio.sleep(BEAT_SECONDS)
 
 
 def _let_go(app: faust.App) -> None:

@@ -53,6 +53,7 @@ THREADS = 8
 """Views that apply a batch side by side, at most; the others follow."""
 
 _Key: TypeAlias = tuple[str, int, int]
+_HEAD = "select position from log_head"
 _CARRIED = "select max(position) > %(position)s from bus_progress where layout = %(layout)s"
 
 
@@ -74,6 +75,7 @@ class Feeder:
         self._spread: Spread | None = None
         self._feeds: dict[_Key, BuildFeed] = {}
         self._resting: dict[_Key, float] = {}
+        self._has_heard = False
         self._head = 0
         self._heads: deque[tuple[float, int]] = deque()
         self._silent_since: float | None = None
@@ -188,10 +190,11 @@ class Feeder:
         # Not `|=`: that would undo what `own` says meanwhile, in the other thread.
         if self._has_news():
             self._is_stale = True
-        self._refresh()
+        if self._is_stale:
+            self._refresh()
+            self._head = max(self._head, self._setup.log.head())
         self._inbox.doubt()
         now, limits = time.monotonic(), self._setup.limits
-        self._head = max(self._head, self._setup.log.head())
         self._heads.append((now, self._head))
         long_ago = 0
         while self._heads and self._heads[0][0] <= now - limits.silence_seconds:
@@ -242,12 +245,15 @@ class Feeder:
             self._silent_since = began if row and row[0] else None
 
     def _has_news(self) -> bool:
-        """Whether a build or a layout has changed since. Raises OperationalError."""
+        """Whether a build or a layout has changed since. Notes where the log is. Raises OperationalError."""
         if self._watch is None or self._watch.closed:
             return True
-        return any(True for _ in self._watch.notifies(timeout=0)) or any(
-            until <= time.monotonic() for until in self._resting.values()
-        )
+        row = self._watch.execute(_HEAD).fetchone()  # what has been announced comes with the answer
+        self._head = max(self._head, row[0] if row else 0)
+        return self._has_heard or any(until <= time.monotonic() for until in self._resting.values())
+
+    def _hear(self, _: object) -> None:
+        self._has_heard = True
 
     def _refresh(self) -> None:
         """Takes the lanes that are this worker's, and lets the others go."""
@@ -255,8 +261,10 @@ class Feeder:
             return
         with self._lock:
             owned, self._is_stale = self._owned, False
+        self._has_heard = False
         if self._watch is None or self._watch.closed:
             self._watch = connect(self._setup.conninfo, self._setup.limits.engine)
+            self._watch.add_notify_handler(self._hear)
             self._watch.execute(f"listen {BUILDS_CHANNEL}".encode())
             self._watch.execute(f"listen {LAYOUTS_CHANNEL}".encode())
             self._inbox.doubt()

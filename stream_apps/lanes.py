@@ -113,6 +113,10 @@ class LanesDriver:
             else:
                 self._stored[lane] = self.positions[lane]
 
+    def is_stored(self, position: int) -> bool:
+        """Whether all lanes are stored at a position or beyond it, and nothing is left to store."""
+        return self.positions == self._stored and min(self.positions.values(), default=position) >= position
+
     def _react(self, lane: Lane, facts: Sequence[Fact], upto: int) -> None:
         driver = self._drivers[lane]
         try:

@@ -87,6 +87,10 @@ class ReactionFeeds:
                     driver.heal(behind, head)
                     driver.store()
 
+    def is_level(self, head: int) -> bool:
+        """Whether every reaction has come to this head of the log, and that is stored."""
+        return all(feed.is_level(head) for feed in self._feeds.values())
+
     def close(self) -> None:
         """Ends the connections."""
         for feed in self._feeds.values():
@@ -141,6 +145,10 @@ class _Feed:
             self.backoff.reset()
             self._driver = driver
         return self._driver
+
+    def is_level(self, head: int) -> bool:
+        """Whether its driver has come so far, and has stored it."""
+        return self._driver is not None and self._driver.is_stored(head)
 
     def close(self) -> None:
         """Ends the connection; `open` makes another."""

@@ -36,6 +36,7 @@ class Slow:
         self.free, self.began, self.closed = Event(), Event(), 0
         self.ticks: list[int] = []
         self.stopping: Callable[[], bool] = lambda: False
+        self.level = 0
 
     def own(self, *_: object) -> None:
         pass
@@ -48,6 +49,9 @@ class Slow:
         self.began.set()
         while not (self.free.wait(0.01) or self.stopping()):
             pass
+
+    def is_level(self, head: int) -> bool:
+        return self.level >= head
 
     def close(self) -> None:
         self.closed += 1
@@ -64,6 +68,33 @@ def test_nobody_waits_for_one_that_is_busy_and_not_everything_waits_with_it() ->
     eventually(lambda: len(slow.ticks) == 3)
     aside.close()
     assert slow.ticks == [1, 2, 3]
+
+
+def test_who_has_nothing_left_to_do_isnt_woken_until_something_comes() -> None:
+    calm = Slow()
+    calm.free.set()
+    aside = Aside(calm)
+
+    def tick(head: int) -> None:
+        aside.tick(head)
+        eventually(aside._queue.empty)
+
+    tick(3)
+    tick(3)
+    eventually(lambda: calm.ticks == [3, 3])
+    calm.level = 3
+    tick(3)
+    eventually(lambda: aside._level_at is not None)
+    woken = list(calm.ticks)
+    tick(3)
+    tick(3)
+    assert calm.ticks == woken
+    aside.own(None, ())
+    tick(3)
+    eventually(lambda: calm.ticks == [*woken, 3])
+    tick(4)
+    eventually(lambda: calm.ticks == [*woken, 3, 4])
+    aside.close()
 
 
 def test_an_end_tells_who_is_busy_and_it_can_be_used_again() -> None:
