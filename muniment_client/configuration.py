@@ -222,19 +222,19 @@ class Configuration(Live[Snapshot[T]]):
 
     def _take(self, document: Document) -> None:
         with self._deciding:
-            self._heard = True
             self._decide(document, "platform")
 
     def _decide(self, document: Document, source: Source) -> None:
         verdict = self.offer(document.version, lambda: self._maker.make(document, source))
         self._document = document
+        self._heard |= source == "platform"
         if verdict.applied:
             self._maker.use(document)
             if self._keeper is not None and source == "platform":
                 self._keeper.keep(document)
             logger.info("%s: version %d is in force", document.namespace, document.version)
         else:
-            fields = ", ".join(each.field or "the whole" for each in verdict.errors[:10])
+            fields = ", ".join(each.field or "the document" for each in verdict.errors[:10])
             logger.error("%s: version %d is refused because of %s", document.namespace, document.version, fields)
         if self._teller is not None:
             self._teller.tell()
