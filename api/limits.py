@@ -7,7 +7,10 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 MAX_NAMED_ERRORS = 50
-"""Invalid fields that one problem names at most."""
+"""Invalid items of a list that are looked for, once it is known that there is one."""
+
+MAX_TOLD_ERRORS = 1_000
+"""Invalid fields that one problem names at most: as many as a document of configuration has keys."""
 
 MAX_PATH_VALUE_CHARS = 255
 """The longest value of a path parameter."""

@@ -8,7 +8,7 @@ import psycopg
 from eventsourcing import persistence
 from psycopg_pool import PoolTimeout, TooManyRequests
 
-from api.limits import MAX_NAMED_ERRORS
+from api.limits import MAX_TOLD_ERRORS
 from domain.errors import (
     Conflict,
     DomainError,
@@ -167,7 +167,7 @@ def problem(error: DomainError, request_id: str) -> Problem:
         detail=_text(error.message),
         code=error.code,
         request_id=request_id,
-        errors=[_field(e) for e in error.errors[:MAX_NAMED_ERRORS]],
+        errors=[_field(e) for e in error.errors[:MAX_TOLD_ERRORS]],
     )
 
 

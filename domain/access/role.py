@@ -202,11 +202,22 @@ BUILTIN_ROLES: Mapping[RoleName, tuple[Pattern, ...]] = MappingProxyType(
                 ),
             )
         ),
-        RoleName("analyst"): tuple(map(Pattern, ("event:read", "job:read", "projection:read", "reaction:read"))),
+        RoleName("analyst"): tuple(
+            map(Pattern, ("config:read", "event:read", "job:read", "projection:read", "reaction:read"))
+        ),
         RoleName("auditor"): tuple(
             map(
                 Pattern,
-                ("access:check", "access:read", "audit:export", "audit:read", "event:read", "role:read", "user:read"),
+                (
+                    "access:check",
+                    "access:read",
+                    "audit:export",
+                    "audit:read",
+                    "config:read",
+                    "event:read",
+                    "role:read",
+                    "user:read",
+                ),
             )
         ),
     }
