@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from selectors import EVENT_READ, DefaultSelector
-from threading import Lock, Thread
+from threading import Event, Lock, Thread
 from typing import Any, Protocol, Self
 
 import orjson
@@ -66,6 +66,8 @@ class Instance:
         """`base` are the environment's settings, with the addresses of the services; `secrets` the stores to ask."""
         self.base = base
         self.presence: Presence = presence_of(part)
+        self.listening = Event()
+        """It has read what is stored, and hears of what is stored from then on."""
         self._conninfo = base.postgres_url
         self.secrets = secrets
         self._builder = Builder(base, secrets, self._earlier)
@@ -105,6 +107,8 @@ class Instance:
         self._watch.stop()
         if self._thread.is_alive():
             self._thread.join(JOIN_SECONDS)
+        if not self._thread.is_alive():
+            self._wake.close()
         tells, self._tells = self._tells, None
         if tells is not None:
             tells.close()
@@ -138,8 +142,10 @@ class Instance:
                     # first listen, then read: what is stored in between is heard
                     self._read(connection)
                     backoff = FIRST_BACKOFF_SECONDS
+                    self.listening.set()
                     self._listen(connection)
             except Exception as error:
+                self.listening.clear()
                 known = isinstance(error, psycopg.Error | OSError)
                 logger.warning("configuration is read again: %s", first_line(error), exc_info=not known)
                 self._wake.wait(backoff * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
