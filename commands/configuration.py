@@ -12,6 +12,7 @@ from domain.configuration import (
     HIDDEN,
     Change,
     DocumentSchema,
+    InvalidDocument,
     Namespace,
     NamespaceName,
     NamespaceNotFound,
@@ -120,7 +121,7 @@ def declare_namespace(work: Work, command: DeclareNamespace) -> Changed:
     if command.name in command.own.schemas:
         raise NamespaceReserved
     stream = Namespace.id_of(command.name)
-    namespace = work.find(Namespace, stream) or work.add(Namespace(command.name))
+    namespace = work.find(Namespace, stream) or work.add(Namespace(str(command.name)))
     schema = _declared(namespace, command.schema)
     changed = namespace.declare(dict(command.schema), command.reason)
     if command.values is not None or namespace.is_stored:
@@ -136,7 +137,7 @@ def change_configuration(work: Work, command: ChangeConfiguration) -> Changed:
 
     Raises NamespaceNotFound, InvalidDocument naming every field, NewerDocument, Invalid.
     """
-    target = _target(work, command.name, command.own)
+    target = _target(work, command.name, command.own, patched=command.mode == "merge")
     values = target.result(command.values, command.mode)
     return target.store(work, values, command.reason)
 
@@ -154,7 +155,7 @@ def rollback_configuration(work: Work, command: RollbackConfiguration) -> Change
 
 def validate_configuration(work: Work, command: ChangeConfiguration) -> Validated:
     """What the change would do, without doing it. Raises as `change_configuration`."""
-    target = _target(work, command.name, command.own)
+    target = _target(work, command.name, command.own, patched=command.mode == "merge")
     values = target.result(command.values, command.mode)
     target.check(work, values)
     return Validated(target.version, differences(target.before, values))
@@ -209,22 +210,32 @@ class _Target:
         self.check(work, values)
         if canonical(values) == canonical(self.before):
             return Changed(self.version, changed=False)
-        namespace = self.namespace or work.add(Namespace(self.name))
+        namespace = self.namespace or work.add(Namespace(str(self.name)))
         number = self.schema.version
         changed = namespace.change(values, number, reason, before=self.before, restores=restores)
         return Changed(namespace.version, changed)
 
 
-def _target(work: Work, name: NamespaceName, own: OwnNamespaces) -> _Target:
-    """Raises NamespaceNotFound, NewerDocument."""
+def _target(work: Work, name: NamespaceName, own: OwnNamespaces, *, patched: bool = False) -> _Target:
+    """Raises NamespaceNotFound, NewerDocument; InvalidDocument where what can't be read is to be patched."""
     namespace = work.find(Namespace, Namespace.id_of(name))
     schema = own.schemas.get(name)
     if schema is None:
         if namespace is None or namespace.schema is None:
             raise NamespaceNotFound
         schema = DocumentSchema(namespace.schema, namespace.declarations)
-    before = schema.upcast(namespace.values, namespace.schema_version) if namespace else {}
+    before = _stored(namespace, schema, patched=patched) if namespace else {}
     return _Target(name, namespace, schema, own, before)
+
+
+def _stored(namespace: Namespace, schema: DocumentSchema, *, patched: bool) -> dict[str, Any]:
+    """What is stored, as the schema has it. What can't be brought up can be replaced all the same."""
+    try:
+        return schema.upcast(namespace.values, namespace.schema_version)
+    except InvalidDocument:
+        if patched:
+            raise
+        return dict(namespace.values)
 
 
 def _declared(namespace: Namespace, json_schema: Mapping[str, Any]) -> DocumentSchema:

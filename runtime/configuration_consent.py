@@ -8,6 +8,8 @@ from domain.errors import FieldError
 from domain.ports import Work
 from stream_apps.access import parse_default_role
 
+_DEFAULT_ROLE = "default_role"
+
 
 def consent(work: Work, name: str, before: Values, after: Values) -> None:
     """Implements `commands.configuration.OwnNamespaces.consent`.
@@ -15,12 +17,13 @@ def consent(work: Work, name: str, before: Values, after: Values) -> None:
     Otherwise who may change configuration could have every newcomer made an administrator, and be one. Raises
     Forbidden, NotHeld, InvalidDocument.
     """
-    if name != "onboarding" or after["default_role"] == before["default_role"]:
+    role = after.get(_DEFAULT_ROLE, "") if name == "onboarding" else ""
+    if role == before.get(_DEFAULT_ROLE):
         return
-    given = parse_default_role(after["default_role"])
+    given = parse_default_role(role)
     if given is None:
         return
     try:
         check_may_give(work, *given)
     except RoleNotFound as error:
-        raise InvalidDocument(error.message, errors=[FieldError("values.default_role", error.message)]) from None
+        raise InvalidDocument(error.message, errors=[FieldError(f"values.{_DEFAULT_ROLE}", error.message)]) from None

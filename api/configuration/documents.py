@@ -224,8 +224,8 @@ ROUTES: list[Route] = [
     ),
     Endpoint(
         "GET", NAMESPACE, get_configuration, permission="config:read", scope=SCOPE, params=DocumentParams,
-        result=ConfigurationView, projections=(), raises=(NamespaceNotFound, VersionNotFound, NewerDocument, *PAST),
-        headers=ETAG,
+        result=ConfigurationView, projections=(), headers=ETAG,
+        raises=(NamespaceNotFound, VersionNotFound, InvalidDocument, NewerDocument, *PAST),
     ),
     Command(
         "PUT", NAMESPACE, ValuesBody, change_configuration, permission="config:write", scope=SCOPE, stream=stream_of,

@@ -431,6 +431,30 @@ def test_a_process_of_the_release_before_touches_no_document_that_it_doesnt_unde
     assert site.log.head() == head
 
 
+def broken(_: dict[str, Any]) -> dict[str, Any]:
+    raise KeyError("spoons")
+
+
+def test_a_document_that_cant_be_brought_up_can_be_replaced(site):
+    site.change({"spoons": 2}, own=OLDER)
+    own = Own({TEA: DocumentSchema(NEWER.schemas[TEA].json_schema, 2, {1: broken})})
+    with pytest.raises(InvalidDocument, match="can't be brought from schema 1 to 2"):
+        site.patch({"cups": 1}, own=own)
+    assert site.validate({"grams": 4}, own=own).changes == [Change("grams", ABSENT, 4), Change("spoons", 2, ABSENT)]
+    site.change({"grams": 4}, own=own)
+    assert (site.stored(), site.head().schema_version) == ({"grams": 4}, 2)
+
+
+def test_a_namespace_that_was_changed_many_times_is_loaded_as_it_is(site):
+    site.declare({"type": "object"})
+    for number in range(450):
+        site.patch({f"k{number % 7}": number, "deep": {"last": number}}, name=SHOP)
+    wanted = {f"k{number % 7}": number for number in range(450)} | {"deep": {"last": 449}}
+    assert site.stored(SHOP) == wanted
+    assert site.validate(wanted, name=SHOP) == Validated(452, [])
+    assert site.past.document(SHOP, 100)[0]["deep"] == {"last": 97}
+
+
 # --- trying out
 
 
