@@ -68,12 +68,14 @@ class Site:
     def environment(self, **more: str) -> Mapping[str, str]:
         return {"PATH": os.environ["PATH"], **self.settings.to_env(), **more}
 
-    def process(self, *arguments: str, **options: Any) -> "subprocess.Popen[str]":
+    def process(
+        self, *arguments: str, environment: Mapping[str, str] | None = None, **options: Any
+    ) -> "subprocess.Popen[str]":
         """The command as a process of its own."""
         given: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL,
                                  "text": True}  # fmt: skip
         command = [sys.executable, "-c", HEARS_CTRL_C, *arguments]
-        return subprocess.Popen(command, cwd=ROOT, env=self.environment(), **(given | options))
+        return subprocess.Popen(command, cwd=ROOT, env=environment or self.environment(), **(given | options))
 
 
 # whoever runs the tests in the background has made their children deaf to it

@@ -82,15 +82,14 @@ class _Session:
         draft = Draft(self.shown.name)
         try:
             outcome = self._until_stored(draft)
-        except BaseException as error:
+        except Exception as error:
             if not draft.has_work:
                 draft.discard()
                 raise
-            kept = f"what you wrote is kept in {draft.path}"
-            if not isinstance(error, Exception):
-                say(kept)
-                raise
-            raise click.ClickException(f"{_told(error)}; {kept}") from error
+            raise click.ClickException(f"{_told(error)}; what you wrote is kept in {draft.path}") from error
+        except BaseException:  # the editor may still be open
+            say(f"nothing is stored; the text is in {draft.path}")
+            raise
         draft.discard()
         return outcome
 

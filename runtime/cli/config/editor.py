@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 import click
 
@@ -49,8 +50,9 @@ def chosen() -> list[str]:
 def run(editor: list[str], path: Path) -> None:
     """Returns when the editor has ended well. Raises EditorFailed."""
     try:
-        with _deaf_to_the_keyboard():
-            status = subprocess.run([*editor, str(path)], check=False).returncode  # noqa: S603 - the operator's own
+        with _hearing_for_the_editor():
+            # not `subprocess.run`, which would end the editor with whatever is in it if this command is ended
+            status = subprocess.Popen([*editor, str(path)]).wait()  # noqa: S603 - the operator's own
     except OSError as error:
         raise EditorFailed(f"the editor {editor[0]} can't be started: {error.strerror or error}") from error
     if status < 0:
@@ -60,17 +62,31 @@ def run(editor: list[str], path: Path) -> None:
 
 
 @contextmanager
-def _deaf_to_the_keyboard() -> Iterator[None]:
-    """Ctrl-C and Ctrl-\\ belong to the editor meanwhile. Handlers aren't inherited, so that it hears them itself."""
-    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGQUIT)}
+def _hearing_for_the_editor() -> Iterator[None]:
+    """Ctrl-C and Ctrl-\\ belong to the editor meanwhile; who ends this command itself ends it in good order.
+
+    Handlers aren't inherited, so that the editor hears everything itself.
+    """
+    former = {number: signal.getsignal(number) for number in (*_KEYBOARD, *_END)}
     for number, handler in former.items():
         if handler is not signal.SIG_IGN:
-            signal.signal(number, lambda *_: None)
+            signal.signal(number, _end if number in _END else _nothing)
     try:
         yield
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
+
+
+_KEYBOARD, _END = (signal.SIGINT, signal.SIGQUIT), (signal.SIGTERM, signal.SIGHUP)
+
+
+def _nothing(_: int, __: FrameType | None) -> None:
+    pass
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    raise SystemExit(128 + number)  # as shells tell it
 
 
 class Draft:

@@ -20,12 +20,12 @@ WIDTH = 100
 NOTE = "//!"
 ERRORS_SHOWN = 50
 
-_PASSED = re.compile(
-    r"""(?P<text>"(?:\\.|[^"\\\n])*+") | //[^\n]*+ | /\*(?s:.*?)\*/ | ,(?=(?:\s++|//[^\n]*+|/\*(?s:.*?)\*/)*+[}\]])""",
-    re.VERBOSE,
-)
-_TOKEN = re.compile(r'"(?:\\.|[^"\\])*+"|[{}\[\]:]')
-_NOT_BLANK = re.compile(r"[^\s]")
+# What nothing closes goes to the end, so that it isn't looked at again from each of its characters.
+_STRING = r'"(?:\\.|[^"\\\n])*+"?'
+_COMMENT = r"//[^\n]*+|/\*(?s:.*?)(?:\*/|\Z)"
+_PASSED = re.compile(rf"(?P<text>{_STRING})|{_COMMENT}|,(?=(?:\s++|{_COMMENT})*+[}}\]])")
+_TOKEN = re.compile(rf"{_STRING}|[{{}}\[\]:]")
+_NOT_BLANK = re.compile(r"[^ \t\r\n]")
 
 
 class Unreadable(Exception):
