@@ -39,6 +39,6 @@ async def prepare_password_change(ports: Identity, new: NewPassword) -> ChangePa
 def change_password(work: Work, command: ChangePassword) -> None:
     """Ends every session of the user. Raises WrongPassword where the verified one was replaced meanwhile."""
     user = work.get(User, command.id)
-    if command.verified is not None and command.verified != user.password:
+    if command.verified is not None and not user.has_hash(command.verified):
         raise WrongPassword
     user.change_password(command.password)

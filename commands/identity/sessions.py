@@ -102,7 +102,7 @@ def log_in(work: Work, command: LogIn) -> Opened:
         work.refuse(InvalidCredentials() if user is None else UserSuspended())
     if attempts:
         attempts.clear()
-    if command.rehashed:
+    if command.rehashed and user.password == command.verified:
         user.rehash_password(command.rehashed)
     work.guard(user)  # a suspension at the same moment wins
     work.add(Session(user_id=user.id, token_hash=command.token.hash, id=command.token.session_id))
@@ -114,7 +114,7 @@ def _verified_user(work: Work, command: LogIn) -> User | None:
     if claim is None or claim.user_id != command.user_id or not command.matches:
         return None
     user = work.get(User, claim.user_id)
-    return user if user.password == command.verified else None
+    return user if user.has_hash(command.verified) else None
 
 
 @dataclass(frozen=True)

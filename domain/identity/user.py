@@ -63,6 +63,8 @@ DAY = timedelta(days=1)
 PASSWORD_LEAST = 10
 """Characters of a new password, unless the configuration says otherwise."""
 PASSWORD_LIMIT = 1024
+HASHES_LIMIT = 8
+"""Former hashes of a password that are remembered with it."""
 
 
 def _is_invisible(character: str) -> bool:
@@ -167,7 +169,7 @@ class User(Aggregate):
         password: Secret[str]
 
         def apply(self, aggregate: "User") -> None:
-            aggregate.password = self.password
+            aggregate.password, aggregate.former_hashes = self.password, ()
             aggregate.sessions_ended_on = self.timestamp
 
     class PasswordRehashed(Aggregate.Event):
@@ -179,6 +181,7 @@ class User(Aggregate):
     @event(Registered)
     def __init__(self, email: str, name: str, password: str) -> None:
         self.email, self.name, self.password = email, name, password
+        self.former_hashes: tuple[str, ...] = ()
         self.suspended = False
         self.sessions_ended_on: datetime | None = None
         self.names_since: datetime = self.created_on
@@ -216,7 +219,15 @@ class User(Aggregate):
     @event(PasswordRehashed)
     def rehash_password(self, password: str) -> None:
         """`password` is the new hash of the same password."""
+        self.former_hashes = (*self.former_hashes, self.password)[-HASHES_LIMIT:]
         self.password = password
+
+    def has_hash(self, verified: str | None) -> bool:
+        """Whether this is a hash of the present password: the newest, or one that a login has replaced meanwhile.
+
+        Of two logins at the same time the slower one was verified against what the faster one has hashed anew.
+        """
+        return verified == self.password or verified in self.former_hashes
 
     def has_ended(self, opened_on: datetime) -> bool:
         """Whether a session opened then has been ended for all of this user's sessions."""

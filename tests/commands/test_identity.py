@@ -166,6 +166,19 @@ def test_a_success_clears_the_failures(given, ada):
     assert given.events("identity.LoginAttemptsCleared")
 
 
+def test_two_logins_at_once_of_which_one_hashes_anew_both_open_a_session(given, ada):
+    both = [replace(login_of(given, user_id=ada, verified="hashed"), rehashed=f"anew {n}") for n in (1, 2)]
+    for each in both:
+        given.do(log_in, each)
+    # the second was verified against the hash that the first has replaced: the password is the same
+    assert given.work().get(User, ada).password == "anew 1"
+    given.do(change_password, ChangePassword(ada, "another", "hashed"))
+    with pytest.raises(InvalidCredentials):
+        given.do(log_in, login_of(given, user_id=ada, verified="hashed"))
+    with pytest.raises(InvalidCredentials):
+        given.do(log_in, login_of(given, user_id=ada, verified="anew 1"))
+
+
 def test_a_password_replaced_after_it_was_verified_no_longer_opens_a_session(given, ada):
     given.do(change_password, ChangePassword(ada, "new hash", None))
     with pytest.raises(InvalidCredentials):
