@@ -6,7 +6,7 @@ import time
 from typing import Self
 
 import infra.keys
-import stream_apps.jobs.performing
+import stream_apps.jobs.verdicts
 from runtime.cli import main
 
 right = time.time
@@ -24,6 +24,6 @@ if __name__ == "__main__":
     OFF = dt.timedelta(seconds=float(sys.argv.pop(1)))
     # every place where the platform looks at the machine's clock is deceived
     time.time = lambda: right() + OFF.total_seconds()
-    for module in (infra.keys, stream_apps.jobs.performing):
+    for module in (infra.keys, stream_apps.jobs.verdicts):
         module.datetime = Wrong  # type: ignore[attr-defined]
     main()
