@@ -16,11 +16,9 @@ tracing; RFC 2104 (HMAC).
 """
 
 import hmac
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache, lru_cache
-from hashlib import sha256
-from struct import Struct, pack
 from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
@@ -31,6 +29,7 @@ from eventsourcing.persistence import MapperDeserialisationError
 from domain.aggregate import SECRET
 from infra.disclosure import marked
 from infra.event_store import Metadata, Recorded
+from infra.seal import Seal
 from infra.transcoding import EventMapper, OrjsonTranscoder, RecordedEvent, event_type
 
 WATERMARK = "muniment.watermark"
@@ -42,9 +41,6 @@ SEAL = "ce_seal"
 
 HEADER_LIMIT = 64
 """Headers of a message that is looked at; ours has about fifteen."""
-
-BLOCK_BYTES = 64
-"""Of SHA-256."""
 
 REMEMBERED = 256
 """Encoded times and names of headers that are remembered."""
@@ -151,7 +147,7 @@ class Messages:
     """Makes and opens messages, with the key of the seal (`Secrets.derive("bus-seal")`)."""
 
     def __init__(self, key: bytes) -> None:
-        self._hmac = hmac_sha256(key)
+        self._seal = Seal(key)
         self._transcoder = OrjsonTranscoder()
         self._mapper = EventMapper(self._transcoder)
         self._body = msgspec.json.Decoder(_Body)
@@ -273,7 +269,7 @@ class Messages:
             raise Refused("garbled", "too many headers")
         try:
             names, contents = zip(*sorted(known.items()), strict=True) if known else ((), ())
-            ours = self._seal(place, key, value, names, contents)
+            ours = self._seal.over(place, key, value, names, contents)
         except TypeError:
             raise Refused("garbled", "a header without a value") from None
         if not hmac.compare_digest(ours, seal):
@@ -331,42 +327,8 @@ class Messages:
     def _sealed(
         self, place: Place, key: bytes | None, value: bytes, names: tuple[str, ...], contents: tuple[bytes, ...]
     ) -> Message:
-        seal = self._seal(place, key, value, names, contents)
+        seal = self._seal.over(place, key, value, names, contents)
         return Message(key, value, [*zip(names, contents, strict=True), (SEAL, seal)])
-
-    def _seal(
-        self,
-        place: Place,
-        key: bytes | None,
-        value: bytes | None,
-        names: tuple[str, ...],
-        contents: tuple[bytes, ...],
-    ) -> bytes:
-        """Over all of these; the headers sorted by name."""
-        key_part = b"" if key is None else b"=" + key
-        parts = (*_place(place), key_part, value or b"", *contents)
-        # Number and lengths first, so that no two messages are sealed over the same bytes.
-        count, names_part = _names(names)
-        return self._hmac(b"".join((count(len(parts), *map(len, parts)), names_part, *parts))).encode()
-
-
-def hmac_sha256(key: bytes) -> Callable[[bytes], str]:
-    """HMAC-SHA-256 in hexadecimal under one key (RFC 2104), for many short texts.
-
-    `hmac.digest` begins with the key each time, and gives up the interpreter, which costs more than the digest itself
-    wherever another thread wants it.
-    """
-    block = key if len(key) <= BLOCK_BYTES else sha256(key).digest()
-    block = block.ljust(BLOCK_BYTES, b"\0")
-    begun_inside, begun_outside = (sha256(bytes(byte ^ pad for byte in block)) for pad in (0x36, 0x5C))
-
-    def digest(text: bytes) -> str:
-        inside, outside = begun_inside.copy(), begun_outside.copy()
-        inside.update(text)
-        outside.update(inside.digest())
-        return outside.hexdigest()
-
-    return digest
 
 
 class _Chained(NamedTuple):
@@ -449,21 +411,6 @@ def _time(recorded_at: datetime) -> bytes:
 def _from_time(text: bytes) -> datetime:
     """Raises ValueError."""
     return datetime.fromisoformat(text.decode())
-
-
-@lru_cache(REMEMBERED)
-def _names(names: tuple[str, ...]) -> tuple[Callable[..., bytes], bytes]:
-    """What packs the lengths of a message with these headers, and their names, each with its length.
-
-    Messages of one type have the same.
-    """
-    joined = b"".join(pack(">I", len(name)) + name for name in map(str.encode, names))
-    return Struct(f">{len(names) + 5}I").pack, joined
-
-
-@lru_cache(REMEMBERED)
-def _place(place: Place) -> tuple[bytes, bytes]:
-    return place.topic.encode(), b"%d" % place.partition
 
 
 @lru_cache(REMEMBERED)

@@ -26,9 +26,9 @@ from infra.messages import (
     Refused,
     Watermark,
     Watermarks,
-    hmac_sha256,
     published,
 )
+from infra.seal import hmac_sha256
 from infra.transcoding import EventMapper, NewerSoftware, OrjsonTranscoder, RecordedEvent
 from tests.stream_apps.events import KINDS, any_recorded, recorded
 
