@@ -60,6 +60,9 @@ class MailServer:
         except smtplib.SMTPRecipientsRefused as error:
             code, said = next(iter(error.recipients.values()))
             raise self._by_code(code, said) from None
+        except smtplib.SMTPAuthenticationError as error:
+            # that isn't about this message: the password was rotated, or is about to be
+            raise MailUnavailable(str(self._by_code(error.smtp_code, error.smtp_error))) from None
         except smtplib.SMTPResponseException as error:
             raise self._by_code(error.smtp_code, error.smtp_error) from None
         except (smtplib.SMTPException, OSError) as error:

@@ -26,7 +26,6 @@ from infra.reaction_store import ReactionStatus
 from infra.reaction_store import statuses as reaction_statuses
 from infra.reasons import first_line
 from infra.schedules import is_unattended
-from muniment_client.secrets import SecretStores
 from projections.builds import not_level
 from projections.catalogue import Status, catalogue
 from projections.projection import Projection
@@ -65,10 +64,13 @@ class Readiness:
         clock: Callable[[], float] = time.monotonic,
         look_seconds: float = LOOK_SECONDS,
         lease_seconds: Callable[[], float] = lambda: LEASE_SECONDS,
-        secrets: SecretStores | None = None,
+        own: Callable[[], Sequence[str]] = tuple,
     ) -> None:
-        """`lease_seconds` tells for how long a process that says nothing counts as alive."""
-        self._secrets = secrets or SecretStores([])
+        """`lease_seconds` tells for how long a process that says nothing counts as alive.
+
+        `own` are reasons that only this process knows.
+        """
+        self._own = own
         self._pool = pool
         self._listener = listener
         self._projections = projections
@@ -135,7 +137,7 @@ class Readiness:
             *self._schedule_reasons(),
             *(job_reasons(self._jobs) if self._jobs else []),
             *configuration_reasons(self._configuration),
-            *self._secrets.status().reasons(),
+            *self._own(),
             *self._queue_reasons(),
             *await self._bus_reasons(),
             *await self._valkey_reasons(),

@@ -173,8 +173,12 @@ class Api:
             parts_file=parts_file(DataFolder(self.settings.data)),
             kafka=self.settings.kafka,
             lease_seconds=self.configuration.value(lambda s: s.config_lease_seconds),
-            secrets=self.secrets,
+            own=self._secret_reasons,
         )
+
+    def _secret_reasons(self) -> list[str]:
+        spoilt = self.instance.reasons if self.instance is not None else []
+        return [*self.secrets.status().reasons(), *spoilt]
 
     def _ports(self) -> Ports:
         core, value = self.core, self.configuration.value

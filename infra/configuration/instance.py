@@ -87,6 +87,13 @@ class Instance:
         return self._built.refused
 
     @property
+    def reasons(self) -> list[str]:
+        """What is wrong although the newest documents are in use: with the secrets that these refer to."""
+        built = self._built
+        spoilt = [name for name, no in built.refused.items() if built.taken[name].document.version >= no.version]
+        return [f"secrets: {name} is in use without the newest of its values" for name in spoilt]
+
+    @property
     def namespaces(self) -> list[str]:
         """Those that this process runs with."""
         return list(SCHEMAS)

@@ -157,6 +157,8 @@ class Builder:
                 return self._taken(candidate, bears_missing=True)
             except Unusable:
                 continue
+        if before:
+            return before  # a secret was rotated to what can't be used: the value before it is the last good one
         return self._taken(Document(document.namespace), bears_missing=True)
 
     def _taken(self, document: Document, *, bears_missing: bool) -> Taken:

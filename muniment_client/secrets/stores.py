@@ -174,13 +174,13 @@ class SecretStores:
         return value
 
     def _ask(self, reference: Reference) -> SecretValue:
-        missing: SecretError = SecretNotFound(f"{reference}: there is no store of secrets")
+        missing: list[str] = []
         for lane in self._lanes:
             try:
                 return lane.ask(partial(lane.store.fetch, reference))
             except SecretNotFound as error:
-                missing = error
-        raise missing
+                missing.append(str(error).removeprefix(f"{reference}: "))
+        raise SecretNotFound(f"{reference}: " + ("; ".join(missing) or "there is no store of secrets"))
 
     def _store(self, reference: Reference, kept: _Kept) -> None:
         with self._lock:

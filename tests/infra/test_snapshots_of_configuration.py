@@ -193,6 +193,22 @@ def test_a_secret_that_is_no_address_is_refused_without_being_told():
     assert "pa55word" not in repr(built)
 
 
+def test_a_secret_that_is_rotated_to_no_address_is_refused_and_its_last_good_value_counts():
+    environ = {"MUNIMENT_SECRET_MAIL": SMTP}
+    builder = Builder(BASE, SecretStores([Environment(environ)], Patience(refresh_seconds=0)))
+    stored = newest(document("onboarding", 1, {"smtp_url": "secret://mail"}))
+    first = builder.build(stored)
+    environ["MUNIMENT_SECRET_MAIL"] = "gopher://t00lip"
+    second = builder.build(stored, first)
+    url: Any = second.snapshot.settings.smtp_url
+    assert (url.reveal(), second.snapshot.running["onboarding"]) == (SMTP, 1)
+    assert [each.field for each in second.refused["onboarding"].errors] == ["smtp_url"]
+    assert "t00lip" not in repr(second)
+    environ["MUNIMENT_SECRET_MAIL"] = SMTP.replace("mail:", "post:")
+    third = builder.build(stored, second)
+    assert (third.snapshot.settings.smtp_url.reveal(), third.refused) == (environ["MUNIMENT_SECRET_MAIL"], {})
+
+
 def test_a_value_in_place_of_a_reference_is_refused_without_being_told():
     built = Builder(BASE).build(newest(document("onboarding", 1, {"smtp_url": SMTP})))
     assert [each.field for each in built.refused["onboarding"].errors] == ["smtp_url"]
