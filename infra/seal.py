@@ -29,7 +29,7 @@ class Seal:
         names: tuple[str, ...],
         contents: tuple[bytes, ...],
     ) -> bytes:
-        """The seal over all of these, in hexadecimal. A place is topic and partition; the headers are sorted by name."""
+        """The seal over all of these, in hexadecimal. A place is topic and partition; headers are sorted by name."""
         key_part = b"" if key is None else b"=" + key
         parts = (*_place(place), key_part, value or b"", *contents)
         # Number and lengths first, so that no two messages are sealed over the same bytes.
