@@ -10,50 +10,18 @@ from infra.setting_rules import RULES
 from infra.settings import SECTIONS, SETTINGS, Settings, SettingsError
 
 HOT = [
-    "bcrypt_cost",
-    "access_token_seconds",
-    "refresh_token_seconds",
-    "session_limit_seconds",
-    "refresh_grace_seconds",
-    "password_least_chars",
-    "lockout_failures",
-    "lockout_first_seconds",
-    "lockout_longest_seconds",
-    "login_account_limit",
-    "login_address_limit",
-    "queue_limit",
-    "body_limit_bytes",
-    "commit_queue_limit",
-    "live_readers",
-    "session_cache_size",
-    "token_cache_size",
-    "access_cache_size",
-    "user_cache_size",
-    "cache_seconds",
-    "shared_cache_seconds",
-    "page_size",
-    "page_limit",
-    "worker_threads",
-    "worker_async_tasks",
-    "worker_claim_ahead",
-    "retry_first_seconds",
-    "retry_factor",
-    "retry_longest_seconds",
+    "bcrypt_cost", "access_token_seconds", "refresh_token_seconds", "session_limit_seconds",
+    "refresh_grace_seconds", "password_least_chars", "lockout_failures", "lockout_first_seconds",
+    "lockout_longest_seconds", "login_account_limit", "login_address_limit", "queue_limit", "body_limit_bytes",
+    "commit_queue_limit", "live_readers", "session_cache_size", "token_cache_size", "access_cache_size",
+    "user_cache_size", "cache_seconds", "shared_cache_seconds", "page_size", "page_limit", "worker_threads",
+    "worker_async_tasks", "worker_claim_ahead", "retry_first_seconds", "retry_factor", "retry_longest_seconds",
     "log_level",
-]
+]  # fmt: skip
 RESTART_ONLY = [
-    "host",
-    "port",
-    "data",
-    "postgres_url",
-    "redis_url",
-    "modules",
-    "api_workers",
-    "threads",
-    "pool_size",
-    "kafka",
+    "host", "port", "data", "postgres_url", "redis_url", "modules", "api_workers", "threads", "pool_size", "kafka",
     "worker_queues",
-]
+]  # fmt: skip
 
 
 def of(name: str) -> str:
