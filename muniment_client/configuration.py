@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -27,6 +28,7 @@ from muniment_client.document import Build, Maker, Snapshot, Source, told
 from muniment_client.http import Http
 from muniment_client.keeping import Document, Keeper
 from muniment_client.live import FieldError, Live, Refused
+from muniment_client.past import Past
 from muniment_client.secrets import SecretStores, Watch
 from muniment_client.telling import Teller
 from muniment_client.watching import Pace, Watcher, Way
@@ -110,6 +112,9 @@ class Configuration(Live[Snapshot[T]]):
         self._keeper = None if keep is None else Keeper(keep, self._http.origin, namespace)
         self._pace = pace
         self._document: Document | None = None
+        """The newest that came."""
+        self._running: Document | None = None
+        """The one in force."""
         self._heard = False
         """Whether the platform's own word has been decided on since the start."""
         self._ahead: tuple[int, float] | None = None
@@ -118,6 +123,7 @@ class Configuration(Live[Snapshot[T]]):
         self._started = False
         path = f"/api/v1/config/{quote(namespace, safe='')}"
         place = f"{path}/instances/{quote(self.instance.id, safe='')}"
+        self._past = Past(self._http, path, namespace, token, pace)
         self._watcher = Watcher(self._http, f"{path}/watch", namespace, token, self._take, self._changed, pace)
         self._teller = Teller(self._telling, place, token, self._word, self._known, pace) if acknowledge else None
         self._rotations = None if secrets is None else Watch(secrets, lambda _: self.reload())
@@ -127,7 +133,8 @@ class Configuration(Live[Snapshot[T]]):
     def start(self, timeout_seconds: float = 10.0) -> None:
         """Returns with a current snapshot: the platform's newest, or the last good one kept while that isn't heard.
 
-        Goes on trying after that. Raises NoConfiguration after the timeout, Refused where this service can run with
+        One that this service refuses is told of, and the newest before it that it accepts is current in its place. Goes
+        on trying after that. Raises NoConfiguration after the timeout, Refused where this service can run with
         nothing that there is.
         """
         if self._started:
@@ -215,8 +222,11 @@ class Configuration(Live[Snapshot[T]]):
     def reload(self) -> None:
         """Makes the newest document anew: its secrets are others now, or what `build` depends on."""
         with self._deciding:
-            if self._document is not None:
-                self._decide(self._document, "platform" if self._heard else "disk")
+            if self._document is None:
+                return
+            self._decide(self._document, "platform" if self._heard else "disk")
+            if not self.verdict.applied and self._running is not None:
+                self._run_with(self._running, self.current.source)
 
     # What the threads call
 
@@ -227,18 +237,36 @@ class Configuration(Live[Snapshot[T]]):
     def _decide(self, document: Document, source: Source) -> None:
         verdict = self.offer(document.version, lambda: self._maker.make(document, source))
         self._document = document
-        self._heard |= source == "platform"
         if verdict.applied:
-            self._maker.use(document)
-            if self._keeper is not None and source == "platform":
-                self._keeper.keep(document)
-            logger.info("%s: version %d is in force", document.namespace, document.version)
+            self._use(document, source)
         else:
             fields = ", ".join(each.field or "the document" for each in verdict.errors[:10])
             logger.error("%s: version %d is refused because of %s", document.namespace, document.version, fields)
+            if not self.begun and source == "platform":
+                self._fall_back(document.version)
+        self._heard |= source == "platform"
         if self._teller is not None:
             self._teller.tell()
         self._changed()
+
+    def _use(self, document: Document, source: Source) -> None:
+        self._running = document
+        self._maker.use(document)
+        if self._keeper is not None and source == "platform":
+            self._keeper.keep(document)
+        logger.info("%s: version %d is in force", document.namespace, document.version)
+
+    def _fall_back(self, version: int) -> None:
+        """A service that starts with nothing runs with the newest version before this one that it accepts."""
+        for former in self._past.before(version):
+            if self._run_with(former, "platform"):
+                return
+
+    def _run_with(self, former: Document, source: Source) -> bool:
+        swapped = self.fall_back(partial(self._maker.make, former, source))
+        if swapped:
+            self._use(former, source)
+        return swapped
 
     def _word(self) -> Mapping[str, Any] | None:
         """What there is to say to the platform. Who runs with nothing yet has refused something, or says nothing."""

@@ -91,12 +91,25 @@ class Live(Generic[T]):
                 return self.verdict
             self.current = value
             self.verdict = verdict = Verdict(version)
-            for tell in self._tell:
-                try:
-                    tell(value)
-                except Exception:  # the value is in force, whatever somebody makes of that
-                    logger.exception("who was told of a new configuration failed")
+            self._swapped(value)
             return verdict
+
+    def fall_back(self, make: Callable[[], T]) -> bool:
+        """Swaps in a value that isn't the newest: the verdict about that stands. False where `make` raises Refused."""
+        with self._offering:
+            try:
+                self.current = value = make()
+            except Refused:
+                return False
+            self._swapped(value)
+            return True
+
+    def _swapped(self, value: T) -> None:
+        for tell in self._tell:
+            try:
+                tell(value)
+            except Exception:  # the value is in force, whatever somebody makes of that
+                logger.exception("who was told of a new configuration failed")
 
     def _forget(self, callback: Callable[[T], object]) -> None:
         self._tell = [each for each in self._tell if each is not callback]

@@ -316,10 +316,31 @@ def test_a_namespace_that_there_isnt_is_said_and_waited_for(platform: Platform, 
     configuration.close()
 
 
+def test_a_service_that_can_start_with_nothing_newer_runs_with_what_was_before(platform: Platform, namespace, begin):
+    good = update(platform, namespace, rate=30)["version"]
+    for rate in (60, 70):
+        newest = update(platform, namespace, rate=rate)["version"]
+    configuration = begin()
+    configuration.start()
+    assert (configuration.current.version, configuration.current.value.rate) == (good, 30)
+    assert (configuration.status.version, configuration.status.refused) == (good, newest)
+    (said,) = eventually_told(platform, namespace)
+    assert (said["state"], said["version"], said["refused"]) == ("refused", good, newest)
+    update(platform, namespace, rate=31)
+    eventually(lambda: configuration.current.value.rate == 31)
+
+
+def eventually_told(platform: Platform, namespace: str) -> list[dict[str, Any]]:
+    eventually(lambda: instances(platform, namespace))
+    return instances(platform, namespace)
+
+
 def test_a_service_that_refuses_all_that_there_is_doesnt_start_and_is_seen(platform: Platform, namespace, begin):
-    update(platform, namespace, rate=70)
-    with pytest.raises(Refused, match="50 at most"):
-        begin().start()
+    def picky(_: dict[str, Any]) -> Loom:
+        raise Refused([FieldError("rate", "this loom runs at no rate at all")])
+
+    with pytest.raises(Refused, match="no rate at all"):
+        begin(build=picky).start()
     (said,) = instances(platform, namespace)
     assert (said["state"], said["version"]) == ("refused", 0)
     assert said["errors"][0]["field"] == "rate"
