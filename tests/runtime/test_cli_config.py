@@ -200,10 +200,11 @@ def test_what_would_be_wrong_or_would_change_is_told_without_doing_it(cli_site: 
     assert found["changes"] == [{"field": "colour", "after": "blue"}, {"field": "stock", "after": 6}]
     assert "colour" in cli_site.done("config", "validate", shop, "colour=blue").stdout
     assert "nothing would change" in cli_site.done("config", "validate", shop, "--unset", "colour").stderr
-    refused = cli_site.call("config", "validate", shop, "stock=-1", "weight=7")
+    refused = cli_site.call("config", "validate", shop, "stock=-1", *(f"weight{n}=7" for n in range(70)))
     assert refused.exit_code == 1
-    assert "stock: " in refused.stderr
-    assert "weight: " in refused.stderr
+    assert "Error: stock: " in refused.stderr or "; stock: " in refused.stderr
+    assert "weight40: " in refused.stderr
+    assert refused.stderr.endswith("; and 21 more\n")
     assert cli_site.events("configuration.ConfigurationChanged") == head
 
 
@@ -314,6 +315,14 @@ def test_a_secret_that_somebody_types_in_is_refused_and_said_nowhere(cli_site: S
         assert "hunter2" not in refused.output
     cli_site.done("config", "set", shop, "token=secret://shop-token#3")
     assert values(cli_site, shop)["token"] == "secret://shop-token#3"
+
+
+def test_a_secret_that_cant_be_had_from_here_is_said_and_left_to_the_processes(cli_site: Site):
+    told = cli_site.done("config", "set", "onboarding", "smtp_url=secret://no-such-mail", "mail_from=a@b.example")
+    assert "from here: smtp_url: " in told.stderr
+    assert values(cli_site, "onboarding")["smtp_url"] == "secret://no-such-mail"
+    cli_site.done("config", "rollback", "onboarding", 0)
+    assert cli_site.json("config", "get", "onboarding", "--stored")["values"] == {}
 
 
 def test_a_thousand_and_one_keys_and_a_megabyte_are_refused(cli_site: Site, tmp_path: Path):

@@ -25,6 +25,8 @@ from runtime.cli.config.shared import (
     namespace_argument,
     own,
     reason_option,
+    told_whole,
+    try_references,
 )
 from runtime.cli.config.values import assigned, read_file, unset
 from runtime.cli.operator import dispatch
@@ -74,9 +76,10 @@ def set_(
       muniment config set api page_size=100 page_limit=500 --reason "lists are long here"
       muniment config set shop --file shop.json --replace --if-version 7
     """
-    with wired.core() as core:
+    with wired.core() as core, told_whole():
         shown = look(wired, core.log, namespace)
         values, mode = _given(shown, pairs, file, unset, replace=replace)
+        try_references(core, namespace, values)
         command = ChangeConfiguration(namespace, values, own(wired), mode, reason)
         outcome = dispatch(core, change_configuration, command, actor, if_match=match(namespace, if_version))
         tell(wired, core.log, namespace, outcome, as_json)
@@ -105,9 +108,10 @@ def validate(
     Example:
       muniment config validate shop --file shop.json --replace
     """
-    with wired.core() as core:
+    with wired.core() as core, told_whole():
         shown = look(wired, core.log, namespace)
         values, mode = _given(shown, pairs, file, unset, replace=replace)
+        try_references(core, namespace, values)
         command = ChangeConfiguration(namespace, values, own(wired), mode)
         found = dispatch(core, validate_configuration, command, "validate").result
     if as_json:
@@ -145,7 +149,7 @@ def declare(
       muniment config declare shop shop.schema.json --reason "the shop's own"
     """
     document = read_file(values) if values else None
-    with wired.core() as core:
+    with wired.core() as core, told_whole():
         command = DeclareNamespace(namespace, read_file(schema), own(wired), document, reason)
         outcome = dispatch(core, declare_namespace, command, actor, if_match=match(namespace, if_version))
         tell(wired, core.log, namespace, outcome, as_json)

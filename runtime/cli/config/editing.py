@@ -8,7 +8,7 @@ import click
 
 from commands.configuration import ChangeConfiguration, Changed, change_configuration
 from domain.configuration import NamespaceName, canonical
-from domain.errors import DomainError, FieldError, Invalid, Stale
+from domain.errors import DomainError, Invalid, Stale
 from infra.dispatch import Outcome
 from runtime.cli.config import editor, text
 from runtime.cli.config.answer import tell
@@ -16,12 +16,15 @@ from runtime.cli.config.editor import Draft, EditorFailed
 from runtime.cli.config.shared import (
     Shown,
     if_version_option,
+    in_words,
     look,
     match,
     namespace_argument,
+    of_document,
     own,
     past_of,
     reason_option,
+    try_references,
 )
 from runtime.cli.config.text import Unreadable
 from runtime.cli.operator import dispatch
@@ -116,7 +119,7 @@ class _Session:
             except Stale:
                 error, presented = None, self._on_top_of_the_newest(values)
             except Invalid as refused:
-                error, presented = refused, text.annotated(saved, _of_document(refused), REFUSED)
+                error, presented = refused, text.annotated(saved, of_document(refused), REFUSED)
         raise error or click.ClickException("somebody else was faster each time")
 
     def _open(self, draft: Draft) -> None:
@@ -127,6 +130,7 @@ class _Session:
 
     def _store(self, values: Mapping[str, Any]) -> Outcome[Changed]:
         name = NamespaceName(self.shown.name)
+        try_references(self.core, name, values)
         command = ChangeConfiguration(name, values, own(self.wired), reason=self.reason)
         where = match(name, self.shown.head.version)
         return dispatch(self.core, change_configuration, command, self.actor, if_match=where)
@@ -163,21 +167,11 @@ def _listed(keys: set[str]) -> str:
     return ", ".join(sorted(keys)) or "nothing"
 
 
-def _in_words(errors: list[FieldError]) -> str:
-    return "; ".join(f"{each.field}: {each.message}" if each.field else each.message for each in errors)
-
-
-def _of_document(error: Invalid) -> list[FieldError]:
-    """As the document's own fields, not those of a request."""
-    found = [FieldError(each.field.removeprefix("values").removeprefix("."), each.message) for each in error.errors]
-    return found or [FieldError("", error.message)]
-
-
 def _told(error: Exception) -> str:
     if isinstance(error, click.ClickException):
         return error.message
-    if isinstance(error, Invalid):
-        return _in_words(_of_document(error))
-    if isinstance(error, DomainError | Unreadable | OSError):
+    if isinstance(error, DomainError):
+        return in_words(error)
+    if isinstance(error, Unreadable | OSError):
         return printable(str(error))
     return f"{type(error).__name__}: {printable(str(error))}"

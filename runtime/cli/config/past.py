@@ -17,6 +17,7 @@ from runtime.cli.config.shared import (
     own,
     past_of,
     reason_option,
+    told_whole,
 )
 from runtime.cli.operator import dispatch
 from runtime.cli.options import acting, as_json, cursor, limited
@@ -117,7 +118,7 @@ def rollback(
     Example:
       muniment config rollback api 7 --reason "too many for the database"
     """
-    with wired.core() as core:
+    with wired.core() as core, told_whole():
         command = RollbackConfiguration(namespace, version, own(wired), past_of(wired, core.log), reason)
         outcome = dispatch(core, rollback_configuration, command, actor, if_match=match(namespace, if_version))
         tell(wired, core.log, namespace, outcome, as_json)

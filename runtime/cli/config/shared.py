@@ -1,6 +1,8 @@
 """What the commands of configuration share: how a namespace looks, as this software and this environment have it."""
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar, cast
@@ -9,23 +11,31 @@ from uuid import UUID
 import click
 import orjson
 
+from commands.configuration import FIELD
 from domain.configuration import DocumentSchema, Namespace, NamespaceName
 from domain.configuration.document import Values
 from domain.configuration.namespace import REASON_LIMIT_CHARS
+from domain.errors import DomainError, FieldError, Invalid, Unavailable
 from domain.ports import Work
 from infra.configuration.heads import Head, read_heads
 from infra.configuration.past import NamespacePast, check_known
+from infra.configuration.references import References
 from infra.configuration.schemas import SCHEMAS, file_values
 from infra.event_store import Log
+from infra.secret_stores import open_secret_stores
 from infra.settings import Settings
 from runtime.cli.jobs.options import Short
-from runtime.cli.output import printable
+from runtime.cli.output import printable, say
 from runtime.cli.wired import Wired
 from runtime.configuration_consent import consent
+from runtime.core import Core
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 LARGEST_VERSION = 2**31 - 1
+ERRORS_TOLD = 50
+
+_OF_REQUEST = re.compile(rf"^{FIELD}(?:\.|(?=\[)|$)")
 
 
 class _Name(click.ParamType):
@@ -118,6 +128,41 @@ def look(wired: Wired, log: Log, name: str, version: int | None = None) -> Shown
 def match(name: str, version: int | None) -> tuple[UUID, int] | None:
     """For the dispatcher: only if the namespace is at this version."""
     return None if version is None else (Namespace.id_of(name), version)
+
+
+def try_references(core: Core, name: str, values: Values) -> None:
+    """Says which secrets can't be had from here. That refuses nothing: the processes may reach stores that a shell
+    doesn't, and say themselves whether they can.
+    """
+    try:
+        References(open_secret_stores(core.settings), core.settings).check(name, values)
+    except (Invalid, Unavailable) as error:
+        say(f"from here: {in_words(error)}")
+
+
+def of_document(error: Invalid) -> list[FieldError]:
+    """What is wrong with which fields, as the document's own and not those of a request."""
+    found = [FieldError(_OF_REQUEST.sub("", each.field), each.message) for each in error.errors]
+    return found or [FieldError("", error.message)]
+
+
+def in_words(error: DomainError) -> str:
+    """Everything that is wrong, in one line."""
+    if not isinstance(error, Invalid):
+        return printable(error.message)
+    found = of_document(error)
+    said = [f"{each.field}: {each.message}" if each.field else each.message for each in found[:ERRORS_TOLD]]
+    more = [f"and {len(found) - ERRORS_TOLD:,} more"] if len(found) > ERRORS_TOLD else []
+    return printable("; ".join([*said, *more]))
+
+
+@contextmanager
+def told_whole() -> Iterator[None]:
+    """Whatever is wrong with a document is told at once."""
+    try:
+        yield
+    except Invalid as error:
+        raise click.ClickException(in_words(error)) from error
 
 
 def as_text(value: Any) -> str:
