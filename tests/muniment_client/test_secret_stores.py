@@ -270,7 +270,7 @@ def test_the_first_store_that_has_it_gives_it(clock):
     near, far = Shelf("near", smtp="near"), Shelf("far", smtp="far", other="far")
     stores = SecretStores([near, far], PATIENCE, clock=clock)
     assert (reveal(stores), reveal(stores, OTHER)) == ("near", "far")
-    with pytest.raises(SecretNotFound, match="^secret://none: not on the shelf; not on the shelf$"):
+    with pytest.raises(SecretNotFound, match=r"^secret://none: not on the shelf; not on the shelf$"):
         reveal(stores, Reference("none"))
 
 
