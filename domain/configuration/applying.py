@@ -1,6 +1,6 @@
 """What keywords of a schema have in common: their form, and how one asks whether a part of the schema fits."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from jsonschema.exceptions import ValidationError
@@ -9,7 +9,7 @@ from domain.configuration.budget import spend
 from domain.configuration.patterns import UnfitPattern, matcher
 
 Errors = Iterator[ValidationError]
-Keyword = Callable[[Any, Any, Any, Any], Iterable[ValidationError]]
+Keyword = Callable[[Any, Any, Any, Any], Errors]
 """(validator, the keyword's value, instance, schema) -> what is wrong."""
 
 

@@ -10,7 +10,7 @@ from copy import deepcopy
 from typing import Any, Final
 
 from jsonschema import Draft202012Validator
-from jsonschema.validators import extend
+from jsonschema.validators import create
 from referencing import Registry
 
 from domain.configuration.budget import TooMuch, checking, resolved, spend
@@ -21,7 +21,7 @@ from domain.configuration.patterns import matcher
 from domain.configuration.shape import target
 from domain.errors import FieldError
 
-_Validator: Final = extend(Draft202012Validator, KEYWORDS)  # type: ignore[no-untyped-call]  # untyped in its stubs
+_Validator: Final = create(Draft202012Validator.META_SCHEMA, KEYWORDS)
 _NOTHING: Final[Registry[Any]] = Registry()
 _TOO_MUCH: Final = "is too much work to check: make the schema simpler, or the document smaller"
 _BRANCHES: Final = ("if", "then", "else")

@@ -21,6 +21,7 @@ Assertion = Callable[[Any, Any, Any], str | None]
 """(the keyword's value, instance, schema) -> what is wrong with the instance."""
 
 _CHARS_A_STEP: Final = 100
+_VALUES_A_STEP: Final = 50
 _NAMES: Final = {
     "array": "an array", "boolean": "true or false", "integer": "an integer", "null": "null", "number": "a number",
     "object": "an object", "string": "text",
@@ -51,11 +52,18 @@ def _const(const: Any, instance: Any, _: Any) -> str | None:
 
 
 def _enum(enum: Any, instance: Any, _: Any) -> str | None:
-    wanted = _equal_form(instance)
-    if any(_equal_form(each) == wanted for each in enum):
+    if _is_among(instance, enum):
         return None
     texts = [each for each in enum if isinstance(each, str) and each.isprintable() and len(each) <= 40]
     return f"must be one of {', '.join(texts)}" if len(texts) == len(enum) <= 20 else "is none of the allowed values"
+
+
+def _is_among(instance: Any, values: list[Any]) -> bool:
+    if isinstance(instance, Mapping | list):
+        wanted = _equal_form(instance)
+        return any(_equal_form(each) == wanted for each in values)
+    spend(len(values) // _VALUES_A_STEP)
+    return any(each == instance and isinstance(each, bool) == isinstance(instance, bool) for each in values)
 
 
 def _multiple_of(number: Any, instance: Any, _: Any) -> str | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, Literal, Self
 
+from domain.configuration.declaring import check_schema
 from domain.configuration.dialect import Dialect
 from domain.configuration.document import (
     ERRORS_LIMIT,
@@ -20,7 +21,6 @@ from domain.configuration.document import (
 )
 from domain.configuration.errors import InvalidDocument, NewerDocument
 from domain.configuration.reference import SecretReference, looks_like_reference
-from domain.configuration.shape import check_schema
 from domain.errors import FieldError
 
 Upcast = Callable[[dict[str, Any]], dict[str, Any]]
