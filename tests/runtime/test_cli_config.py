@@ -190,6 +190,7 @@ def test_somebody_who_was_faster_is_noticed_by_the_version(cli_site: Site, shop:
     for command in (["set", shop, "stock=3"], ["rollback", shop, version], ["edit", shop]):
         refused = cli_site.call("config", *command, "--if-version", version)
         assert (refused.exit_code, refused.stderr.count("\n")) == (1, 1), refused.output
+        assert f"{shop} is" in refused.stderr
     assert values(cli_site, shop)["stock"] == 2
     assert cli_site.call("config", "set", "follower", "follower_batch_events=9", "--if-version", 4).exit_code == 1
 

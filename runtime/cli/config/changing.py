@@ -19,9 +19,9 @@ from runtime.cli.config.answer import tell
 from runtime.cli.config.shared import (
     Shown,
     as_text,
+    decided,
     if_version_option,
     look,
-    match,
     namespace_argument,
     own,
     reason_option,
@@ -81,7 +81,7 @@ def set_(
         values, mode = _given(shown, pairs, file, unset, replace=replace)
         try_references(core, namespace, values)
         command = ChangeConfiguration(namespace, values, own(wired), mode, reason)
-        outcome = dispatch(core, change_configuration, command, actor, if_match=match(namespace, if_version))
+        outcome = decided(wired, core, namespace, change_configuration, command, actor, if_version)
         tell(wired, core.log, namespace, outcome, as_json)
 
 
@@ -151,7 +151,7 @@ def declare(
     document = read_file(values) if values else None
     with wired.core() as core, told_whole():
         command = DeclareNamespace(namespace, read_file(schema), own(wired), document, reason)
-        outcome = dispatch(core, declare_namespace, command, actor, if_match=match(namespace, if_version))
+        outcome = decided(wired, core, namespace, declare_namespace, command, actor, if_version)
         tell(wired, core.log, namespace, outcome, as_json)
 
 

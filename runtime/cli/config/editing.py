@@ -15,10 +15,10 @@ from runtime.cli.config.answer import tell
 from runtime.cli.config.editor import Draft, EditorFailed
 from runtime.cli.config.shared import (
     Shown,
+    decided,
     if_version_option,
     in_words,
     look,
-    match,
     namespace_argument,
     of_document,
     own,
@@ -27,7 +27,6 @@ from runtime.cli.config.shared import (
     try_references,
 )
 from runtime.cli.config.text import Unreadable
-from runtime.cli.operator import dispatch
 from runtime.cli.options import acting, as_json
 from runtime.cli.output import print_json, printable, say
 from runtime.cli.wired import Wired
@@ -132,8 +131,8 @@ class _Session:
         name = NamespaceName(self.shown.name)
         try_references(self.core, name, values)
         command = ChangeConfiguration(name, values, own(self.wired), reason=self.reason)
-        where = match(name, self.shown.head.version)
-        return dispatch(self.core, change_configuration, command, self.actor, if_match=where)
+        version = self.shown.head.version
+        return decided(self.wired, self.core, name, change_configuration, command, self.actor, version)
 
     def _on_top_of_the_newest(self, mine: Mapping[str, Any]) -> str:
         """The text anew: what was changed here, over what somebody else has stored meanwhile."""

@@ -10,16 +10,15 @@ from runtime.cli.config.answer import tell
 from runtime.cli.config.changing import described, print_changes
 from runtime.cli.config.shared import (
     VERSION,
+    decided,
     if_version_option,
     look,
-    match,
     namespace_argument,
     own,
     past_of,
     reason_option,
     told_whole,
 )
-from runtime.cli.operator import dispatch
 from runtime.cli.options import acting, as_json, cursor, limited
 from runtime.cli.output import print_json, print_page, print_table, say
 from runtime.cli.wired import Wired
@@ -120,5 +119,5 @@ def rollback(
     """
     with wired.core() as core, told_whole():
         command = RollbackConfiguration(namespace, version, own(wired), past_of(wired, core.log), reason)
-        outcome = dispatch(core, rollback_configuration, command, actor, if_match=match(namespace, if_version))
+        outcome = decided(wired, core, namespace, rollback_configuration, command, actor, if_version)
         tell(wired, core.log, namespace, outcome, as_json)

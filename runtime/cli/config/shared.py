@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar, cast
-from uuid import UUID
 
 import click
 import orjson
@@ -15,22 +14,26 @@ from commands.configuration import FIELD
 from domain.configuration import DocumentSchema, Namespace, NamespaceName
 from domain.configuration.document import Values
 from domain.configuration.namespace import REASON_LIMIT_CHARS
-from domain.errors import DomainError, FieldError, Invalid, Unavailable
+from domain.errors import DomainError, FieldError, Invalid, Stale, Unavailable
 from domain.ports import Work
 from infra.configuration.heads import Head, read_heads
 from infra.configuration.past import NamespacePast, check_known
 from infra.configuration.references import References
 from infra.configuration.schemas import SCHEMAS, file_values
+from infra.dispatch import Outcome
 from infra.event_store import Log
 from infra.secret_stores import open_secret_stores
 from infra.settings import Settings
 from runtime.cli.jobs.options import Short
+from runtime.cli.operator import dispatch
 from runtime.cli.output import printable, say
 from runtime.cli.wired import Wired
 from runtime.configuration_consent import consent
 from runtime.core import Core
 
 F = TypeVar("F", bound=Callable[..., Any])
+C = TypeVar("C")
+R = TypeVar("R")
 
 LARGEST_VERSION = 2**31 - 1
 ERRORS_TOLD = 50
@@ -95,8 +98,9 @@ class Shown:
 
     @cached_property
     def whole(self) -> dict[str, Any]:
-        """With what the environment says, and the defaults."""
-        return self.schema.merged(self.stored, self.file)
+        """With what the environment says, and the defaults; in the schema's order."""
+        found = self.schema.merged(self.stored, self.file)
+        return {key: found[key] for key in dict.fromkeys((*self.schema.properties, *found)) if key in found}
 
     def otherwise(self, key: str) -> Any:
         """What a key is where nothing is stored; None where it isn't there then."""
@@ -125,9 +129,31 @@ def look(wired: Wired, log: Log, name: str, version: int | None = None) -> Shown
     return Shown(head, schema, platform.file.get(name, {}))
 
 
-def match(name: str, version: int | None) -> tuple[UUID, int] | None:
-    """For the dispatcher: only if the namespace is at this version."""
-    return None if version is None else (Namespace.id_of(name), version)
+def decided(
+    wired: Wired,
+    core: Core,
+    name: str,
+    handler: Callable[[Work, C], R],
+    command: C,
+    actor: str,
+    if_version: int | None,
+) -> Outcome[R]:
+    """What the handler decides; with `if_version` only if the namespace is at this version.
+
+    Raises what the handler raises, and Stale, which says who was faster.
+    """
+    where = None if if_version is None else (Namespace.id_of(name), if_version)
+    try:
+        return dispatch(core, handler, command, actor, if_match=where)
+    except Stale as error:
+        raise Stale(_who_was_faster(wired, core, name, if_version)) from error
+
+
+def _who_was_faster(wired: Wired, core: Core, name: str, if_version: int | None) -> str:
+    newest = next(iter(past_of(wired, core.log).entries(name, 1)), None)
+    if newest is None:
+        return f"{name} isn't at version {if_version}: nobody has ever changed it"
+    return f"{name} isn't at version {if_version} any more: {newest.actor} has made version {newest.version}"
 
 
 def try_references(core: Core, name: str, values: Values) -> None:
