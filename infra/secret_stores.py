@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from infra.setting import Values
+from infra.setting import SettingsError, Values
 from infra.settings import Settings
 from muniment_client.secrets import Access, Engine, Patience, SecretStores, StoreMalformed, open_stores
 
@@ -11,8 +11,11 @@ __all__ = ["StoreMalformed", "open_secret_stores", "stores_of"]
 
 
 def open_secret_stores(settings: Settings) -> SecretStores:
-    """Opens no connection. The settings were checked when they were read: see `infra.setting_rules`."""
-    return stores_of(vars(settings))
+    """Opens no connection. Raises SettingsError, as `Settings.from_env` has done before (`infra.setting_rules`)."""
+    try:
+        return stores_of(vars(settings))
+    except StoreMalformed as error:
+        raise SettingsError(f"MUNIMENT_SECRETS_STORE: {error}") from None
 
 
 def stores_of(values: Values) -> SecretStores:

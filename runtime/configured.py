@@ -12,7 +12,7 @@ from runtime.secret_gauges import show_secrets
 
 
 def instance_of(settings: Settings, part: str) -> Instance:
-    """This process, with what is stored now. Raises StoreMalformed."""
+    """This process, with what is stored now. Raises SettingsError."""
     stores = open_secret_stores(settings)
     show_secrets(stores)
     return Instance(settings, part, stores)

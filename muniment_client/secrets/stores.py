@@ -98,6 +98,7 @@ class SecretStores:
     ) -> None:
         self.patience = patience
         self._lanes = [Lane(store, timeout_seconds=patience.timeout_seconds, clock=clock) for store in stores]
+        self._troubles = [""] * len(stores)
         self._clock = clock
         self._lock = threading.Lock()
         self._kept: dict[Reference, _Kept] = {}
@@ -134,12 +135,16 @@ class SecretStores:
         return found
 
     def maintain(self) -> None:
-        """What stores need although nobody asks them: Vault's token is renewed."""
-        for lane in self._lanes:
+        """What stores need although nobody asks them: Vault's token is renewed. Trouble is told of once."""
+        for number, lane in enumerate(self._lanes):
+            trouble = ""
             try:
                 lane.ask(lane.store.maintain)
             except SecretError as error:
-                logger.warning("%s", error)
+                trouble = str(error)
+            if trouble and not self._troubles[number]:
+                logger.warning("%s", trouble)
+            self._troubles[number] = trouble
 
     def status(self) -> Status:
         """As it is known now; asks nobody."""

@@ -9,6 +9,7 @@ from domain.errors import FieldError
 from infra.configuration import schemas
 from infra.configuration.schemas import SCHEMAS
 from infra.configuration.snapshot import Builder, Built, Document
+from infra.mail import MailServer, MailUnavailable
 from infra.settings import Settings
 from muniment_client.secrets import Environment, Hidden, Patience, SecretStores, SecretValue, StoreUnavailable
 
@@ -184,6 +185,26 @@ def test_a_document_whose_secret_cannot_be_had_waits_while_another_is_in_use():
     third = builder.build(other, second)
     assert (third.refused, third.lacks_secrets) == ({}, False)
     assert third.snapshot.running["onboarding"] == 2
+
+
+def test_after_its_time_the_last_good_value_is_used_no_more_until_it_can_be_had_again():
+    store, now = Store(mail=SMTP), [0.0]
+    stores = SecretStores([store], Patience(refresh_seconds=30, last_good_seconds=100), clock=lambda: now[0])
+    builder = Builder(BASE, stores)
+    stored = newest(document("onboarding", 1, {"smtp_url": "secret://mail", "verification_seconds": 99}))
+    built = builder.build(stored)
+    store.is_away = True
+    for now[0], is_used in ((60.0, True), (160.0, False)):
+        assert bool(stores.changed()) is not is_used
+        built = builder.build(stored, built)
+        assert bool(built.snapshot.settings.smtp_url) is is_used
+        assert built.snapshot.settings.verification_seconds == 99
+    with pytest.raises(MailUnavailable):
+        MailServer.of(built.snapshot.settings)
+    store.is_away, now[0] = False, 260.0
+    assert stores.changed()
+    built = builder.build(stored, built)
+    assert (built.snapshot.settings.smtp_url, built.refused) == (Hidden(SMTP), {})
 
 
 def test_a_secret_that_is_no_address_is_refused_without_being_told():

@@ -352,6 +352,14 @@ def test_says_nothing_of_names_to_who_asks_whether_it_is_ready(stores, shelf, cl
     assert "tulip" not in repr(stores.status())
 
 
+def test_trouble_with_a_store_is_told_of_once_each_time(stores, shelf, clock, caplog):
+    for error in (DOWN, DOWN, None, DOWN):
+        shelf.error = error
+        clock.now += 100
+        stores.maintain()
+    assert caplog.text.count("nobody answers") == 2
+
+
 def test_a_watch_tells_of_rotations_and_survives_who_is_told(shelf, caplog):
     caplog.set_level(logging.INFO)
     stores = SecretStores([shelf], Patience(refresh_seconds=0.02, last_good_seconds=60, timeout_seconds=1))
