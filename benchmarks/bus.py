@@ -110,6 +110,11 @@ class Shape:
         for part in reversed(self._parts):
             part.stop()
 
+    def postgres_pid(self) -> int:
+        """The server's first process, which has started all others of it."""
+        with psycopg.connect(self.settings.postgres_url) as connection:
+            return psutil.Process(connection.info.backend_pid).ppid()
+
     def head(self) -> int:
         """The log's newest position."""
         return self._number("select position from log_head")

@@ -19,7 +19,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from itertools import count
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import orjson
@@ -186,20 +187,47 @@ def drained(side: Side, jobs: int) -> float:
 
 def enqueue(sides: tuple[Side, Side], rounds: int) -> None:
     """One by one from threads, and a thousand at a time."""
-    one: dict[str, list[float]] = {side.name: [] for side in sides}
-    many: dict[str, list[float]] = {side.name: [] for side in sides}
+    server = sides[0].place.postgres_pid()
+    one: dict[str, list[Speed]] = {side.name: [] for side in sides}
+    many: dict[str, list[Speed]] = {side.name: [] for side in sides}
     for _ in range(rounds):
         for side in sides:
-            one[side.name].append(rate(side.enqueue, THREADS, 2.0))
-            many[side.name].append(BATCH * rate(side.enqueue_batch, 1, 2.0))
+            one[side.name].append(speed(side.enqueue, THREADS, 1, server))
+            many[side.name].append(speed(side.enqueue_batch, 1, BATCH, server))
             side.empty()
-    for what, rates, goal in (
+    for what, speeds, goal in (
         (f"one by one from {THREADS} threads", one, ">= 3"),
         (f"{BATCH:,} at a time", many, ">= 1.5"),
     ):
-        for name, values in rates.items():
-            told(f"enqueued {what}, {name}", values, digits=0, unit="/s")
-        told(f"enqueued {what}: ours / Procrastinate", ratios(rates["ours"], rates["Procrastinate"]), goal)
+        for name, values in speeds.items():
+            told(f"enqueued {what}, {name}", [each.per_second for each in values], digits=0, unit="/s")
+            told(f"enqueued {what}, {name}, processor, us", [each.processor_us for each in values], digits=0)
+        mine, theirs = speeds.values()
+        rates = [[each.per_second for each in values] for values in (mine, theirs)]
+        costs = [[each.processor_us for each in values] for values in (theirs, mine)]
+        told(f"enqueued {what}: ours / Procrastinate", ratios(*rates), goal)
+        told(f"enqueued {what}: jobs for the same processor time, ours / theirs", ratios(*costs))
+
+
+class Speed(NamedTuple):
+    """Jobs per second, and what each has used of this process and of PostgreSQL, in microseconds."""
+
+    per_second: float
+    processor_us: float
+
+
+def speed(enqueue: Callable[[], object], threads: int, jobs: int, server: int) -> Speed:
+    """Of a call that enqueues so many jobs, by so many threads."""
+    done = count()
+
+    def once() -> None:
+        enqueue()
+        next(done)
+
+    began = time.process_time() + processor_seconds(server)
+    per_second = jobs * rate(once, threads, 2.0)
+    used = time.process_time() + processor_seconds(server) - began
+    return Speed(per_second, 1e6 * used / (jobs * next(done)))
 
 
 def drain(sides: tuple[Side, Side], rounds: int, jobs: int) -> None:

@@ -1,6 +1,6 @@
 """The commit as SQL: one statement moves the head, appends the events of a group and notifies."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from struct import Struct
@@ -9,6 +9,7 @@ from uuid import UUID
 import orjson
 from psycopg.pq.abc import PGresult
 
+from infra.inline import EVENTS, RunStep
 from infra.save import Limits, Save
 from infra.wire import BEGIN, BINARY, COMMIT, Step
 
@@ -49,10 +50,13 @@ select g.originator_id,
   from unnest($1::uuid[]) as g (originator_id)
 """
 
-_UUID_OID, _BIGINT_OID, _TEXT_OID, _BYTEA_OID = 2950, 20, 25, 17
+_UUID_OID, _BIGINT_OID, _TEXT_OID, _BYTEA_OID, _JSON_OID, _JSONB_OID = 2950, 20, 25, 17, 114, 3802
+_JSONB_VERSION = b"\x01"
+"""PostgreSQL's jsonb_send: its version, then the text."""
 _APPEND_FORMATS = (BINARY,) * 6 + (0,)
 _POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _header = Struct(">iiiii").pack
+_length = Struct(">i").pack
 _bigint = Struct(">q").pack
 _read_bigint = Struct(">q").unpack
 _element_id = Struct(">i16s").pack
@@ -65,7 +69,7 @@ class Attempt:
 
     steps: list[Step]
     append_at: int
-    owners: dict[int, Save]
+    owners: dict[int, list[Save]]
 
 
 def attempt(saves: Sequence[Save], limits: Limits, *, begun: bool = False) -> Attempt:
@@ -77,17 +81,48 @@ def attempt(saves: Sequence[Save], limits: Limits, *, begun: bool = False) -> At
     append_at = len(steps) - 1
     # After the head was taken: waiting for another process's commit may take longer than waiting for a row.
     steps.append(Step(b"set local lock_timeout = %d" % limits.inline_lock_milliseconds))
-    owners: dict[int, Save] = {}
+    owners: dict[int, list[Save]] = {}
+    for step, whose in _inline(saves):
+        owners[len(steps)] = whose
+        steps.append(step)
+    # PostgreSQL notifies one commit after the other, over all databases: the wait for that turn is nobody's fault here.
+    steps.append(Step(b"set local lock_timeout = %d" % round(limits.head_lock_seconds * 1000)))
+    return Attempt([*steps, COMMIT], append_at, owners)
+
+
+def _inline(saves: Sequence[Save]) -> Iterator[tuple[Step, list[Save]]]:
+    """The inline steps in their order, and whose they are; runs of the same that stand together are one."""
+    run: list[tuple[RunStep, Save]] = []
     behind = sum(len(save.events) for save in saves)
     for save in saves:
         behind -= len(save.events)
         for step in save.inline:
-            step.place(behind)
-            owners[len(steps)] = save
-            steps.append(step)
-    # PostgreSQL notifies one commit after the other, over all databases: the wait for that turn is nobody's fault here.
-    steps.append(Step(b"set local lock_timeout = %d" % round(limits.head_lock_seconds * 1000)))
-    return Attempt([*steps, COMMIT], append_at, owners)
+            if run and not (isinstance(step, RunStep) and step.sql == run[0][0].sql):
+                yield _together(run)
+                run = []
+            if isinstance(step, RunStep):
+                run.append((step, save))
+            else:
+                step.place(behind)
+                yield step, [save]
+    if run:
+        yield _together(run)
+
+
+def _together(run: Sequence[tuple[RunStep, Save]]) -> tuple[Step, list[Save]]:
+    steps = [step for step, _ in run]
+    params = [
+        _array_of(_JSON_OID, b"", [step.events for step in steps]) if name == EVENTS
+        else _array_of(_JSONB_OID, _JSONB_VERSION, [step.metadata for step in steps])
+        for name in steps[0].names
+    ]  # fmt: skip
+    return Step(steps[0].sql, params, (), (BINARY,) * len(params)), [save for _, save in run]
+
+
+def _array_of(element_oid: int, prefix: bytes, values: Sequence[bytes]) -> bytes:
+    sizes = [len(prefix) + len(value) for value in values]
+    elements = [b"%s%s%s" % (_length(size), prefix, value) for size, value in zip(sizes, values, strict=True)]
+    return array(element_oid, len(values), elements)
 
 
 def append_step(saves: Sequence[Save]) -> Step:

@@ -159,7 +159,8 @@ class Committer:
         if error is None or answer.failed is None:
             return _succeed(saves, answer, sent.append_at)
         if answer.failed in sent.owners:
-            return _without_culprit(group, sent.owners[answer.failed], error)
+            owners = sent.owners[answer.failed]
+            return _without_culprit(group, owners[0], error) if len(owners) == 1 else [_Group([s]) for s in saves]
         if isinstance(error, UniqueViolation) and error.diag.constraint_name == _SAME_POSITION:
             return _fail(saves, partial(Unavailable, "The log is damaged: log_head stands behind the newest event."))
         if isinstance(error, UniqueViolation) and not group.carefully:

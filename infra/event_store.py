@@ -180,7 +180,7 @@ class Log(Application[UUID]):
                 rows,
                 metadata,
                 guards=guards,
-                inline=[inline_step(step) for step in (*self._inline.statements(events, rows, metadata), *riders)],
+                inline=[*self._inline.steps(events, rows, metadata), *map(inline_step, riders)],
                 announcements=announcements,
             )
         )

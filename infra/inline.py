@@ -27,7 +27,7 @@ Statement = tuple[str, Params]
 OWN_FIELDS_LEFT_OUT = frozenset({"originator_id", "originator_version", "originator_topic", "timestamp"})
 
 OFFSET = "_events_after"
-EVENTS = "events"
+EVENTS, METADATAS = "events", "metadatas"
 PLACEHOLDER = re.compile(r"%(?:\((\w+)\)s|(%)|)")
 _SUBSELECTS = {
     # The transaction has already moved log_head past its own last event: this one is that many events before it.
@@ -44,8 +44,10 @@ class Inline:
 
     `on` maps an event's type to SQL (or several) with `%(stream)s`, `%(version)s`, `%(position)s`, `%(recorded_at)s`,
     `%(actor)s`, `%(metadata)s` (JSON text) and the event's own fields by name. SQL with `%(events)s` instead is run
-    once, after any other, for all events of the type that stand one after another in a save: a JSON array of objects,
-    each with the event's fields, `stream` and `version`. `announces` maps an event's type to what the commit's
+    once, after any other, for all events of the type that stand one after another in a save, and with them for those
+    of the saves beside it in the commit: a json[], and `%(metadatas)s` a jsonb[], with one element for each save; its
+    events are an array of objects, each with the event's fields, `stream` and `version`. Of other values it may have
+    `%(recorded_at)s`. `announces` maps an event's type to what the commit's
     notification tells every process, such as `session:<id>`.
 
     `tables` are those that it writes, where they can be filled anew from the log (infra/refill.py). None are named
@@ -66,14 +68,14 @@ def own_fields(event: Event) -> dict[str, Any]:
     return {name: value for name, value in vars(event).items() if name not in OWN_FIELDS_LEFT_OUT}
 
 
-def as_json(rows: Sequence[StoredEvent]) -> str:
-    """Events as `%(events)s`: what is stored is JSON already."""
+def as_json(rows: Sequence[StoredEvent]) -> bytes:
+    """Events as an element of `%(events)s`: what is stored is JSON already."""
     objects = [
         b'{"stream":"%s","version":%d%s%s'
         % (str(row.originator_id).encode(), row.originator_version, b"" if row.state == b"{}" else b",", row.state[1:])
         for row in rows
     ]
-    return f"[{b','.join(objects).decode()}]"
+    return b"[%s]" % b",".join(objects)
 
 
 @dataclass(slots=True)
@@ -91,6 +93,18 @@ class InlineStep(Step):
             params = list(self.params)
             params[self.offset_at] = _bigint(self.events_after + events_behind)
             self.params = params
+
+
+@dataclass(slots=True)
+class RunStep(InlineStep):
+    """What is written for events of one type that stand one after another in a save.
+
+    Those of saves beside each other are sent as one (infra/append.py): `names` says which value stands where.
+    """
+
+    names: tuple[str, ...] = ()
+    metadata: bytes = b""
+    events: bytes = b""
 
 
 def inline_step(statement: Statement) -> InlineStep:
@@ -144,6 +158,14 @@ def compiled_sql(sql: str) -> Compiled:
     return Compiled(PLACEHOLDER.sub(placeholder, sql).encode(), names)
 
 
+def _of_run(sql: str) -> Compiled:
+    """Raises ValueError for values that each event, or each save, has for itself."""
+    compiled = compiled_sql(sql)
+    if others := set(compiled.names) - {EVENTS, METADATAS}:
+        raise ValueError(f"SQL for many events has no %({min(others)})s: {sql}")
+    return compiled
+
+
 def adaptable(value: Any) -> Any:
     """A field's value as psycopg takes it: dicts as JSON, tuples and sets as arrays."""
     if isinstance(value, tuple | set | frozenset):
@@ -174,35 +196,38 @@ class InlineTables:
 
     def __init__(self, tables: Iterable[Inline] = ()) -> None:
         self._statements: dict[type, list[str]] = {}
-        self._of_runs: dict[type, list[str]] = {}
+        self._of_runs: dict[type, list[Compiled]] = {}
         self._announcers: dict[type, list[Callable[[Any], str]]] = {}
         for table in tables:
             for kind, sql in table.on.items():
                 for statement in [sql] if isinstance(sql, str) else sql:
-                    place = self._of_runs if f"%({EVENTS})s" in statement else self._statements
-                    place.setdefault(kind, []).append(statement)
+                    if f"%({EVENTS})s" in statement:
+                        self._of_runs.setdefault(kind, []).append(_of_run(statement))
+                    else:
+                        self._statements.setdefault(kind, []).append(statement)
             for kind, announce in table.announces.items():
                 self._announcers.setdefault(kind, []).append(announce)
 
-    def statements(self, events: Sequence[Event], rows: Sequence[StoredEvent], metadata: bytes) -> list[Statement]:
+    def steps(self, events: Sequence[Event], rows: Sequence[StoredEvent], metadata: bytes) -> list[InlineStep]:
         """What the commit of these events, whose rows are given, writes into inline tables, in the events' order."""
         if not self._statements and not self._of_runs:
             return []
         given = {"actor": actor_of(metadata), "metadata": metadata.decode()}
-        found: list[Statement] = []
+        found: list[InlineStep] = []
         end = 0
         for kind, run in groupby(events, type):
             start, end = end, end + sum(1 for _ in run)
             statements = self._statements.get(kind, ())
             found += [
-                (sql, self._params(events[number], given, len(events) - number - 1))
+                inline_step((sql, self._params(events[number], given, len(events) - number - 1)))
                 for number in (range(start, end) if statements else ())
                 for sql in statements
             ]
-            found += [
-                (sql, {**given, EVENTS: as_json(rows[start:end]), OFFSET: len(events) - end})
-                for sql in self._of_runs.get(kind, ())
-            ]
+            if run_statements := self._of_runs.get(kind):
+                written = as_json(rows[start:end])
+                found += [
+                    RunStep(each.sql, names=each.names, metadata=metadata, events=written) for each in run_statements
+                ]
         return found
 
     def announcements(self, events: Sequence[Event]) -> list[str]:

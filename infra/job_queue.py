@@ -18,10 +18,10 @@ _ENQUEUE = """
            case when e.run_at > recorded.now then 'scheduled' else 'ready' end,
            coalesce(e.run_at, recorded.at), muniment_job_rank(coalesce(e.run_at, recorded.at), e.priority),
            e.max_attempts, e.timeout_seconds, e.version, e.concurrency_key, e.concurrency_limit, e.occurrence,
-           recorded.at, recorded.metadata
-      from (select %(recorded_at)s::timestamptz as at, clock_timestamp() as now,
-                   %(metadata)s::jsonb as metadata) recorded,
-           json_to_recordset(%(events)s::json) as e (
+           recorded.at, saved.metadata
+      from (select %(recorded_at)s::timestamptz as at, clock_timestamp() as now) recorded,
+           unnest(%(metadatas)s::jsonb[], %(events)s::json[]) as saved (metadata, events),
+           json_to_recordset(saved.events) as e (
                stream uuid, version bigint, type text, type_version integer, args jsonb, personal_args jsonb,
                secret_args jsonb, queue text, priority integer, run_at timestamptz, max_attempts integer,
                timeout_seconds double precision, concurrency_key text, concurrency_limit integer, occurrence text)

@@ -13,7 +13,7 @@ from eventsourcing.persistence import Mapper
 from eventsourcing.utils import get_topic
 from psycopg import Connection, sql
 
-from infra.inline import EVENTS, OFFSET, PLACEHOLDER, Inline, actor_of, adaptable, as_json, own_fields
+from infra.inline import EVENTS, METADATAS, OFFSET, PLACEHOLDER, Inline, actor_of, adaptable, as_json, own_fields
 from infra.transcoding import RecordedEvent
 
 READ_EVENTS = 2_000
@@ -28,7 +28,9 @@ _RESERVED = {
     "event_id": "(_e.originator_id || ':' || _e.originator_version)",
     "actor": "coalesce(convert_from(_e.metadata, 'UTF8')::jsonb ->> 'actor', '')",
     "metadata": "convert_from(_e.metadata, 'UTF8')",
-    EVENTS: "jsonb_build_array(_s || jsonb_build_object('stream', _e.originator_id, 'version', _e.originator_version))",
+    EVENTS: "array[jsonb_build_array(_s || jsonb_build_object("
+    "'stream', _e.originator_id, 'version', _e.originator_version))::json]",
+    METADATAS: "array[convert_from(_e.metadata, 'UTF8')::jsonb]",
 }
 _TYPES = "select parameter_types::text[] from pg_prepared_statements where name = 'muniment_refill'"
 _LOOP = """
@@ -90,7 +92,11 @@ def refill_one_by_one(connection: Connection[Any], mapper: Mapper[UUID], tables:
             for row in rows:
                 recorded = RecordedEvent(*row)
                 event: Any = mapper.to_domain_event(recorded)
-                values = {**_values(recorded, event), EVENTS: as_json([mapper.to_stored_event(event)])}
+                values = {
+                    **_values(recorded, event),
+                    EVENTS: [as_json([mapper.to_stored_event(event)]).decode()],
+                    METADATAS: [recorded.metadata.decode()],
+                }
                 for text in statements[type(event)]:
                     cursor.execute(text.encode(), values)
             position = rows[-1][4]

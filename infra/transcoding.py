@@ -31,7 +31,8 @@ class OrjsonTranscoder(Transcoder):
 
     def encode(self, obj: Any) -> bytes:
         """The JSON document. Raises TypeError for what has no JSON form."""
-        return orjson.dumps(obj, default=_to_builtin)
+        # Copied: orjson gives back a part of a buffer of 8 KB, which would be kept for as long as these bytes are.
+        return bytes(memoryview(orjson.dumps(obj, default=_to_builtin)))
 
     def decode(self, data: bytes) -> Any:
         """The JSON document's plain values; the mapper turns them into the types that an event declares."""

@@ -46,8 +46,9 @@ MANIFEST = Inline(
     name="manifest",
     on={
         Cargo.Loaded: "insert into manifest select e.stream, e.version, e.name, e.tons, e.note, e.owner,"
-        " %(recorded_at)s, %(actor)s from jsonb_to_recordset(%(events)s::jsonb)"
-        " as e (stream uuid, version bigint, name text, tons integer, note jsonb, owner uuid)"
+        " %(recorded_at)s, saved.metadata ->> 'actor'"
+        " from unnest(%(events)s::json[], %(metadatas)s::jsonb[]) as saved (events, metadata),"
+        " json_to_recordset(saved.events) as e (stream uuid, version bigint, name text, tons integer, note jsonb, owner uuid)"
     },
     tables=("manifest",),
 )
