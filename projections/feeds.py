@@ -19,11 +19,12 @@ from infra.side_by_side import side_by_side
 from projections.builds import CHANNEL as BUILDS_CHANNEL
 from projections.builds import LOCK, REBUILD, REBUILD_LANE
 from projections.bulk import BulkLimits, batches
+from projections.by_sets import LIVE_STRETCH_EVENTS
 from projections.engine import WHOLE, Applied, Build, Lane
 from projections.errors import BuildGone, Fenced, Hole
 from projections.facts import Fact
 from projections.lanes import LanesEngine, Spread, Stretch, take_lanes, topics_of
-from projections.lanes_by_sets import LEAST_EVENTS, LIVE_STRETCH_EVENTS, LanesBySets
+from projections.lanes_by_sets import LEAST_EVENTS, LanesBySets
 from projections.projection import Projection
 
 FAUST = "faust"

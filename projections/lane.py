@@ -13,6 +13,8 @@ from psycopg import Connection
 from infra.conninfo import bounded
 from infra.event_store import Log
 from infra.transcoding import NewerSoftware
+from projections.bulk import BulkLimits, forward
+from projections.by_sets import LIVE_STRETCH_EVENTS, SetEngine
 from projections.engine import Applied, Build, Engine
 from projections.errors import BuildGone, Fenced
 from projections.facts import Fact, read
@@ -22,6 +24,9 @@ from projections.tail import Tail
 logger = logging.getLogger("muniment.follower")
 
 SIGNATURE = "muniment follower, fence "
+
+FAR_EVENTS = 20_000
+"""A build that is further behind than this is brought near by sets first, as far as its declaration allows that."""
 
 _DISMISS = """
     select pg_terminate_backend(pid) from pg_stat_activity
@@ -206,10 +211,15 @@ class ConsumerLane:
             consumer = self._consumer.open(connection)
             position = consumer.take_over()
             while not self._stopping.is_set():
+                position = self._brought_near(connection, position)
                 batch = self._next(position)
                 if batch:
                     position = consumer.apply(batch, position)
                     self._backoff.reset()
+
+    def _brought_near(self, _: Connection[Any], position: int) -> int:
+        """Where it stands after it has come nearer in another way than batch by batch, if there is one."""
+        return position
 
     def _next(self, position: int) -> list[Fact]:
         batch = self._tail.after(position, self._limits.batch_events, self._stopping)
@@ -223,12 +233,26 @@ class BuildLane(ConsumerLane):
         self, setup: Setup, build: Build, tail: Tail, fence: int, give_up: Callable[[Exception], None]
     ) -> None:
         self._build = build
+        self._goes_by_sets = True
         self.label = f"{build.projection.label} build {build.number}"
         super().__init__(setup, self, tail, fence, give_up)
 
     def open(self, connection: Connection[Any]) -> Engine:
         """See `Consumer`."""
+        self._goes_by_sets = True
         return Engine(connection, self._setup.log, self._build, fence=self._fence, committed=self._committed)
+
+    def _brought_near(self, connection: Connection[Any], position: int) -> int:
+        head, log = self._tail.head, self._setup.log
+        if head - position < FAR_EVENTS or not self._goes_by_sets:
+            return position
+        engine = SetEngine(connection, log, self._build, fence=self._fence, committed=self._committed, quiet=False)
+        self._goes_by_sets = bool(engine.topics)
+        if not self._goes_by_sets:
+            return position
+        return forward(
+            log, [engine], head, limits=BulkLimits(scan_events=LIVE_STRETCH_EVENTS), stopping=self._stopping.is_set
+        )
 
     def _committed(self, applied: Applied) -> None:
         try:

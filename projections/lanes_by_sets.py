@@ -16,7 +16,6 @@ import psycopg
 from psycopg import Cursor
 
 from infra.transcoding import event_types
-from infra.versions import move_graph
 from projections.batched import Prepared
 from projections.by_sets import (
     MOST_FAILURES,
@@ -25,9 +24,10 @@ from projections.by_sets import (
     USUAL_BYTES,
     USUAL_EVENTS,
     Unsure,
+    all_is_old,
     parked_streams,
 )
-from projections.engine import EVERYTHING, Lane
+from projections.engine import Lane
 from projections.errors import is_poison
 from projections.facts import Fact, read_range, read_streams
 from projections.families import Family, families
@@ -36,9 +36,6 @@ from projections.skips import skipped
 
 LEAST_EVENTS = 5000
 """Who has less before them goes event by event: after a stretch nothing that was remembered of the view counts."""
-
-LIVE_STRETCH_EVENTS = 10_000
-"""Positions of one transaction. Who takes lanes away waits for it, and the server may sort no more at a time."""
 
 _HAS_CRC = "select to_regprocedure('pg_catalog.crc32(bytea)') is not null"
 
@@ -164,11 +161,8 @@ class LanesBySets(LanesEngine):
             fresh = [fact for fact in others if fact.position > batch.positions[self._lane_of(fact)]]
             if fresh:
                 self._all_at_once(prepared, cursor, batch, fresh)
-            if count and self.build.projection.invalidates:
-                batch.stale.update(dict.fromkeys(EVERYTHING))
-                if not self._quiet:
-                    # With the rows: what others have stored held at the position before, and is out of reach from now.
-                    move_graph(cursor)
+            if count and not self._quiet:
+                all_is_old(cursor, self.build, batch)
             self._move_lanes(cursor, batch)
             cursor.execute("commit")
         self.applied += count
