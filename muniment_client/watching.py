@@ -75,7 +75,7 @@ class Watcher:
         self._stopped = threading.Event()
         self._id = ""
         self._broken = 0
-        self._polls_until = float("-inf")
+        self._polls_until = self._expired_at = float("-inf")
         self._thread = threading.Thread(target=self._run, name="muniment-watch", daemon=True)
 
     def start(self) -> None:
@@ -140,11 +140,11 @@ class Watcher:
         part = answer.part()
         answer.patience(self._pace.silence_seconds)
         while part:
+            self._heard("stream")
             for message in stream.feed(part):
                 if message.event:
                     return self._ended(message, stream.retry_seconds or 0.0)
                 self._take_in(message.data, message.id)
-            self._heard("stream")
             if time.monotonic() - began >= self._pace.short_seconds:
                 self._worked()
             part = answer.part()
@@ -159,7 +159,9 @@ class Watcher:
             said = json.loads(message.data)
         reason = str(said.get("reason", "")) if isinstance(said, dict) else ""
         self._broken = 0
-        if message.event == "expired" and self.reach.way is not None:
+        now = time.monotonic()
+        if message.event == "expired" and now - self._expired_at > self._pace.short_seconds:
+            self._expired_at = now
             self._lost(reason)
             return random.uniform(0.0, 1.0)  # noqa: S311 - the next token is asked for at once, but not by all at once
         return self._failed(f"{message.event}: {reason}", retry_seconds)
