@@ -122,6 +122,20 @@ def _roles(_: click.Context) -> list[str]:
     return role_names(Wired(Settings.from_env()))
 
 
+def _namespaces(_: click.Context) -> list[str]:
+    from infra.configuration.schemas import SCHEMAS
+    from infra.settings import Settings
+    from runtime.cli.wired import Wired
+
+    declared = "select namespace from configuration_heads where declarations > 0 limit 1000"
+    try:
+        with Wired(Settings.from_env()).connection() as connection:
+            return [*SCHEMAS, *(name for (name,) in connection.execute(declared))]
+    except Exception:  # noqa: BLE001 - the platform's own are known without it
+        return list(SCHEMAS)
+
+
 projection_argument = click.argument("projection", metavar="PROJECTION", shell_complete=_completed(_projections))
 complete_event_types = _completed(lambda _: event_type_names())
 complete_roles = _completed(_roles)
+complete_namespaces = _completed(_namespaces)

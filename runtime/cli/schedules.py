@@ -73,7 +73,10 @@ def _options(*, missed: str | None, missed_limit: int | None, overlap: str | Non
     """Those that say how a plan is kept."""
     found = [
         click.option("--timezone", metavar="ZONE", help="The IANA name, such as Europe/Vienna. At first UTC."),
-        click.option("--args", type=JsonObject(), metavar="JSON", help="The job's arguments, as a JSON object."),
+        click.option(
+            "--args", type=JsonObject(), metavar="JSON",
+            help="The job's arguments, as a JSON object; of a change those that change.",
+        ),
         click.option(
             "--missed", type=click.Choice(get_args(Missed)), default=missed, show_default=missed is not None,
             help="What becomes of times that were missed.",

@@ -4,16 +4,20 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import click
 import psycopg
 import pytest
 
 from domain.errors import FieldError
 from infra.configuration.heads import read_heads
 from infra.configuration.instances import Acknowledgement, Presence, Refused, leave, tell
+from infra.configuration.schemas import SCHEMAS
+from runtime.cli.config import looking, shared
 from tests.runtime.cli_site import Site
 
 SHOP = {
@@ -192,7 +196,8 @@ def test_somebody_who_was_faster_is_noticed_by_the_version(cli_site: Site, shop:
         assert (refused.exit_code, refused.stderr.count("\n")) == (1, 1), refused.output
         assert f"{shop} is" in refused.stderr
     assert values(cli_site, shop)["stock"] == 2
-    assert cli_site.call("config", "set", "follower", "follower_batch_events=9", "--if-version", 4).exit_code == 1
+    refused = cli_site.call("config", "set", "jobs", "worker_threads=9", "--if-version", 4)
+    assert refused.stderr == "Error: jobs isn't at version 4: nobody has ever changed it\n"
 
 
 def test_what_would_be_wrong_or_would_change_is_told_without_doing_it(cli_site: Site, shop: str):
@@ -326,6 +331,26 @@ def test_a_secret_that_cant_be_had_from_here_is_said_and_left_to_the_processes(c
     assert cli_site.json("config", "get", "onboarding", "--stored")["values"] == {}
 
 
+def test_of_one_key_a_script_gets_the_text_as_it_is(cli_site: Site, shop: str):
+    cli_site.done("config", "set", shop, "colour=red\nand \u202e blue")
+    assert cli_site.done("config", "get", shop, "colour").stdout == "red\nand \u202e blue\n"
+    assert "\u202e" not in cli_site.done("config", "get", shop).stdout
+
+
+def test_a_document_that_this_release_cant_use_is_shown_and_can_be_replaced(cli_site: Site, monkeypatch):
+    cli_site.done("config", "set", "jobs", "worker_threads=9")
+    newer = replace(SCHEMAS["jobs"], version=2, upcasts={1: lambda _: 1 / 0})
+    monkeypatch.setattr(shared, "SCHEMAS", {**SCHEMAS, "jobs": newer})
+    told = cli_site.done("config", "get", "jobs", "worker_threads")
+    assert (told.stdout, "can't be brought from schema 1 to 2" in told.stderr) == ("9\n", True)
+    cli_site.done("config", "set", "jobs", "--replace", "worker_threads=10")
+    again = cli_site.done("config", "get", "jobs", "worker_threads")
+    assert (again.stdout, again.stderr) == ("10\n", "")
+    monkeypatch.undo()
+    refused = cli_site.call("config", "get", "jobs")
+    assert (refused.exit_code, refused.stderr.count("\n")) == (1, 1)
+
+
 def test_a_thousand_and_one_keys_and_a_megabyte_are_refused(cli_site: Site, tmp_path: Path):
     schema = tmp_path / "open.json"
     schema.write_text('{"type": "object"}')
@@ -336,3 +361,12 @@ def test_a_thousand_and_one_keys_and_a_megabyte_are_refused(cli_site: Site, tmp_
     ):
         refused = cli_site.call("config", "set", "open", "--file", "-", typed=json.dumps(document))
         assert (refused.exit_code, said in refused.stderr) == (1, True)
+
+
+def test_namespaces_are_offered_to_who_completes(cli_site: Site, shop: str, monkeypatch):
+    monkeypatch.setenv("MUNIMENT_POSTGRES_URL", cli_site.settings.postgres_url)
+    (argument,) = (each for each in looking.get.params if each.name == "namespace")
+    offered = [item.value for item in argument.shell_complete(click.Context(looking.get), "")]
+    assert {"api", "identity", shop} <= set(offered)
+    monkeypatch.setenv("MUNIMENT_POSTGRES_URL", "postgresql://127.0.0.1:1/none")
+    assert [item.value for item in argument.shell_complete(click.Context(looking.get), "ide")] == ["identity"]

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -22,7 +23,9 @@ from hypothesis import strategies as st
 from domain.configuration import DocumentSchema, Namespace
 from domain.errors import FieldError
 from infra.configuration.heads import Head
+from infra.configuration.schemas import SCHEMAS
 from runtime.cli import cli
+from runtime.cli.config import shared
 from runtime.cli.config.shared import Shown
 from runtime.cli.config.text import Unreadable, annotated, parsed, pointed_out, rendered, without_notes
 from runtime.cli.wired import Wired
@@ -174,6 +177,20 @@ else:
     assert lines[0].startswith("//! This wasn't stored.")
     assert desk.stored(shop) == {"stock": 70, "colour": "red"}
     assert desk.kept == []
+
+
+def test_what_is_stored_and_cant_be_used_any_more_is_opened_with_what_is_wrong(desk: Desk, monkeypatch):
+    name, bounded = "caches", json.loads(json.dumps(SCHEMAS["caches"].json_schema))
+    desk.site.done("config", "set", name, "cache_seconds=9")
+    bounded["properties"]["cache_seconds"]["minimum"] = 20
+    monkeypatch.setattr(shared, "SCHEMAS", {**SCHEMAS, name: replace(SCHEMAS[name], json_schema=bounded)})
+    done = desk.edit(name, replacing(('"cache_seconds": 9', '"cache_seconds": 29')))
+    assert done.exit_code == 0, done.stderr
+    lines = desk.shown[0].splitlines()
+    assert lines[0].startswith("//! What is stored can't be used by this release.")
+    (at,) = (n for n, line in enumerate(lines) if '"cache_seconds": 9' in line)
+    assert lines[at - 1].startswith("  //! cache_seconds: ")
+    assert desk.stored(name) == {"cache_seconds": 29}
 
 
 def test_text_that_is_no_json_is_opened_again_at_its_line(desk: Desk, shop: str):

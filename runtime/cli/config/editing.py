@@ -35,6 +35,7 @@ from runtime.core import Core
 ROUNDS_LIMIT = 100
 """So often one text is opened again: a script that plays the editor may be wrong for ever."""
 
+UNUSABLE = "What is stored can't be used by this release. Mend it, or delete everything to leave it."
 REFUSED = "This wasn't stored. Mend it and save again, or delete everything to give up."
 
 
@@ -96,7 +97,7 @@ class _Session:
         return outcome
 
     def _until_stored(self, draft: Draft) -> Outcome[Changed] | None:
-        presented = text.rendered(self.shown, self.shown.stored)
+        presented = self._first()
         error: Unreadable | Invalid | None = None
         for _ in range(ROUNDS_LIMIT):
             draft.write(presented)
@@ -120,6 +121,11 @@ class _Session:
             except Invalid as refused:
                 error, presented = refused, text.annotated(saved, of_document(refused), REFUSED)
         raise error or click.ClickException("somebody else was faster each time")
+
+    def _first(self) -> str:
+        """What is stored; with what is wrong with it, where this release can't use it."""
+        presented, problem = text.rendered(self.shown, self.shown.stored), self.shown.problem
+        return presented if problem is None else text.annotated(presented, of_document(problem), UNUSABLE)
 
     def _open(self, draft: Draft) -> None:
         try:

@@ -1,5 +1,6 @@
 """Which namespaces there are, what holds in one, what it may hold, and who runs with it."""
 
+import sys
 from typing import Any
 
 import click
@@ -11,7 +12,7 @@ from infra.configuration.instances import State, instances
 from infra.configuration.schemas import SCHEMAS
 from infra.configuration.waiting import Answered
 from runtime.cli.config.answer import print_instances, waiting
-from runtime.cli.config.shared import VERSION, Shown, as_text, look, namespace_argument
+from runtime.cli.config.shared import VERSION, Shown, as_text, in_words, look, namespace_argument
 from runtime.cli.config.text import facts_of
 from runtime.cli.options import as_json, limited
 from runtime.cli.output import print_json, print_page, print_table, printable, say
@@ -72,6 +73,8 @@ def get(
     with wired.log() as log:
         shown = look(wired, log, namespace, version)
         values = dict(shown.stored if stored else shown.whole)
+        if shown.problem:
+            say(f"what is stored can't be used by this release: {in_words(shown.problem)}")
     if unknown := [key for key in keys if key not in values]:
         raise click.ClickException(f"{namespace} has no {', '.join(map(printable, unknown))}")
     values = {key: values[key] for key in keys} if keys else values
@@ -79,10 +82,17 @@ def get(
         print_json(_view(shown, values))
     elif len(keys) == 1:
         (value,) = values.values()
-        click.echo(printable(value) if isinstance(value, str) else as_text(value))
+        click.echo(_bare(value))
     else:
         say(f"{namespace}, version {shown.head.version}")
         _print(shown, values)
+
+
+def _bare(value: Any) -> str:
+    """For scripts as it is; what may have come from strangers mustn't drive a terminal."""
+    if not isinstance(value, str):
+        return as_text(value)
+    return printable(value) if sys.stdout.isatty() else value
 
 
 def _view(shown: Shown, values: dict[str, Any]) -> dict[str, Any]:

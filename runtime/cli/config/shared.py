@@ -11,7 +11,7 @@ import click
 import orjson
 
 from commands.configuration import FIELD
-from domain.configuration import DocumentSchema, Namespace, NamespaceName
+from domain.configuration import DocumentSchema, InvalidDocument, Namespace, NamespaceName
 from domain.configuration.document import Values
 from domain.configuration.namespace import REASON_LIMIT_CHARS
 from domain.errors import DomainError, FieldError, Invalid, Stale, Unavailable
@@ -26,6 +26,7 @@ from infra.secret_stores import open_secret_stores
 from infra.settings import Settings
 from runtime.cli.jobs.options import Short
 from runtime.cli.operator import dispatch
+from runtime.cli.options import complete_namespaces
 from runtime.cli.output import printable, say
 from runtime.cli.wired import Wired
 from runtime.configuration_consent import consent
@@ -52,7 +53,7 @@ class _Name(click.ParamType):
 
 
 VERSION = click.IntRange(0, LARGEST_VERSION)
-namespace_argument = click.argument("namespace", metavar="NAMESPACE", type=_Name())
+namespace_argument = click.argument("namespace", metavar="NAMESPACE", type=_Name(), shell_complete=complete_namespaces)
 reason_option = click.option(
     "--reason", type=Short(REASON_LIMIT_CHARS), default="", help="Why; it is in the history and in the audit log."
 )
@@ -93,8 +94,20 @@ class Shown:
 
     @cached_property
     def stored(self) -> dict[str, Any]:
-        """What is stored, as the schema has it. Raises NewerDocument, InvalidDocument."""
-        return self.schema.upcast(self.head.document, self.head.schema_version)
+        """What is stored, as the schema has it; as it is, where it can't be brought there. Raises NewerDocument."""
+        try:
+            return self.schema.upcast(self.head.document, self.head.schema_version)
+        except InvalidDocument:
+            return self.head.document
+
+    @property
+    def problem(self) -> Invalid | None:
+        """Why what is stored can't be used by this release, if it can't. Raises NewerDocument."""
+        try:
+            self.schema.check(self.schema.upcast(self.head.document, self.head.schema_version), self.file)
+        except InvalidDocument as error:
+            return error if self.head.schema_version else None
+        return None
 
     @cached_property
     def whole(self) -> dict[str, Any]:
