@@ -79,7 +79,7 @@ class SkewedPart(OurPart):
         self.skew_seconds = skew_seconds
 
     def argv(self) -> list[str]:
-        if not self.skew_seconds:
+        if not self.skew_seconds or self.root != ROOT:
             return super().argv()
         return [sys.executable, "-m", "tests.e2e.skewed", str(self.skew_seconds), self.name]
 
@@ -221,11 +221,15 @@ class Fleet:
             return instances(connection, namespace, LEASE_SECONDS)
 
     def is_level(self) -> bool:
-        """Whether every process that is to live does, and has answered about the newest version of everything."""
-        own = {name: version for name, version in self.versions().items() if name in SCHEMAS}
-        for namespace, version in own.items():
-            found = self.instances(namespace)
-            if len(found) != self.processes or any(each.state(version) == "pending" for each in found):
+        """Whether all processes live, nobody is taken for alive who isn't, and all have answered about all versions."""
+        alive = {each.pid for member in self.members for each in children(member.part.process.pid)}
+        for namespace, version in self.versions().items():
+            found = self.instances(namespace) if namespace in SCHEMAS else []
+            if found and not {each.pid for each in found} <= alive:
+                return False
+            if namespace in SCHEMAS and len(found) != self.processes:
+                return False
+            if any(each.state(version) == "pending" for each in found):
                 return False
         return True
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from infra.embedded.ports import free_port
 from infra.settings import Settings
 from tests.e2e.platform import ROOT, Api, OurPart
 
-ROOMS = ("domain", "commands", "projections", "stream_apps", "api", "infra", "runtime")
+ROOMS = ("domain", "commands", "projections", "stream_apps", "api", "infra", "runtime", "muniment_client")
 VIEW = "projections/identity.py"
 FEW_EVENTS = 50
 """In a longer log the next release rebuilds its view, rather than let the follower feed it from the beginning."""
@@ -30,19 +31,29 @@ CHANGES = {
 }
 
 
+Changes = Mapping[str, Sequence[tuple[str, str]]]
+"""By file, what stands there once, and what is to stand there instead."""
+
+
 def next_release(folder: Path) -> Path:
     """Writes it into a folder: where its processes are started."""
+    former = _declaration((ROOT / VIEW).read_text()).replace("USERS = ", "FORMER_USERS = ", 1)
+    changed_release(folder, CHANGES)
+    with (folder / VIEW).open("a") as file:
+        file.write(f"\n\n{former}\n")
+    return folder
+
+
+def changed_release(folder: Path, changes: Changes) -> Path:
+    """Writes a copy of the code with these changes into a folder."""
     for room in ROOMS:
         shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
-    former = _declaration((folder / VIEW).read_text()).replace("USERS = ", "FORMER_USERS = ", 1)
-    for name, changes in CHANGES.items():
+    for name, changed in changes.items():
         text = (folder / name).read_text()
-        for old, new in changes:
+        for old, new in changed:
             assert text.count(old) == 1, f"{name}: {old!r} stands there {text.count(old)} times"
             text = text.replace(old, new)
         (folder / name).write_text(text)
-    with (folder / VIEW).open("a") as file:
-        file.write(f"\n\n{former}\n")
     return folder
 
 
