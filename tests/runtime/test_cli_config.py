@@ -17,7 +17,7 @@ from domain.errors import FieldError
 from infra.configuration.heads import read_heads
 from infra.configuration.instances import Acknowledgement, Presence, Refused, leave, tell
 from infra.configuration.schemas import SCHEMAS
-from runtime.cli.config import looking, shared
+from runtime.cli.config import answer, looking, shared
 from tests.runtime.cli_site import Site
 
 SHOP = {
@@ -186,6 +186,16 @@ def test_who_says_nothing_is_pending_after_the_second(cli_site: Site, shop: str)
         told = cli_site.json("config", "set", shop, "stock=2")
         assert (told["complete"], told["counts"]["pending"]) == (False, 1)
     assert "nobody runs with it yet" in cli_site.done("config", "set", shop, "stock=3").stderr
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), psycopg.OperationalError("gone")], ids=["ctrl-c", "database"])
+def test_what_ends_the_waiting_doesnt_hide_that_it_is_stored(cli_site: Site, shop: str, monkeypatch, error):
+    def waits(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(answer, "wait_for_answers", waits)
+    told = cli_site.done("config", "set", shop, "stock=3")
+    assert told.stderr == f"{shop} is at version 3; who runs with it is not known\n"
 
 
 def test_somebody_who_was_faster_is_noticed_by_the_version(cli_site: Site, shop: str):

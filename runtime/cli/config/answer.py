@@ -56,12 +56,12 @@ def tell(wired: Wired, log: Log, name: str, outcome: Outcome[Changed], as_json: 
 
 
 def _answered(wired: Wired, log: Log, name: str, version: int) -> Answered:
-    """It is stored by now: whatever fails from here on fails no more than the answer."""
+    """It is stored by now: whatever fails from here on, Ctrl-C too, fails no more than the answer."""
     try:
         seconds = waiting(wired, log)
         with wired.connection() as connection:
             return wait_for_answers(connection, name, version, seconds.answer, seconds.lease)
-    except (psycopg.Error, click.ClickException):
+    except (psycopg.Error, click.ClickException, KeyboardInterrupt):
         return Answered(name, version, (), known=False)
 
 
