@@ -25,6 +25,7 @@ SCRIPTS = {
     "catchup": "a stream worker 1,000,000 events behind, beside a bare Faust agent",
     "takeover": "taking over after a kill, on a real Kafka: relay, stream worker",
     "idleness": "relay and stream worker when nothing happens, beside a bare Faust worker",
+    "snapshots": "loads of a stream of 10,000 events by its snapshot beside without; what looking for one costs",
     "backup": "backup and restore of 1,000,000 events beside PostgreSQL's own COPY",
     "export": "exports to JSON Lines and Parquet beside the library's bare reading and mapping",
     "rebuild_load": "checks while a view is rebuilt, beside checks without",

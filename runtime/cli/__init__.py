@@ -47,6 +47,8 @@ COMMANDS = {
         "runtime.cli.config:config",
         "Configuration: what holds, changing it while everything runs, and who runs with what.",
     ),
+    "snapshots": Lazy(
+        "runtime.cli.snapshots:snapshots", "Snapshots of long streams: a cache, which can be dropped at any time."
     "audit": Lazy("runtime.cli.audit:audit", "The audit log. Reading it is in it."),
     "backup": Lazy("runtime.cli.backup:backup", "Copy the log into one file, while the platform serves."),
     "restore": Lazy("runtime.cli.backup:restore", "Make a platform out of a backup of its log."),
