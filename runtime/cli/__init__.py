@@ -1,6 +1,7 @@
 """`muniment`, the command line: its table of contents.
 
-Exit status 0: done; 1: refused or failed, and one line on stderr says why; 2: wrong usage; 3, of `explain`: no.
+Exit status 0: done; 1: refused or failed, and one line on stderr says why; 2: wrong usage; 3, of
+`config`: it is stored, but somebody refuses to run with it.
 """
 
 import click
@@ -49,6 +50,7 @@ COMMANDS = {
     ),
     "snapshots": Lazy(
         "runtime.cli.snapshots:snapshots", "Snapshots of long streams: a cache, which can be dropped at any time."
+    ),
     "audit": Lazy("runtime.cli.audit:audit", "The audit log. Reading it is in it."),
     "backup": Lazy("runtime.cli.backup:backup", "Copy the log into one file, while the platform serves."),
     "restore": Lazy("runtime.cli.backup:restore", "Make a platform out of a backup of its log."),
