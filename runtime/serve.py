@@ -225,9 +225,7 @@ class Api:
             self.caches,
             self.listener,
             self.lookups,
-            size=self.configuration.value(lambda s: s.access_cache_size),
-            lag_seconds=self.configuration.value(lambda s: s.access_lag_seconds),
-            at_least_seconds=self.configuration.value(lambda s: s.at_least_timeout_seconds),
+            live=self.configuration,
         )
 
     def _dispatcher(self) -> ReceiptedDispatcher:

@@ -132,7 +132,7 @@ class Instance:
             before = self._built
             built = self._builder.build(newest, before)
             if _differs(built, before):
-                self.live.offer(built.snapshot.version, lambda: built.snapshot)
+                self.live.offer(built.snapshot)
             self._built = built
         self._say(before.refused, built)
         if self._tells is not None:

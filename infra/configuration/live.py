@@ -37,17 +37,36 @@ _BOUND: ContextVar[Snapshot | None] = ContextVar("muniment_snapshot", default=No
 _bound = _BOUND.get
 
 
-class Live(Holder[Snapshot]):
+class Live:
     """The snapshot in force. `Live.of(settings)` is one that never changes: for tests, and for who runs one command."""
 
+    __slots__ = ("_holder", "current")
+
     def __init__(self, first: Snapshot) -> None:
-        super().__init__()
-        self.offer(first.version, lambda: first)
+        self.current = first
+        """A slot of a class without `__getattr__`: nothing that can change is read faster."""
+        self._holder: Holder[Snapshot] = Holder()
+        self._holder.on_swap(self._swap)
+        self.offer(first)
 
     @classmethod
     def of(cls, settings: Settings, version: int = 0) -> Self:
         """These settings, for good."""
         return cls(Snapshot(settings, version))
+
+    def offer(self, snapshot: Snapshot) -> None:
+        """Swaps it in, and tells who wants to know. One at a time."""
+        self._holder.offer(snapshot.version, lambda: snapshot)
+
+    def on_swap(self, callback: Callable[[Snapshot], object]) -> Callable[[], None]:
+        """Called with each new snapshot once it is in force, in the thread that offered it; must be quick.
+
+        Returns what ends that.
+        """
+        return self._holder.on_swap(callback)
+
+    def _swap(self, snapshot: Snapshot) -> None:
+        self.current = snapshot
 
     @property
     def bound(self) -> Snapshot:

@@ -15,10 +15,11 @@ from prometheus_client import Histogram
 from domain.errors import DomainError, Forbidden, ProjectionBehind, Unavailable
 from infra.cache import CacheAside, Level, Loaded
 from infra.caches import Caches
-from infra.configuration.live import given
+from infra.configuration.live import Live
 from infra.event_store import Log
 from infra.listener import Listener
 from infra.moments import AsOf
+from infra.settings import Settings
 from projections.access.explaining import Explained, best, explain_fold, granted
 from projections.access.facts import UserFacts, fold_user
 from projections.access.held import Held, asked, at
@@ -67,7 +68,7 @@ class Decisions:
     """Answers checks. Never allows from what is known to be old, and never when in doubt.
 
     `executor` runs what reads the event store. `lag_seconds` is how far behind the log the view may be before the
-    event store is asked; `size` bounds the users who are remembered. Each may be a function, asked each time.
+    event store is asked; `size` bounds the users who are remembered. With `live` these are as the configuration says.
     """
 
     def __init__(
@@ -78,19 +79,25 @@ class Decisions:
         listener: Listener,
         executor: Executor,
         *,
-        size: int | Callable[[], int] = 10_000,
-        lag_seconds: float | Callable[[], float] = LAG_SECONDS,
-        at_least_seconds: float | Callable[[], float] = AT_LEAST_SECONDS,
+        size: int = 10_000,
+        lag_seconds: float = LAG_SECONDS,
+        at_least_seconds: float = AT_LEAST_SECONDS,
+        live: Live | None = None,
     ) -> None:
         self._store = store
         self._reader = reader
         self._listener = listener
         self._track = listener.track(ACCESS.name)
         self._executor = executor
-        self._lag_seconds = given(lag_seconds)
-        self._at_least_seconds = given(at_least_seconds)
+        self._live = live or Live.of(
+            Settings(access_cache_size=size, access_lag_seconds=lag_seconds, at_least_timeout_seconds=at_least_seconds)
+        )
         self.cache: CacheAside[Held] = caches.cache(
-            ACCESS.name, load=self._load, encode=Held.encode, decode=Held.decode, size=size
+            ACCESS.name,
+            load=self._load,
+            encode=Held.encode,
+            decode=Held.decode,
+            size=self._live.value(lambda s: s.access_cache_size),
         )
         self._remembered = self.cache.local.get
         levels: tuple[Level, ...] = ("local", "valkey", "sql", "store")
@@ -112,7 +119,10 @@ class Decisions:
         now = monotonic()
         track = self._track
         # Public fields and no calls: this is what happens thousands of times a second.
-        if now < self._listener.fresh_until and now - track.behind_since < self._lag_seconds():
+        if (
+            now < self._listener.fresh_until
+            and now - track.behind_since < self._live.current.settings.access_lag_seconds
+        ):
             known = self._remembered(user_id)
             if known is not None and at_least <= track.position:
                 decision = Decision(known.value.allows(permission, scope), max(known.position, track.position))
@@ -193,7 +203,7 @@ class Decisions:
             try:
                 facts = await self._reader.facts_at(user_id, as_of, marks=marks)
             except ProjectionBehind:
-                if self._listener.lag_seconds(ACCESS.name) >= self._lag_seconds():
+                if self._lags(self._listener.lag_seconds(ACCESS.name)):
                     return "store", await self._fold(user_id, as_of)
                 await self._wait((await self._reader.moment(as_of))[0])
                 facts = await self._reader.facts_at(user_id, as_of, marks=marks)
@@ -204,7 +214,7 @@ class Decisions:
     async def _find(self, user_id: UUID, at_least: int) -> Loaded[Held]:
         if at_least:
             await self._wait(at_least)
-        if self._listener.lag_seconds(ACCESS.name) >= self._lag_seconds():
+        if self._lags(self._listener.lag_seconds(ACCESS.name)):
             return self._loaded("store", await self._fold(user_id, None))
         return await self.cache.get(user_id)
 
@@ -216,7 +226,10 @@ class Decisions:
         return self._loaded("store", await self._fold(user_id, None))
 
     def _trusts(self, facts: UserFacts, *, current: bool) -> bool:
-        return facts.complete and not (current and facts.lag_seconds >= self._lag_seconds())
+        return facts.complete and not (current and self._lags(facts.lag_seconds))
+
+    def _lags(self, seconds: float) -> bool:
+        return seconds >= self._live.settings.access_lag_seconds
 
     @staticmethod
     def _loaded(level: Level, facts: UserFacts) -> Loaded[Held]:
@@ -251,7 +264,7 @@ class Decisions:
         if position <= self._track.position:
             return
         if self._listener.fresh:
-            await self._listener.wait([ACCESS.name], position, self._at_least_seconds())
+            await self._listener.wait([ACCESS.name], position, self._live.settings.at_least_timeout_seconds)
         elif await self._reader.position() < position:
             # Nobody tells us when it gets there, so the caller shall try again.
             raise ProjectionBehind

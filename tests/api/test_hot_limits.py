@@ -64,7 +64,7 @@ class Quay:
         return Query("GET", "/api/v1/told", dict[str, int], config_version, permission=SELF)
 
     def store(self, version: int, **values: Any) -> None:
-        self.live.offer(version, lambda: Snapshot(replace(BASE, **values), version))
+        self.live.offer(Snapshot(replace(BASE, **values), version))
 
     async def ask(self, path: str, method: str = "GET", **options: Any) -> httpx.Response:
         transport = httpx.ASGITransport(self.app, client=("192.0.2.7", 4321))

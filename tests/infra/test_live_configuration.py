@@ -58,7 +58,7 @@ def test_readers_in_threads_and_tasks_never_see_half_of_two_versions_in_ten_thou
     for reader in readers:
         reader.start()
     for number in range(1, SWAPS + 1):
-        live.offer(number, lambda number=number: numbered(number))
+        live.offer(numbered(number))
     ended.set()
     for reader in readers:
         reader.join(20)
@@ -81,7 +81,7 @@ def test_who_reads_one_reference_needs_no_binding():
     for reader in readers:
         reader.start()
     for number in range(1, 2_000):
-        live.offer(number, lambda number=number: numbered(number))
+        live.offer(numbered(number))
     ended.set()
     for reader in readers:
         reader.join(20)
@@ -98,7 +98,7 @@ def test_a_snapshot_cannot_be_changed():
 def test_what_was_begun_keeps_its_snapshot_and_what_begins_later_has_the_new_one():
     live = Live(numbered(1))
     with live.bind() as first:
-        live.offer(2, lambda: numbered(2))
+        live.offer(numbered(2))
         assert live.settings.page_size == first.settings.page_size == 1
         with live.bind() as inner:  # a part of the same thing
             assert inner is first
@@ -109,7 +109,7 @@ def test_what_was_begun_keeps_its_snapshot_and_what_begins_later_has_the_new_one
 def test_what_is_gone_on_with_elsewhere_has_the_snapshot_that_it_was_begun_with():
     live = Live(numbered(1))
     begun = live.bound
-    live.offer(2, lambda: numbered(2))
+    live.offer(numbered(2))
     with live.bind(begun):
         assert live.bound.version == 1
     assert live.bound.version == 2
@@ -121,7 +121,7 @@ def test_hashing_has_the_cost_of_the_request_that_asked_for_it():
 
     async def request() -> str:
         with live.bind():
-            live.offer(1, lambda: Snapshot(replace(BASE, bcrypt_cost=5), 1))
+            live.offer(Snapshot(replace(BASE, bcrypt_cost=5), 1))
             return await passwords.hash("the engine weaves")
 
     assert asyncio.run(request()).split("$")[3] == "04"
@@ -134,7 +134,7 @@ def test_what_is_made_of_the_settings_is_made_once_for_each_snapshot():
     derived = Derived(live, lambda settings: made.append(settings.page_size) or settings.page_size)
     assert [derived(), derived()] == [1, 1]
     with live.bind():
-        live.offer(2, lambda: numbered(2))
+        live.offer(numbered(2))
         assert (derived(), derived.current) == (1, 2)
     assert derived() == 2
     assert sorted(set(made)) == [1, 2]
@@ -160,5 +160,5 @@ def test_the_end_of_a_coroutine_that_nobody_finished_binds_nothing():
             await task
 
     asyncio.run(abandoned())
-    live.offer(2, lambda: numbered(2))
+    live.offer(numbered(2))
     assert live.settings.page_size == 2

@@ -31,7 +31,7 @@ def named(live: Live, name: str) -> HotReaction:
 
 
 def store(live: Live, version: int, **values: Any) -> None:
-    live.offer(version, lambda: Snapshot(replace(BASE, **values), version))
+    live.offer(Snapshot(replace(BASE, **values), version))
 
 
 def test_newcomers_get_the_default_role_of_now():

@@ -61,7 +61,7 @@ class Hall:
         return Performer(self._log, self.site.types, worker.look, worker.give_back, found, around, self.live)
 
     def store(self, version: int, **values: Any) -> None:
-        self.live.offer(version, lambda: Snapshot(replace(BASE, **values), version))
+        self.live.offer(Snapshot(replace(BASE, **values), version))
 
     @contextmanager
     def working(self) -> Iterator[None]:
