@@ -66,7 +66,8 @@ class Instance:
 class Status:
     """For whoever asks whether the service is well. `way` is None while the platform isn't heard, `trouble` is why.
 
-    `version` runs (None: none yet), `refused` was refused because of `errors` (None: nothing is).
+    `version` runs (None: none yet), `refused` was refused because of `errors` (None: nothing is). `unsaid` is why the
+    platform can't be told that (empty: it is).
     """
 
     way: Way | None
@@ -75,6 +76,7 @@ class Status:
     version: int | None
     refused: int | None
     errors: tuple[FieldError, ...]
+    unsaid: str
 
 
 class Configuration(Live[Snapshot[T]]):
@@ -198,6 +200,7 @@ class Configuration(Live[Snapshot[T]]):
             self.current.version if self.begun else None,
             verdict.version if verdict is not None and refused else None,
             verdict.errors if verdict is not None else (),
+            self._teller.trouble if self._teller is not None else "",
         )
 
     def wait_for(self, version: int, timeout_seconds: float) -> bool:

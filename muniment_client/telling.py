@@ -32,7 +32,8 @@ class Teller:
         self._ring = threading.Event()
         self._stopping = self._withdraws = False
         self._said = self._unsaid = False
-        self._trouble = ""
+        self.trouble = ""
+        """Why the platform doesn't know what this instance runs with; empty: it does, or there is nothing to say."""
         self._thread = threading.Thread(target=self._run, name="muniment-tell", daemon=True)
 
     def start(self) -> None:
@@ -84,7 +85,7 @@ class Teller:
             return self._failed(str(error))
         except Exception as error:  # noqa: BLE001 - the token's provider isn't ours
             return self._failed(type(error).__name__)
-        self._said, self._trouble = True, ""
+        self._said, self.trouble = True, ""
         self._backoff.worked()
         return self._beat_seconds
 
@@ -106,9 +107,9 @@ class Teller:
 
     def _failed(self, trouble: str, at_least_seconds: float = 0.0) -> float:
         self._unsaid = True
-        if trouble != self._trouble:
+        if trouble != self.trouble:
             logger.warning("what this instance runs with couldn't be told: %s", trouble)
-            self._trouble = trouble
+            self.trouble = trouble
         return self._backoff.failed(at_least_seconds)
 
 

@@ -301,6 +301,18 @@ def test_who_may_not_read_is_told_why_and_let_in_once_they_may(platform: Platfor
     assert caplog.text.count("403 forbidden") < 5  # as often as it changes, not as often as it is tried
 
 
+def test_who_may_read_and_not_say_what_runs_runs_all_the_same(platform: Platform, namespace, begin, newcomer):
+    platform.admin.done("POST", "/api/v1/roles", {"name": "spectator", "permissions": ["config:read"], "includes": []})
+    spectator = newcomer("Dorothy Vaughan")
+    platform.admin.grants(spectator.me, "spectator")
+    configuration = begin(token=lambda: spectator.tokens["access_token"])
+    configuration.start()
+    eventually(lambda: configuration.status.unsaid.startswith("403 forbidden"))
+    version = update(platform, namespace, rate=22)["version"]
+    assert configuration.wait_for(version, WAIT)
+    assert configuration.current.value.rate == 22
+
+
 def test_a_namespace_that_there_isnt_is_said_and_waited_for(platform: Platform, service: Caller):
     token = lambda: service.tokens["access_token"]  # noqa: E731
     name = f"not-yet-{next(NUMBERS)}"
