@@ -119,6 +119,32 @@ def test_a_namespace_of_the_platform_can_be_watched_without_its_secrets(platform
     assert first.data["sources"]["bcrypt_cost"] == "file"
 
 
+def test_a_process_that_hears_of_no_commits_looks_for_itself(platform: Platform, namespace: str):
+    here = platform.babbage.same(platform.admin)
+    with watching(platform.babbage, here, namespace) as ear:
+        ear.take(1)
+        platform.proxy.freeze()
+        version = store(platform.admin, namespace, rate=9)
+        assert [message.data["version"] for message in ear.take(1)] == [version]
+        platform.proxy.mend()
+
+
+def test_after_a_restore_the_same_version_with_other_contents_is_told(platform: Platform, namespace: str):
+    version = store(platform.admin, namespace, rate=9)
+    with watching(platform.babbage, platform.babbage.same(platform.admin), namespace) as ear:
+        (first,) = ear.take(1)
+        document = '{"rate": 10}'
+        platform.sql("update configuration_heads set document = %s where namespace = %s", document, namespace)
+        assert ear.take(1, seconds=0.3) == []
+        platform.proxy.cut()  # as when the server is started on another past
+        platform.proxy.mend()
+        (second,) = ear.take(1)
+    assert (second.data["version"], second.data["values"]["rate"]) == (version, 10)
+    assert second.id != first.id
+    with watching(platform.ada, platform.admin, namespace, last_id=first.id) as again:
+        assert [message.id for message in again.take(1)] == [second.id]
+
+
 def test_a_long_poll_answers_with_the_document_or_that_there_is_no_other(platform: Platform, namespace: str):
     first = poll(platform.admin, namespace, 0)
     assert first.status_code == 200
