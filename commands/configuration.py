@@ -75,6 +75,15 @@ class DeclareNamespace:
 
 
 @dataclass(frozen=True)
+class WithdrawNamespace:
+    """There is no such namespace of the customers' own any more."""
+
+    name: NamespaceName
+    own: OwnNamespaces
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class ChangeConfiguration:
     """The document of a namespace becomes this, or is patched by it."""
 
@@ -130,6 +139,13 @@ def declare_namespace(work: Work, command: DeclareNamespace) -> Changed:
         before = namespace.values
         changed |= namespace.change(values, namespace.declarations, command.reason, before=before)
     return Changed(namespace.version, changed)
+
+
+def withdraw_namespace(work: Work, command: WithdrawNamespace) -> None:
+    """Its past stays in the log. Raises NamespaceReserved, NamespaceNotFound, Invalid."""
+    if command.name in command.own.schemas:
+        raise NamespaceReserved
+    work.get(Namespace, Namespace.id_of(command.name)).withdraw(command.reason)
 
 
 def change_configuration(work: Work, command: ChangeConfiguration) -> Changed:

@@ -141,6 +141,7 @@ AUDITED: Mapping[type[Event], Meaning] = {
     Namespace.Declared: Meaning(
         "configuration.declared", API_ACTIVITY, UPDATE, _namespace, ("schema_version", "reason")
     ),
+    Namespace.Withdrawn: Meaning("configuration.withdrawn", API_ACTIVITY, 4, _namespace, ("reason",)),
     Namespace.Changed: Meaning(
         "configuration.changed", API_ACTIVITY, UPDATE, _namespace, ("keys", "schema_version", "reason", "restores")
     ),

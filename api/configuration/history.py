@@ -34,7 +34,7 @@ class DecisionView(View):
     position: int
     at: datetime
     actor: str
-    kind: Literal["changed", "declared", "rolled-back"]
+    kind: Literal["changed", "declared", "rolled-back", "withdrawn"]
     keys: list[str]
     schema_version: int
     reason: str

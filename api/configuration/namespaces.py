@@ -6,7 +6,13 @@ from api.configuration.common import OF_NAME, ConfigurationPorts, ReasonText
 from api.configuration.instances import UpdatedView, instances_of
 from api.ports import Outcome
 from api.routing import Asked, Body, Command, Keyset, Page, Paging, Query, Route, View
-from commands.configuration import Changed, DeclareNamespace, declare_namespace
+from commands.configuration import (
+    Changed,
+    DeclareNamespace,
+    WithdrawNamespace,
+    declare_namespace,
+    withdraw_namespace,
+)
 from domain.configuration import (
     InvalidDocument,
     InvalidSchema,
@@ -25,6 +31,12 @@ class DeclarationBody(Body):
 
     schema: dict[str, Any]
     values: dict[str, Any] | None = None
+    reason: ReasonText = ""
+
+
+class WithdrawalParams(Body):
+    """Why."""
+
     reason: ReasonText = ""
 
 
@@ -66,6 +78,11 @@ async def prepare_declaration(ports: ConfigurationPorts, asked: Asked) -> Declar
     )
 
 
+async def prepare_withdrawal(ports: ConfigurationPorts, asked: Asked) -> WithdrawNamespace:
+    """Raises Invalid."""
+    return WithdrawNamespace(NamespaceName(asked.path["name"]), ports.configuration, asked.params.reason)
+
+
 async def declared(asked: Asked, outcome: Outcome) -> UpdatedView:
     """What the instances that watch the namespace make of it."""
     found: Changed = outcome.result
@@ -85,5 +102,10 @@ ROUTES: list[Route] = [
         "PUT", f"{PATH}/{{name}}", DeclarationBody, declare_namespace, permission="config:declare", scope=OF_NAME,
         prepare=prepare_declaration, stream=lambda asked: Namespace.id_of(asked.path["name"]), result=UpdatedView,
         answered=declared, raises=(NamespaceReserved, InvalidSchema, InvalidDocument),
+    ),
+    Command(
+        "DELETE", f"{PATH}/{{name}}", None, withdraw_namespace, permission="config:declare", scope=OF_NAME,
+        prepare=prepare_withdrawal, params=WithdrawalParams, stream=lambda asked: Namespace.id_of(asked.path["name"]),
+        raises=(NamespaceReserved, NamespaceNotFound),
     ),
 ]  # fmt: skip

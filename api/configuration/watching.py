@@ -20,6 +20,7 @@ from prometheus_client import Counter
 
 from api.live import Audience, AudienceLimits, Holder, Opened
 from api.live.guard import Allowed
+from domain.configuration import NamespaceNotFound
 from domain.errors import DomainError, Unavailable
 
 T = TypeVar("T")
@@ -321,6 +322,8 @@ class Watches:
                 watched.error = whole
                 if watched.whole is not None:
                     log.warning("%s: %s", name, whole.message)
+                if isinstance(whole, NamespaceNotFound):  # withdrawn: nobody who comes from now on is given it
+                    watched.whole = None
             elif watched.whole is None or watched.whole.id != whole.id:
                 watched.whole = whole
                 for watch in watched.watchers:

@@ -54,6 +54,16 @@ class Namespace(Aggregate):
         def apply(self, aggregate: "Namespace") -> None:
             aggregate.schema, aggregate.declarations = self.schema, self.schema_version
 
+    class Withdrawn(Aggregate.Event):
+        """The customers' own: from now on there is no such namespace, and nothing is stored of it."""
+
+        TOPIC = "configuration.NamespaceWithdrawn"
+        name: str
+        reason: str
+
+        def apply(self, aggregate: "Namespace") -> None:
+            aggregate.schema, aggregate.values, aggregate.schema_version = None, {}, 0
+
     class Changed(Aggregate.Event):
         """The whole stored document. `schema_version` is the number of the schema that it was written for.
 
@@ -112,6 +122,12 @@ class Namespace(Aggregate):
             reason=checked_reason(reason),
         )
         return True
+
+    def withdraw(self, reason: str = "") -> None:
+        """It is no more; declared once more, it begins without a document. Raises NamespaceNotFound, Invalid."""
+        if self.schema is None:
+            raise NamespaceNotFound
+        self.trigger_event(self.Withdrawn, name=self.name, reason=checked_reason(reason))
 
     def change(
         self, values: Values, schema_version: int, reason: str = "", *, before: Values, restores: int | None = None

@@ -20,11 +20,15 @@ _OPENED = """
     values (%(name)s::text, %(stream)s::uuid, %(version)s::integer, %(position)s::bigint, 0, '{}')
 """
 _DECLARED = """
-    update configuration_heads
-       set schema = %(schema)s::jsonb, declarations = %(schema_version)s::integer,
-           version = %(version)s::integer, position = %(position)s::bigint
-     where namespace = %(name)s::text
+    insert into configuration_heads (namespace, stream, version, position, schema_version, document, schema,
+                                     declarations)
+    values (%(name)s::text, %(stream)s::uuid, %(version)s::integer, %(position)s::bigint, 0, '{}', %(schema)s::jsonb,
+            %(schema_version)s::integer)
+        on conflict (namespace) do update
+       set schema = excluded.schema, declarations = excluded.declarations, version = excluded.version,
+           position = excluded.position
 """
+_WITHDRAWN = "delete from configuration_heads where namespace = %(name)s::text"
 _CHANGED = """
     update configuration_heads
        set document = %(values)s::jsonb, schema_version = %(schema_version)s::integer,
@@ -58,9 +62,10 @@ HEADS = Inline(
     on={
         Namespace.Opened: _OPENED,
         Namespace.Declared: (_DECLARED, _NOTIFY),
+        Namespace.Withdrawn: (_WITHDRAWN, _NOTIFY),
         Namespace.Changed: (_CHANGED, _NOTIFY),
     },
-    announces={Namespace.Declared: _announce, Namespace.Changed: _announce},
+    announces=dict.fromkeys((Namespace.Declared, Namespace.Withdrawn, Namespace.Changed), _announce),
     tables=("configuration_heads",),
 )
 

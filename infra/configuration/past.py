@@ -15,7 +15,7 @@ from infra.configuration.heads import Head
 from infra.event_store import Log, Metadata
 from infra.moments import AsOf
 
-_CHANGED, _DECLARED = Namespace.Changed.TOPIC, Namespace.Declared.TOPIC
+_CHANGED, _DECLARED, _WITHDRAWN = Namespace.Changed.TOPIC, Namespace.Declared.TOPIC, Namespace.Withdrawn.TOPIC
 _NEWEST = """
     select originator_version, notification_id from stored_events
      where originator_id = %(stream)s and originator_version <= %(version)s
@@ -24,12 +24,14 @@ _NEWEST = """
 _LAST = """
     select originator_id, originator_version, topic, state, notification_id, recorded_at, metadata from stored_events
      where originator_id = %(stream)s and originator_version <= %(version)s and topic = %(topic)s
+       and originator_version > %(since)s
      order by originator_version desc limit 1
 """
 _KEYS = """
     select key, max(originator_version)::integer as version
       from stored_events, jsonb_array_elements_text(convert_from(state, 'UTF8')::jsonb -> 'keys') key
      where originator_id = %(stream)s and originator_version <= %(version)s and topic = %(topic)s
+       and originator_version > %(since)s
      group by key
 """
 # Documents and schemas stay where they are: a page of them could be hundreds of megabytes.
@@ -42,6 +44,7 @@ _ENTRIES = """
 """
 _AT = "select max(originator_version) from stored_events where originator_id = %s and notification_id <= %s"
 _ANY = 2**62
+_KINDS = {_CHANGED: "changed", _DECLARED: "declared", _WITHDRAWN: "withdrawn"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +77,13 @@ class NamespacePast:
     def head(self, name: str, version: int) -> Head:
         """The namespace at a version; 0: before anything was stored. Raises VersionNotFound."""
         stream = Namespace.id_of(name)
-        asked = {"stream": stream, "version": version}
+        asked: dict[str, Any] = {"stream": stream, "version": version, "since": 0}
         with self._pool.connection() as connection, connection.transaction():
             found = connection.execute(_NEWEST, asked).fetchone()
             if version < 0 or (found[0] if found else 0) != version:
                 raise VersionNotFound(f"This namespace has no version {version}.")
+            if (withdrawn := self._last(connection, asked, _WITHDRAWN)) is not None:
+                asked["since"] = withdrawn.originator_version
             changed = self._last(connection, asked, _CHANGED)
             declared = self._last(connection, asked, _DECLARED)
             keys: dict[str, int] = dict(connection.execute(_KEYS, {**asked, "topic": _CHANGED}).fetchall())
@@ -111,7 +116,7 @@ class NamespacePast:
         asked = {
             "stream": Namespace.id_of(name),
             "before": _ANY if before is None else before,
-            "topics": [_CHANGED, _DECLARED],
+            "topics": list(_KINDS),
             "limit": limit,
         }
         with self._pool.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
@@ -125,9 +130,9 @@ def _entry(row: dict[str, Any]) -> Entry:
         position=row["position"],
         at=row["recorded_at"],
         actor=Metadata.from_bytes(row["metadata"]).actor,
-        kind="declared" if row["topic"] == _DECLARED else "changed" if said["restores"] is None else "rolled-back",
+        kind=_KINDS[row["topic"]] if said.get("restores") is None else "rolled-back",
         keys=said.get("keys", []),
-        schema_version=said["schema_version"],
+        schema_version=said.get("schema_version", 0),
         reason=said["reason"],
         restores=said.get("restores"),
     )

@@ -20,10 +20,12 @@ from commands.configuration import (
     Mode,
     RollbackConfiguration,
     Validated,
+    WithdrawNamespace,
     change_configuration,
     declare_namespace,
     rollback_configuration,
     validate_configuration,
+    withdraw_namespace,
 )
 from domain.configuration import (
     ABSENT,
@@ -120,6 +122,9 @@ class Site:
 
     def declare(self, schema: Any = SHOP_SCHEMA, values: Values | None = None, name: str = SHOP) -> Changed:
         return self.do(declare_namespace, DeclareNamespace(NamespaceName(name), schema, OWN, values))
+
+    def withdraw(self, name: str = SHOP, reason: str = "") -> None:
+        self.do(withdraw_namespace, WithdrawNamespace(NamespaceName(name), OWN, reason))
 
     def head(self, name: str = TEA) -> Head:
         with self.pool.connection() as connection:
@@ -524,6 +529,40 @@ def test_what_is_no_schema_declares_nothing(site):
     assert site.log.head() == 0
 
 
+def test_a_namespace_that_is_withdrawn_is_no_more_and_begins_anew(site):
+    site.declare()
+    site.change({"price": 5}, name=SHOP)
+    site.withdraw(reason="closed")
+    for attempt in (
+        lambda: site.change({"price": 6}, name=SHOP),
+        lambda: site.validate({"price": 6}, name=SHOP),
+        lambda: site.rollback(3, name=SHOP),
+        site.withdraw,
+    ):
+        with pytest.raises(NamespaceNotFound):
+            attempt()
+    with site.pool.connection() as connection:
+        assert read_heads(connection) == []
+    assert site.declare({"type": "object"}) == Changed(5, changed=True)
+    assert site.head(SHOP) == Head("shop", Namespace.id_of("shop"), 5, 5, 0, {}, {"type": "object"}, 2, {})
+    site.rollback(3, name=SHOP)
+    assert site.stored(SHOP) == {"price": 5}
+    assert [each.kind for each in site.past.entries(SHOP, 10)] == [
+        "rolled-back", "declared", "withdrawn", "changed", "declared",
+    ]  # fmt: skip
+    assert [site.past.document(SHOP, version)[0] for version in range(7)] == [
+        {}, {}, {}, {"price": 5}, {}, {}, {"price": 5},
+    ]  # fmt: skip
+
+
+def test_nobody_withdraws_what_isnt_theirs(site):
+    site.change({"cups": 3})
+    with pytest.raises(NamespaceReserved):
+        site.withdraw(TEA)
+    with pytest.raises(NamespaceNotFound):
+        site.withdraw()
+
+
 # --- the past
 
 
@@ -599,6 +638,10 @@ def test_the_heads_can_be_filled_anew_from_the_log(site):
     site.change({"price": 1e22, "list": [1.5, None]}, name=SHOP)
     site.change({"cups": 5, "leaves": "oolong"})
     site.patch({"leaves": None})
+    for _ in range(2):
+        site.declare(name="closed")
+        site.change({"price": 1}, name="closed")
+        site.withdraw("closed")
     with site.pool.connection() as connection:
         before = read_heads(connection)
         with connection.transaction():

@@ -233,6 +233,25 @@ def test_another_schema_must_take_the_document_or_come_with_one(tearoom):
     assert tearoom.get(version=3)["values"] == {"cups": 3, "leaves": "assam", "pot": {"size": 1.5, "lid": True}}
 
 
+def test_a_namespace_that_is_withdrawn_is_no_more(tearoom):
+    tearoom.put({"cups": 3})
+    path = f"/api/v1/config-namespaces/{tearoom.name}"
+    late = tearoom.admin.ask("DELETE", path, headers={"if-match": '"2"'})
+    assert late.status_code == 412
+    assert tearoom.admin.ask("DELETE", path, params={"reason": "closed"}).status_code == 204
+    for method, url, body in (
+        ("GET", tearoom.path, None), ("GET", path, None), ("DELETE", path, None),
+        ("GET", f"{tearoom.path}/watch", None), ("GET", f"{tearoom.path}/instances", None),
+        ("PATCH", tearoom.path, {"values": {}}),
+    ):  # fmt: skip
+        assert tearoom.admin.ask(method, url, body).status_code == 404, (method, url)
+    assert tearoom.admin.ask("DELETE", "/api/v1/config-namespaces/identity").status_code == 409
+    tearoom.admin.done("PUT", path, {"schema": TEA})
+    assert tearoom.get()["sources"]["cups"] == "default"
+    tearoom.admin.done("POST", f"{tearoom.path}/rollback", {"version": 3})
+    assert tearoom.get()["values"]["cups"] == 3
+
+
 @pytest.mark.parametrize(
     ("body", "code", "field"),
     [

@@ -27,7 +27,7 @@ CHANGING = {
     "reactions": {"retry", "skip"},
     "jobs": {"enqueue", "enqueue-batch", "retry", "cancel", "redrive"},
     "queues": {"pause", "resume", "limit"},
-    "config": {"set", "edit", "declare", "rollback"},
+    "config": {"set", "edit", "declare", "withdraw", "rollback"},
     "audit": {"list"},  # reading the audit log is recorded
     "events": {"export", "replay"},  # and so is taking a part of the log away
     "analytics": {"grant", "revoke"},

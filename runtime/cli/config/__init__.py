@@ -4,6 +4,7 @@ import click
 
 from runtime.cli.config import changing, looking, past
 from runtime.cli.config.editing import edit
+from runtime.cli.config.withdrawing import withdraw
 
 
 @click.group()
@@ -28,6 +29,7 @@ COMMANDS = (
     edit,
     changing.validate,
     changing.declare,
+    withdraw,
     past.history,
     past.diff,
     past.rollback,
