@@ -24,6 +24,10 @@ class MailUnavailable(Exception):
     """The server couldn't be reached, or says to come back later."""
 
 
+class MailServerUnknown(MailUnavailable):
+    """Its address is a secret that can't be had at the moment."""
+
+
 @dataclass(frozen=True, slots=True)
 class MailServer:
     """Where mail goes. `smtps` is TLS from the start; `smtp` turns to TLS where the server offers it.
@@ -39,10 +43,10 @@ class MailServer:
 
     @classmethod
     def of(cls, settings: Settings) -> "MailServer | None":
-        """As the settings say; None where none is set. Raises SettingsError, and MailUnavailable without its secret."""
+        """As the settings say; None where none is set. Raises SettingsError, MailServerUnknown."""
         url: str | Hidden = settings.smtp_url
         if isinstance(url, Hidden) and not url:
-            raise MailUnavailable("the mail server's address is a secret that can't be had at the moment")
+            raise MailServerUnknown("the mail server's address is a secret that can't be had at the moment")
         if not url:
             return None
         found = _parsed(url.reveal() if isinstance(url, Hidden) else url)

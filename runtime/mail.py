@@ -8,13 +8,15 @@ from email.utils import format_datetime
 from commands.identity import IssueVerification, issue_verification
 from domain.identity import AlreadyVerified, UserNotFound
 from domain.jobs import JobType, NotRetryable
-from infra.mail import MailRefused, MailServer
+from infra.mail import MailRefused, MailServer, MailServerUnknown
 from infra.settings import Settings
 from infra.verification import PURPOSE, VerificationTokens
 from runtime.core import Core
-from stream_apps.jobs import Run, job
+from stream_apps.jobs import Run, Snooze, job
 from stream_apps.jobs.mail import MAIL_VERIFICATION, SEND_MAIL, SendArgs, VerifyAddressArgs
 
+SECRET_SECONDS = 5.0
+"""After so long it is looked again whether the secret that the mail server's address is can be had."""
 SUBJECT = "Please verify your address"
 TEXT = "Please verify that this is your address:\n\n{link}\n\nThis works until {until:%Y-%m-%d %H:%M} UTC.\n"
 
@@ -30,8 +32,12 @@ class Mail:
         return job(SEND_MAIL)(self.send), job(MAIL_VERIFICATION)(self.mail_verification)
 
     def send(self, run: Run, args: SendArgs) -> None:
-        """Raises MailUnavailable, which is tried again, and NotRetryable."""
-        server = MailServer.of(self.core.settings)
+        """Raises MailUnavailable, which is tried again, NotRetryable, and Snooze while nobody knows the server."""
+        try:
+            server = MailServer.of(self.core.settings)
+        except MailServerUnknown as unknown:
+            # no attempt of this job could succeed: none is used up
+            raise Snooze(timedelta(seconds=SECRET_SECONDS), str(unknown)) from None
         if server is None:
             raise NotRetryable("there is no mail server: MUNIMENT_SMTP_URL is empty")
         try:

@@ -10,7 +10,7 @@ from domain.aggregate import Personal, Secret
 from domain.identity import EmailVerification
 from domain.jobs import JobType
 from infra.event_store import Recorded
-from infra.mail import MailServer, MailUnavailable
+from infra.mail import MailServer, MailServerUnknown
 from infra.settings import Settings
 from stream_apps.reactions import Intention, Reaction
 
@@ -50,7 +50,7 @@ def verification_mail(settings: Settings) -> Reaction:
     """
     try:
         has_server = MailServer.of(settings) is not None
-    except MailUnavailable:
+    except MailServerUnknown:
         has_server = True  # mail waits in the queue for the secret that its server's address is
 
     def plan(cause: Recorded) -> Intention | None:

@@ -65,9 +65,8 @@ def listening(postbox: Postbox, port: int) -> Iterator[None]:
 
 @contextmanager
 def sending(site: Site, port: int, **changes: Any) -> Iterator[Core]:
-    settings = replace(
-        site.settings, smtp_url=f"smtp://127.0.0.1:{port}", mail_from="Muniment <office@engine.example>", **changes
-    )
+    usual = {"smtp_url": f"smtp://127.0.0.1:{port}", "mail_from": "Muniment <office@engine.example>"}
+    settings = replace(site.settings, **(usual | changes))
     core = build_core(settings)
     worker = build_worker(core, worker_limits(replace(settings, worker_threads=2)), chance=lambda: 0.01)
     thread = threading.Thread(target=worker.run, daemon=True)
@@ -204,10 +203,16 @@ def test_the_servers_address_may_be_a_secret():
     assert (server.host, server.password) == ("mail.example", "s3cret!")
 
 
-def test_mail_waits_for_a_secret_that_cant_be_had():
+def test_mail_waits_for_a_secret_that_cant_be_had_and_uses_up_no_attempt(cli_site):
+    with sending(cli_site, free_port(), smtp_url=Hidden("")) as core:
+        job_id = enqueued(core, SEND_MAIL, LETTER)
+        until(lambda: any(isinstance(each.event, Job.AttemptSnoozed) for each in core.log.read_stream(job_id)))
+        (said,) = [each.event for each in core.log.read_stream(job_id) if isinstance(each.event, Job.AttemptSnoozed)]
+    assert "can't be had at the moment" in said.reason
+
+
+def test_a_mail_is_planned_though_its_server_is_a_secret_that_cant_be_had():
     settings = Settings(smtp_url=Hidden(""), mail_from="a@b.example")
-    with pytest.raises(MailUnavailable, match="can't be had at the moment"):
-        MailServer.of(settings)
     reaction = verification_mail(settings)
     cause = SimpleNamespace(event=EmailVerification.Requested.__new__(EmailVerification.Requested))
     cause.event.__dict__["user_id"] = uuid4()
