@@ -119,6 +119,7 @@ def _no_constant(name: str) -> Any:
 def _places(text: str) -> dict[str, int]:
     """The line (0 and up) of each key of the document, as far as it can be read."""
     plain, depth, last, found = _without_comments(text), 0, None, dict[str, int]()
+    line, counted = 0, 0
     for token in _TOKEN.finditer(plain):
         if token[0] in "{[":
             depth += 1
@@ -126,7 +127,8 @@ def _places(text: str) -> dict[str, int]:
             depth -= 1
         elif token[0] == ":":
             if depth == 1 and last is not None:
-                found.setdefault(_name(last[0]), plain.count("\n", 0, last.start()))
+                line, counted = line + plain.count("\n", counted, last.start()), last.start()
+                found.setdefault(_name(last[0]), line)
         else:
             last = token
     return found
