@@ -268,9 +268,27 @@ def test_another_schema_may_bring_its_document_along(cli_site: Site, shop: str, 
     assert cli_site.json("config", "history", shop)["items"][0]["reason"] == "by number"
 
 
+def test_a_namespace_that_is_withdrawn_is_no_more(cli_site: Site, shop: str, schema_file: Path):
+    late = cli_site.call("config", "withdraw", shop, "--if-version", "1")
+    assert (late.exit_code, "isn't at version 1 any more" in late.stderr) == (1, True)
+    said = cli_site.json("config", "withdraw", shop, "--if-version", "2", "--reason", "closed", "--as", "ada")
+    assert said["namespace"] == shop
+    (withdrawn,) = [each for each in cli_site.events("configuration.NamespaceWithdrawn") if each.event.name == shop]
+    assert (withdrawn.position, withdrawn.event.reason) == (said["position"], "closed")
+    assert withdrawn.metadata.actor == "operator:ada"
+    gone = cli_site.call("config", "get", shop)
+    assert (gone.exit_code, "There is no such namespace" in gone.stderr) == (1, True)
+    cli_site.done("config", "declare", shop, schema_file)
+    assert [each["kind"] for each in cli_site.json("config", "history", shop)["items"]] == [
+        "declared", "withdrawn", "declared",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("command", "status", "said"),
     [
+        (["withdraw", "live"], 1, "platform's own"),
+        (["withdraw", "no.such"], 1, "There is no such namespace"),
         (["get", "No Such"], 2, "lower-case words"),
         (["get", "no.such"], 1, "There is no such namespace"),
         (["get", "live", "--version", "99"], 1, "no version 99"),
