@@ -71,11 +71,14 @@ def _multiple_of(number: Any, instance: Any, _: Any) -> str | None:
     return None if fits else f"must be a multiple of {number}"
 
 
-def _pattern(pattern: str, instance: Any, _: Any) -> str | None:
+def _pattern(pattern: str, instance: Any, schema: Any) -> str | None:
     if not isinstance(instance, str):
         return None
     spend(len(instance) // _CHARS_A_STEP)
-    return None if matches(pattern, instance) else f"doesn't match {pattern}"
+    if matches(pattern, instance):
+        return None
+    example = next((each for each in schema.get("examples", ()) if isinstance(each, str)), None)
+    return f"doesn't match {pattern}" if example is None else f"isn't of the right form, such as {example}"
 
 
 def _format(name: Any, instance: Any, _: Any) -> str | None:

@@ -5,6 +5,7 @@ by an event. Annotations that mean something here: `default`, `x-unit`, `x-resta
 only), `x-variable` (the environment variable that sets it) and `x-secret` (true: must be a reference to a secret).
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,6 +23,8 @@ from domain.configuration.document import (
 from domain.configuration.errors import InvalidDocument, NewerDocument
 from domain.configuration.reference import SecretReference, looks_like_reference
 from domain.errors import FieldError
+
+_KEY: Final = re.compile(r"[.\[]")
 
 Upcast = Callable[[dict[str, Any]], dict[str, Any]]
 """Brings a stored document of schema number n (its key in `upcasts`) to n + 1."""
@@ -116,8 +119,7 @@ class DocumentSchema:
         given = {key: value for key, value in (file or {}).items() if value != HIDDEN}
         whole = self.merged(stored, given)
         errors = [*self._restart_only_in(stored), *self._dialect.errors(whole), *self._misplaced(stored)]
-        if not errors:
-            errors = [error for rule in self.rules for error in rule(whole)]
+        errors += self._against_rules(whole, errors)
         if errors:
             unique = dict.fromkeys(FieldError(_below(path, each.field), each.message) for each in errors)
             raise invalid_document(list(unique)[:ERRORS_LIMIT])
@@ -157,12 +159,43 @@ class DocumentSchema:
                 how = f"set {variable} and start the processes anew" if variable else "it can't be changed here"
                 yield FieldError(key, f"takes effect at a restart only: {how}")
 
+    def _against_rules(self, whole: Values, errors: Sequence[FieldError]) -> list[FieldError]:
+        """What the rules say, but for those that look at what is wrong already."""
+        wrong = {_KEY.split(error.field, maxsplit=1)[0] for error in errors}
+        if "" in wrong:
+            return []
+        usable = {**whole, **{key: value for key, value in self.defaults().items() if key in wrong}}
+        found: list[FieldError] = []
+        for rule in self.rules:
+            seen = _Seen(usable)
+            said = list(rule(seen))
+            if not seen.keys_seen & wrong:
+                found += said
+        return found
+
     def _misplaced(self, stored: Values) -> Iterator[FieldError]:
         """References where no secret is meant: nobody would resolve them."""
         meant = {path for path, _ in self._dialect.secrets(stored)}
         for path, text in strings(stored):
             if looks_like_reference(text) and path not in meant:
                 yield FieldError(path, "isn't declared as a secret (x-secret), so that a reference isn't resolved here")
+
+
+class _Seen(dict[str, Any]):
+    """A document that knows what was asked for."""
+
+    def __init__(self, values: Values) -> None:
+        super().__init__(values)
+        self.keys_seen: set[str] = set()
+
+    def __getitem__(self, key: str) -> Any:
+        self.keys_seen.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """As a dictionary's."""
+        self.keys_seen.add(key)
+        return super().get(key, default)
 
 
 def _below(path: str, field: str) -> str:

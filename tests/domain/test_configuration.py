@@ -298,6 +298,20 @@ def test_a_rule_across_fields_sees_the_whole_document():
         assert fields(error) == {"values.cups": "must be at most four times pot.size"}
 
 
+def test_rules_across_fields_are_told_with_all_else_that_is_wrong():
+    def brewing(whole: Any) -> Any:
+        if whole.get("leaves") == "oolong" and whole["key"]:
+            yield FieldError("leaves", "needs no key")
+
+    schema = DocumentSchema(TEA, rules=(not_too_many_for_the_pot, brewing))
+    with pytest.raises(InvalidDocument) as error:
+        schema.check({"cups": 7, "leaves": "oolong", "key": "secret://tea", "sugar": 1})
+    assert set(fields(error)) == {"cups", "leaves", "sugar"}
+    with pytest.raises(InvalidDocument) as error:
+        schema.check({"cups": 7, "pot": {"size": "large"}, "leaves": "oolong", "key": "secret://tea"})
+    assert fields(error) == {"pot.size": "must be a number", "leaves": "needs no key"}
+
+
 def test_what_the_environment_says_of_a_secret_isnt_needed():
     assert SCHEMA.check({}, {"key": HIDDEN})["key"] == ""
     assert SCHEMA.merged({}, {"key": HIDDEN})["key"] == HIDDEN

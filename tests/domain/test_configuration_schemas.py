@@ -122,6 +122,7 @@ def test_messages_name_the_place_and_quote_nothing():
             "list": {"items": {"type": "integer"}, "maxItems": 2, "uniqueItems": True},
             "form": {"anyOf": [{"type": "string"}, {"type": "object", "required": ["size"]}]},
             "name": {"pattern": "^[a-z]+$", "maxLength": 5, "format": "hostname"},
+            "rate": {"pattern": "^[0-9]+/minute$", "examples": ["20/minute"]},
             "const": {"const": 1},
             "either": {"oneOf": [{"minimum": 1}, {"maximum": 3}]},
             "deep": {"anyOf": [{"properties": {"size": {"type": "integer"}}}, {"type": "null"}]},
@@ -129,7 +130,7 @@ def test_messages_name_the_place_and_quote_nothing():
         "dependentRequired": {"name": ["surname"]},
     }
     marked = "hunter2-hunter2"
-    document = {"list": [1, marked, 1], "form": [marked], "name": marked, "const": marked, "either": 2}
+    document = {"list": [1, marked, 1], "form": [marked], "name": marked, "const": marked, "either": 2, "rate": marked}
     document |= {"deep": {"size": marked}}
     found = {(each.field, each.message) for each in errors_of(schema, document)}
     assert found == {
@@ -139,6 +140,7 @@ def test_messages_name_the_place_and_quote_nothing():
         ("form", "must be text, or must be an object"),
         ("name", "doesn't match ^[a-z]+$"),
         ("name", "has more than 5 characters"),
+        ("rate", "isn't of the right form, such as 20/minute"),
         ("const", "isn't the one value that is allowed"),
         ("either", "fits 2 of the forms of which exactly one is allowed"),
         ("deep.size", "must be an integer"),
