@@ -15,6 +15,7 @@ COPY projections projections
 COPY stream_apps stream_apps
 COPY api api
 COPY infra infra
+COPY muniment_client muniment_client
 COPY runtime runtime
 RUN /opt/muniment/bin/python -m pip install --no-deps --no-build-isolation .
 
