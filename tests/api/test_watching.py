@@ -154,6 +154,8 @@ def test_the_same_version_with_other_contents_is_something_else():
         post.stored.store("engine", 1, tell=False, cards=99)  # the log was restored, and went on differently
         ear = Ear(await post.watch(has=(before,)))
         assert (await ear.next())["values"] == {"cards": 99}
+        post.stored.store("engine", 1, cards=98)
+        assert (await ear.next())["values"] == {"cards": 98}
 
     on_watches(test)
 
@@ -168,6 +170,18 @@ def test_watchers_of_a_namespace_share_one_reading_and_one_encoding():
         pieces = await asyncio.gather(*(anext(ear.watch) for ear in ears))
         assert post.stored.reads == 2
         assert set(pieces) == {post.stored.documents["engine"].message}
+
+    on_watches(test)
+
+
+def test_watchers_who_all_come_at_once_share_one_reading_too():
+    async def test(post: Post) -> None:
+        post.stored.hold.clear()
+        opening = [asyncio.create_task(post.watch()) for _ in range(50)]
+        await settled()
+        post.stored.hold.set()
+        await asyncio.gather(*opening)
+        assert post.stored.reads <= 2
 
     on_watches(test)
 
@@ -198,6 +212,27 @@ def test_a_large_document_goes_in_pieces_and_one_that_is_overtaken_is_finished_f
             rest += await anext(ear.watch)
         assert first + rest == whole.message
         assert await ear.version() == 5
+
+    on_watches(test)
+
+
+def test_what_is_taken_back_while_it_is_on_its_way_isnt_sent_twice():
+    async def test(post: Post) -> None:
+        ear = Ear(await post.watch())
+        await ear.version()
+        whole = post.stored.store("engine", 2, filling="x" * 5 * PIECE_BYTES)
+        said = await anext(ear.watch)
+        post.stored.store("engine", 3)
+        await settled()
+        post.stored.documents["engine"] = whole
+        post.watches.announced(["config:engine"])
+        await settled()
+        while len(said) < len(whole.message):
+            said += await anext(ear.watch)
+        rest = asyncio.create_task(anext(ear.watch))
+        await settled()
+        assert not rest.done()
+        rest.cancel()
 
     on_watches(test)
 
@@ -369,7 +404,10 @@ def test_silence_is_broken_by_a_sign_of_life():
     async def test(post: Post) -> None:
         ear = Ear(await post.watch())
         await ear.version()
-        assert await anext(ear.watch) == b": alive\n\n"
+        for _ in range(2):
+            began = asyncio.get_running_loop().time()
+            assert await anext(ear.watch) == b": alive\n\n"
+            assert asyncio.get_running_loop().time() - began > 0.04
 
     on_watches(test, QUICK)
 
@@ -468,5 +506,6 @@ def test_a_server_that_stops_says_so():
         await ear.version()
         post.watches.close()
         assert "event: stopping" in await last_words(ear.watch)
+        assert "event: stopping" in await last_words(await post.watch())
 
     on_watches(test)
