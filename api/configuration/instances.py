@@ -37,7 +37,7 @@ ANSWER_LIMIT = 1_000
 """So many instances an update's answer names, those first that haven't applied it; it counts all."""
 
 ID_LIMIT_CHARS = 200
-WordText = Annotated[str, Meta(max_length=100, pattern="^[^\\x00-\\x1f\\x7f]*$")]
+WordText = Annotated[str, Meta(max_length=100)]
 Version = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 StateName = Literal["applied", "refused", "pending"]
 
@@ -289,10 +289,13 @@ def _withdraw(asked: Asked) -> None:
 
 
 def _presence(asked: Asked, part: str = "", host: str = "", pid: int = 0) -> Presence:
-    """Raises Invalid for an id that is none."""
+    """Raises Invalid naming the field."""
     instance = asked.path["instance"]
     if len(instance) > ID_LIMIT_CHARS or not instance.isprintable():
         raise invalid_field("instance", f"must be at most {ID_LIMIT_CHARS} characters that can be printed")
+    for field, text in (("part", part), ("host", host)):
+        if not text.isprintable():
+            raise invalid_field(field, "must be characters that can be printed")
     return Presence(instance, part, host, pid, str(asked.context.actor))
 
 

@@ -238,11 +238,13 @@ def _refused(stored: Mapping[str, Any]) -> Refused:
 
 
 def vars_of(error: FieldError) -> dict[str, str]:
-    """A field's error as JSON has it; NUL, which PostgreSQL takes in no text, as the sign for it."""
-    return {
-        "field": error.field[:FIELD_CHARS].replace("\0", "\N{SYMBOL FOR NULL}"),
-        "message": error.message[:MESSAGE_CHARS].replace("\0", "\N{SYMBOL FOR NULL}"),
-    }
+    """A field's error as JSON has it, and as PostgreSQL can store it."""
+    return {"field": _fit(error.field[:FIELD_CHARS]), "message": _fit(error.message[:MESSAGE_CHARS])}
+
+
+def _fit(text: str) -> str:
+    """NUL as the sign for it; half of a surrogate pair as a question mark."""
+    return text.replace("\0", "\N{SYMBOL FOR NULL}").encode("utf-8", "replace").decode()
 
 
 def kept(errors: Sequence[FieldError]) -> Iterable[FieldError]:

@@ -82,8 +82,10 @@ class Acknowledgements:
             try:
                 with self._connect() as connection:
                     tell(connection, self.presence, self._word, lease_seconds=self._lease_seconds())
-            except (psycopg.Error, PoolTimeout) as error:
-                logger.debug("what this process runs with couldn't be told: %s", error)
+            except Exception as error:  # whatever it was: a process that falls silent would be taken for gone
+                known = isinstance(error, psycopg.Error | PoolTimeout)
+                level = logging.DEBUG if known else logging.ERROR
+                logger.log(level, "what this process runs with couldn't be told: %s", error, exc_info=not known)
                 self._ring.wait(backoff * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
                 backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
             else:

@@ -244,6 +244,7 @@ def test_nobody_speaks_for_the_platform_s_own_processes(house, ada, method):
         ({"version": 5, "state": "refused", "errors": [COSTLY] * 51}, {"errors"}),
         ({"version": 5, "state": "refused", "errors": [{"field": "", "message": "x" * 501}]}, {"errors[0].message"}),
         ({"version": 5, "state": "applied", "part": "a\nb"}, {"part"}),
+        ({"version": 5, "state": "applied", "host": "\x9b31mred"}, {"host"}),
         ({"version": 5, "state": "applied", "part": "x" * 101}, {"part"}),
         ({"version": 5, "state": "applied", "pid": -1}, {"pid"}),
         ({"version": 5, "state": "applied", "of": "what"}, {"of"}),

@@ -255,6 +255,30 @@ def test_who_is_cut_off_says_the_newest_once_it_can(database, connection):
         eventually(lambda: states(connection, 3) == {"ada": "applied"})
 
 
+def test_whatever_fails_it_goes_on_telling(database, connection, caplog):
+    class Odd(Cuttable):
+        @contextmanager
+        def __call__(self) -> Iterator[psycopg.Connection[Any]]:
+            if self.is_cut:
+                raise RuntimeError("out of the blue")
+            with super().__call__() as lent:
+                yield lent
+
+    connect = Odd(database)
+    connect.is_cut = True
+    with telling(connect) as told:
+        told.tell(runs(api=4))
+        eventually(lambda: "out of the blue" in caplog.text)
+        connect.is_cut = False
+        eventually(lambda: states(connection, 4) == {"ada": "applied"})
+
+
+def test_text_that_can_t_be_stored_is_told_as_far_as_it_can(connection):
+    tell(connection, ADA, refuses(6, 7, FieldError("a\ud800b", "x\0y")))
+    (ada,) = instances(connection, "api")
+    assert ada.refused == Refused(7, (FieldError("a?b", "x\N{SYMBOL FOR NULL}y"),))
+
+
 def test_who_was_removed_is_there_again_with_the_next_beat(database, connection):
     with telling(Cuttable(database), lease_seconds=0.3) as told:
         told.tell(runs(api=4))
