@@ -104,7 +104,7 @@ async def watch_config(asked: Asked) -> Answer:
     Each message is the whole document; its `id` names exactly this content. A client that comes back with
     `Last-Event-ID` is told nothing until there is another one. Who is slow is given the newest, not each between. The
     last message says why a stream ends: `cut-off` (`stalled`, `unavailable`), `expired` (the token), `refused` (the
-    session has ended, the permission is gone), `stopping`.
+    session has ended, the permission or the namespace is gone), `stopping`.
 
     With `wait` it is a long poll: the document as soon as there is another one than `If-None-Match` names, with its
     `ETag`, or 304 after so many seconds.

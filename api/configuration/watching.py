@@ -18,7 +18,7 @@ from typing import Final, Protocol, TypeVar
 
 from prometheus_client import Counter
 
-from api.live import Audience, AudienceLimits, Holder, Opened
+from api.live import Audience, AudienceLimits, End, Holder, Opened
 from api.live.guard import Allowed
 from domain.configuration import NamespaceNotFound
 from domain.errors import DomainError, Unavailable
@@ -318,16 +318,21 @@ class Watches:
             watched.as_of = began
             whole = found[name]
             if isinstance(whole, DomainError):
-                # who watches keeps what they have: this process can't read the newest, or it isn't there any more
                 watched.error = whole
                 if watched.whole is not None:
-                    log.warning("%s: %s", name, whole.message)
-                if isinstance(whole, NamespaceNotFound):  # withdrawn: nobody who comes from now on is given it
-                    watched.whole = None
+                    self._lost(watched, whole)
             elif watched.whole is None or watched.whole.id != whole.id:
                 watched.whole = whole
                 for watch in watched.watchers:
                     watch.offer(whole)
+
+    def _lost(self, watched: _Watched, error: DomainError) -> None:
+        """What this process can't read takes nothing from who watches; a namespace that is withdrawn is over."""
+        log.warning("a namespace that is watched: %s", error.message)
+        if isinstance(error, NamespaceNotFound):
+            watched.whole = None
+            for watch in list(watched.watchers):
+                watch.finish(End("refused", error.code, error.message, error))
 
     async def _in_thread(self, function: Callable[[Collection[str]], T], names: Collection[str]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, names)

@@ -270,6 +270,27 @@ def test_a_namespace_that_there_isnt_is_said_before_the_stream_begins():
     on_watches(test)
 
 
+def test_a_namespace_that_is_withdrawn_is_watched_by_nobody_until_it_is_declared_anew():
+    async def test(post: Post) -> None:
+        ear, poll = Ear(await post.watch()), await post.watch(has=("1",))
+        await ear.version()
+        waiting = asyncio.create_task(poll.newest(5))
+        await settled()
+        del post.stored.documents["engine"]
+        post.watches.announced(["config:engine"])
+        assert 'event: refused\ndata: {"reason":"namespace-not-found","version":1,' in await last_words(ear.watch)
+        with pytest.raises(NamespaceNotFound):
+            await waiting
+        await poll.aclose()
+        await ear.watch.aclose()
+        with pytest.raises(NamespaceNotFound):
+            await post.watch()
+        post.stored.store("engine", 3)
+        assert await Ear(await post.watch(has=("1",))).version() == 3
+
+    on_watches(test)
+
+
 def test_a_database_that_is_away_opens_nothing_and_takes_nothing_from_those_who_watch():
     async def test(post: Post) -> None:
         ear = Ear(await post.watch())
