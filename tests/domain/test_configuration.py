@@ -324,6 +324,38 @@ def test_references_to_secrets_are_found():
     assert SCHEMA.references({"key": ""}) == SCHEMA.references({"key": None}) == []
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"a": {"x-secret": True}}},
+        {"properties": {"a": {"$ref": "#/$defs/s"}}, "$defs": {"s": {"x-secret": True}}},
+        {"additionalProperties": {"allOf": [{"x-secret": True}]}},
+        {"patternProperties": {"^a$": {"anyOf": [{"type": "null"}, {"x-secret": True, "type": "string"}]}}},
+        {"dependentSchemas": {"a": {"properties": {"a": {"x-secret": True}}}}},
+        {"if": {"required": ["a"]}, "then": {"properties": {"a": {"x-secret": True}}}},
+        {"oneOf": [{"properties": {"a": {"x-secret": True}}}, {"required": ["b"]}]},
+    ],
+)
+def test_a_secret_is_meant_wherever_the_schema_says_so(schema):
+    document = DocumentSchema.declared(schema)
+    assert document.check({"a": "secret://tea"}) == {"a": "secret://tea"}
+    assert [each.field for each in document.references({"a": "secret://tea"})] == ["a"]
+    with pytest.raises(InvalidDocument):
+        document.check({"a": "hunter2"})
+
+
+def test_all_texts_within_a_secret_are_references():
+    schema = DocumentSchema({"properties": {"keys": {"x-secret": True}, "list": {"prefixItems": [{"x-secret": True}]}}})
+    good = {"keys": {"old": ["secret://a", ""], "new": "secret://b#2"}, "list": ["secret://c", "plain"]}
+    assert [(each.field, str(each.reference)) for each in schema.references(good)] == [
+        ("list[0]", "secret://c"), ("keys.old[0]", "secret://a"), ("keys.new", "secret://b#2"),
+    ]  # fmt: skip
+    assert schema.check(good) == good
+    for bad in ({"keys": {"old": ["hunter2"]}}, {"keys": 7}, {"keys": [True]}, {"list": ["a", "secret://a"]}):
+        with pytest.raises(InvalidDocument):
+            schema.check(bad)
+
+
 def test_a_reference_where_no_secret_is_meant_is_refused():
     schema = DocumentSchema({"properties": {"deep": {"type": "object"}}})
     for text in ("secret://tea", " SECRET://tea", "secret://not even well-formed"):

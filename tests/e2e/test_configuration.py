@@ -220,6 +220,15 @@ def test_the_past_is_asked_for_by_version_position_and_time(tearoom):
         assert tearoom.admin.get(tearoom.path, params=params).status_code == code, params
 
 
+def test_whoever_asks_for_their_own_change_is_shown_it_and_told_so(tearoom):
+    changed = position(tearoom.put({"cups": 3}))
+    for path in (tearoom.path, CONFIG, f"{tearoom.path}/history", f"{tearoom.path}/diff", "/api/v1/config-namespaces"):
+        answer = tearoom.admin.done("GET", path, **at_least(changed))
+        assert position(answer) >= changed, path
+    unknown = tearoom.admin.get(CONFIG, **at_least(2**40))
+    assert (unknown.status_code, unknown.json()["code"]) == (422, "position-unknown")
+
+
 def test_another_schema_must_take_the_document_or_come_with_one(tearoom):
     tearoom.put({"cups": 3})
     cans = {"type": "object", "properties": {"cans": {"type": "integer", "default": 1}}, "additionalProperties": False}
