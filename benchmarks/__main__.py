@@ -32,6 +32,7 @@ SCRIPTS = {
     "as_of": "checks as of random moments of a history of 1,000,000 events, inside the process and over HTTP",
     "live": "from save to reader over server-sent events: 100 readers at 100 events/s; 1,000 on one process",
     "jobs": "jobs enqueued and drained beside Procrastinate; from enqueueing to start; a long history; idleness",
+    "configuration": "reading a value that can change; an update until eight processes run with it; eight idle ones",
     "config_watchers": "from an update to 500 watchers of a namespace on one process; their memory",
     "footprint": "start, memory, idleness of the whole platform",
 }

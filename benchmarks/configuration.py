@@ -8,6 +8,7 @@ them. Updates: an update's commit until all eight say that they run with it, on 
 """
 
 import argparse
+import base64
 import os
 import signal
 import subprocess
@@ -161,7 +162,7 @@ def folder_of_secrets() -> Iterator[str]:
         (folder / "secrets").mkdir(mode=0o700)
         for name in ("master_key", "pepper", "claim_key"):
             path = folder / "secrets" / name
-            path.write_bytes(os.urandom(32))
+            path.write_text(base64.b64encode(os.urandom(32)).decode())
             path.chmod(0o600)
         yield str(folder)
 
