@@ -31,6 +31,7 @@ from runtime.cli import COMMANDS
 from runtime.configuration_health import InstanceGauges
 from runtime.gauges import Gauges, ReactionGauges
 from runtime.job_gauges import JobGauges
+from runtime.secret_gauges import SecretGauges
 from runtime.view_gauges import ViewGauges
 
 ROOT = Path(__file__).parent.parent.parent
@@ -214,6 +215,7 @@ def metrics() -> str:
     others.register(ViewGauges(cast("Any", None), idle, ()))
     others.register(JobGauges(cast("Any", None), idle))
     others.register(InstanceGauges(cast("Any", None), idle))
+    others.register(SecretGauges())
     found = {
         family.name + ("_total" if family.type == "counter" else ""): (family.type, family.documentation)
         for registry in (REGISTRY, others)

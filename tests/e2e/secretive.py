@@ -26,6 +26,7 @@ from runtime.cli.wired import Wired
 from runtime.core import located
 from tests.e2e.platform import ADMIN, ROOT, Api, Caller, eventually
 from tests.muniment_client.kv_server import KvServer
+from tests.muniment_client.real_vault import RealVault
 
 CHUNK_BYTES = 1_048_576
 
@@ -82,11 +83,12 @@ class Secretive:
     """`muniment up`. `answers` are all that it has ever answered, with headers, `said` all that commands said."""
 
     folder: Path
-    vault: KvServer
+    vault: KvServer | RealVault
     token: str
     environment: Mapping[str, str]
     refresh_seconds: float = 1.0
     last_good_seconds: float = 3_600.0
+    ca: str = ""
     answers: list[tuple[str, bytes]] = field(default_factory=list)
     said: list[tuple[str, bytes]] = field(default_factory=list)
 
@@ -105,6 +107,7 @@ class Secretive:
             worker_metrics_port=free_port(),
             secrets_store=f"files:{self.secrets},vault:{self.vault.url},environment",
             secrets_token_file=str(self.folder / "token"),
+            secrets_ca=self.ca,
             secrets_refresh_seconds=self.refresh_seconds,
             secrets_last_good_seconds=self.last_good_seconds,
             secrets_timeout_seconds=1.0,
