@@ -35,7 +35,7 @@ from tests.e2e.database_proxy import DatabaseProxy
 from tests.e2e.platform import ADMIN, ROOT, Api, Caller, OurPart, Part, ServicePart, eventually
 
 LEASE_SECONDS = 3.0
-ANSWER_SECONDS = 0.5
+ANSWER_SECONDS = 0.3
 SECRET = "smtp://mail:a-secret-nobody-is-told@mail.example:25"
 SECRET_REFERENCE = "secret://mail-server"
 POSTGRES_EACH = 3
