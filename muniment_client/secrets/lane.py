@@ -38,24 +38,25 @@ class Lane:
         """Why the store couldn't be asked when that was last tried; empty where it could."""
         return self._down[1] if self._down else ""
 
-    def ask(self, question: Callable[[], T]) -> T:
+    def ask(self, question: Callable[[], T], *, counted: bool = True) -> T:
         """What the question returns or raises; StoreUnavailable where that takes too long. Raises SecretError only."""
+        outcome = "found"
         if not self._turn.acquire(timeout=self._timeout_seconds):
             raise StoreUnavailable(f"{self.store.kind}: too many questions wait for it")
         try:
             found = self._ask(question)
-        except StoreUnavailable as error:
-            self.outcomes["unavailable"] += 1
-            raise error from None
+        except StoreUnavailable:
+            outcome = "unavailable"
+            raise
         except SecretError as error:
+            outcome = "missing" if isinstance(error, SecretNotFound) else "unusable"
             self._down = None
-            self.outcomes["missing" if isinstance(error, SecretNotFound) else "unusable"] += 1
             raise
         else:
             self._down = None
-            self.outcomes["found"] += 1
             return found
         finally:
+            self.outcomes[outcome] += counted
             self._turn.release()
 
     def _ask(self, question: Callable[[], T]) -> T:
@@ -64,7 +65,10 @@ class Lane:
         if self._down and self._clock() < self._down[0]:
             raise StoreUnavailable(self._down[1])
         asked: Question[T] = Question(question)
-        threading.Thread(target=asked.run, name="secrets", daemon=True).start()
+        try:
+            threading.Thread(target=asked.run, name="secrets", daemon=True).start()
+        except RuntimeError:
+            raise StoreUnavailable(f"{self.store.kind}: no thread is left to ask it") from None
         if not asked.done.wait(self._timeout_seconds):
             self._hanging = asked.done
             self._rest(StoreUnavailable(f"{self.store.kind}: no answer within {self._timeout_seconds:g} s"))

@@ -139,7 +139,7 @@ class SecretStores:
         for number, lane in enumerate(self._lanes):
             trouble = ""
             try:
-                lane.ask(lane.store.maintain)
+                lane.ask(lane.store.maintain, counted=False)
             except SecretError as error:
                 trouble = str(error)
             if trouble and not self._troubles[number]:

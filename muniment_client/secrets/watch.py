@@ -36,11 +36,14 @@ class Watch:
 
     def look(self) -> None:
         """One look, in the caller's thread."""
-        self._stores.maintain()
-        changed = self._stores.changed()
-        if changed:
-            logger.info("rotated: %s", ", ".join(map(str, changed)))
-            self._on_change(changed)
+        try:
+            changed = self._stores.changed()
+            if changed:
+                logger.info("rotated: %s", ", ".join(map(str, changed)))
+                self._on_change(changed)
+        finally:
+            # last: what a store won't say of its token is no reason not to ask it for secrets
+            self._stores.maintain()
 
     def _run(self) -> None:
         while not self._stopped.wait(self._stores.patience.refresh_seconds):

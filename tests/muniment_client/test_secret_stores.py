@@ -338,6 +338,7 @@ def test_counts_what_came_of_asking(stores, shelf, clock):
     shelf.error = DOWN
     with pytest.raises(StoreUnavailable):
         reveal(stores, Reference("none"))
+    stores.maintain()
     (status,) = stores.status().stores
     assert status.outcomes == {"found": 1, "missing": 1, "unavailable": 1}
     assert status.down == "shelf: nobody answers"
