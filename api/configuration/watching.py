@@ -338,9 +338,15 @@ class Watches:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, names)
 
 
+_VERSION_DIGITS = 10
+"""No version has more: it is a 32-bit integer."""
+
+
 def _version(id_: str) -> int | None:
+    """Of what a client sends: `int` takes neither every digit that there is, nor any number of them."""
     version = id_.partition("-")[0]
-    return int(version) if version.isdigit() else None
+    is_one = version.isascii() and version.isdigit() and len(version) <= _VERSION_DIGITS
+    return int(version) if is_one else None
 
 
 def _is_ahead(has: tuple[str, ...], whole: Whole) -> bool:

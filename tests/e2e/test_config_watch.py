@@ -192,6 +192,17 @@ def test_what_is_wrong_is_said(platform: Platform, namespace: str, query, header
     assert answer.json()["errors"]
 
 
+@pytest.mark.parametrize(
+    "tag", [b'"\xb2"', b'"' + b"9" * 5_000 + b'"'], ids=["a-digit-that-is-no-number", "too-many-digits"]
+)
+def test_a_tag_that_no_document_ever_had_is_only_another_one(platform: Platform, namespace: str, tag: bytes):
+    with watching(platform.ada, platform.admin, namespace) as ear:  # from now on it is answered from memory
+        ear.take(1)
+        headers = {"if-none-match": tag}
+        answer = platform.admin.get(f"/api/v1/config/{namespace}/watch", params={"wait": 0}, headers=headers)
+    assert answer.status_code == 200
+
+
 @pytest.mark.parametrize("query", ["", "?wait=5"], ids=["stream", "poll"])
 def test_nobody_watches_without_a_token_the_permission_or_a_namespace(platform: Platform, namespace, newcomer, query):
     path = f"/api/v1/config/{namespace}/watch{query}"
