@@ -25,6 +25,8 @@ INTEGER_LIMIT = 2**63 - 1
 ERRORS_LIMIT = 1_000
 """Fields that one error names."""
 
+_UNFIT_KEY = "has a key that isn't text, or has characters that can't be stored"
+
 
 class Absent:
     """Stands for a value where there is none, which null isn't."""
@@ -80,7 +82,9 @@ def _unfit_keys(values: Values, path: str) -> Iterator[FieldError]:
     if len(values) > KEYS_LIMIT:
         yield FieldError(path, f"has {len(values):,} keys; at most {KEYS_LIMIT:,} are taken")
     for key in values:
-        if not key or len(key) > KEY_LIMIT_CHARS:
+        if not isinstance(key, str) or unfit_text(key) is not None:
+            yield FieldError(path, _UNFIT_KEY)
+        elif not key or len(key) > KEY_LIMIT_CHARS:
             yield FieldError(path, f"has a key of {len(key):,} characters; 1 to {KEY_LIMIT_CHARS} are taken")
 
 
@@ -109,7 +113,7 @@ def _unfit_items(value: Mapping[Any, Any] | list[Any], path: str, depth: int) ->
         return
     for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
         if isinstance(value, Mapping) and (not isinstance(key, str) or unfit_text(key) is not None):
-            yield FieldError(path, "has a key that isn't text, or has characters that can't be stored")
+            yield FieldError(path, _UNFIT_KEY)
         else:
             yield from unfit(item, joined(path, key), depth - 1)
 

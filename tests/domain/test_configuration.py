@@ -245,9 +245,18 @@ def test_an_error_names_so_many_fields_and_no_more():
     assert len(error.value.errors) == ERRORS_LIMIT
 
 
-@pytest.mark.parametrize("key", ["", "k" * 201])
-def test_keys_have_a_length(key):
-    with pytest.raises(InvalidDocument, match="a key of"):
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("", "a key of 0"),
+        ("k" * 201, "a key of 201"),
+        ("a\0", "can't be stored"),
+        ("\udfff", "can't be stored"),
+        (7, "text"),
+    ],
+)
+def test_keys_are_texts_of_a_length(key, message):
+    with pytest.raises(InvalidDocument, match=message):
         check_limits({key: 1})
 
 
