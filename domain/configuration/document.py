@@ -78,7 +78,7 @@ def check_limits(values: Values, path: str = "") -> None:
         raise invalid_document(errors[:ERRORS_LIMIT])
 
 
-def _unfit_keys(values: Values, path: str) -> Iterator[FieldError]:
+def _unfit_keys(values: Mapping[Any, Any], path: str) -> Iterator[FieldError]:
     if len(values) > KEYS_LIMIT:
         yield FieldError(path, f"has {len(values):,} keys; at most {KEYS_LIMIT:,} are taken")
     for key in values:
