@@ -53,18 +53,24 @@ class Settings:
 
     api_workers: int = API(1, "API processes", least=1, most=64)
     threads: int = API(16, "threads that run commands and queries, per API process", least=1, most=256)
-    queue_limit: int = API(512, "requests that wait for a thread before `overloaded`", hot=True, least=1)
-    body_limit_bytes: int = API(1_048_576, "size of a request body", hot=True, least=1024)
-    body_timeout_seconds: float = API(30.0, "how long a request body may take to arrive", hot=True, least=0.1)
-    header_limit_bytes: int = API(16_384, "size of all headers of a request", hot=True, least=1024)
-    header_limit: int = API(64, "headers of a request", hot=True, least=8)
-    url_limit_bytes: int = API(8_192, "size of path and query", hot=True, least=256)
-    json_depth_limit: int = API(32, "nested arrays and objects of a body", hot=True, least=4)
-    slow_request_seconds: float = API(1.0, "requests that took longer are logged", hot=True, least=0)
+    queue_limit: int = API(
+        512, "requests that wait for a thread before `overloaded`", hot=True, least=1, most=1_000_000
+    )
+    body_limit_bytes: int = API(1_048_576, "size of a request body", hot=True, least=1024, most=1_073_741_824)
+    body_timeout_seconds: float = API(
+        30.0, "how long a request body may take to arrive", hot=True, least=0.1, most=3600
+    )
+    header_limit_bytes: int = API(16_384, "size of all headers of a request", hot=True, least=1024, most=1_048_576)
+    header_limit: int = API(64, "headers of a request", hot=True, least=8, most=10_000)
+    url_limit_bytes: int = API(8_192, "size of path and query", hot=True, least=256, most=1_048_576)
+    json_depth_limit: int = API(32, "nested arrays and objects of a body", hot=True, least=4, most=500)
+    slow_request_seconds: float = API(1.0, "requests that took longer are logged", hot=True, least=0, most=86_400)
     access_log: bool = API(False, "log every request", hot=True)
     page_limit: int = API(200, "items of a page at most", hot=True, least=1, most=10_000)
     page_size: int = API(50, "items of a page unless asked", hot=True, least=1, most=10_000)
-    at_least_timeout_seconds: float = API(5.0, "how long a query waits for Muniment-At-Least", hot=True, least=0)
+    at_least_timeout_seconds: float = API(
+        5.0, "how long a query waits for Muniment-At-Least", hot=True, least=0, most=3600
+    )
     trusted_proxies: str = API("", "addresses or networks whose proxy_header is believed, a,b/16,...", hot=True)
     proxy_header: str = API(
         "x-forwarded-for", "what these proxies write: x-forwarded-for or forwarded", hot=True, choices=PROXY_HEADERS
@@ -77,42 +83,54 @@ class Settings:
         pattern=ORIGINS,
         example="https://a,https://b",
     )
-    receipt_hours: int = API(24, "how long an Idempotency-Key is remembered", hot=True, least=1)
+    receipt_hours: int = API(24, "how long an Idempotency-Key is remembered", hot=True, least=1, most=87_600)
 
     live_readers: int = LIVE(2000, "open readers, per API process", hot=True, least=1, most=100_000)
-    live_readers_per_user: int = LIVE(1000, "open readers of one user, per API process", hot=True, least=1)
+    live_readers_per_user: int = LIVE(
+        1000, "open readers of one user, per API process", hot=True, least=1, most=100_000
+    )
     live_watchers: int = LIVE(2000, "watchers of configuration, per API process", hot=True, least=1, most=100_000)
-    live_watchers_per_user: int = LIVE(1000, "watchers of one user, per API process", hot=True, least=1)
-    live_buffer_events: int = LIVE(5000, "events that wait for a reader before it is cut off", hot=True, least=1)
-    live_buffer_bytes: int = LIVE(1_048_576, "bytes that wait for a reader before it is cut off", hot=True, least=1024)
+    live_watchers_per_user: int = LIVE(1000, "watchers of one user, per API process", hot=True, least=1, most=100_000)
+    live_buffer_events: int = LIVE(
+        5000, "events that wait for a reader before it is cut off", hot=True, least=1, most=10_000_000
+    )
+    live_buffer_bytes: int = LIVE(
+        1_048_576, "bytes that wait for a reader before it is cut off", hot=True, least=1024, most=1_073_741_824
+    )
     live_heartbeat_seconds: float = LIVE(15.0, "the longest silence on an open stream", hot=True, least=0.1, most=3600)
-    live_stall_seconds: float = LIVE(30.0, "a reader that takes nothing for so long is cut off", hot=True, least=1)
+    live_stall_seconds: float = LIVE(
+        30.0, "a reader that takes nothing for so long is cut off", hot=True, least=1, most=86_400
+    )
     live_check_seconds: float = LIVE(
         2.0, "how often it is asked whether a reader still may", hot=True, least=0.1, most=60
     )
 
-    commit_queue_limit: int = LOG(2048, "saves that wait for the committer before `overloaded`", hot=True, least=1)
-    commit_group_limit: int = LOG(256, "saves in one commit", hot=True, least=1)
-    dispatch_attempts: int = LOG(25, "runs of a handler before `write-conflict`", hot=True, least=1)
+    commit_queue_limit: int = LOG(
+        2048, "saves that wait for the committer before `overloaded`", hot=True, least=1, most=1_000_000
+    )
+    commit_group_limit: int = LOG(256, "saves in one commit", hot=True, least=1, most=100_000)
+    dispatch_attempts: int = LOG(25, "runs of a handler before `write-conflict`", hot=True, least=1, most=1000)
     snapshot_events: int = LOG(200, "events of a stream after which its next snapshot is left; 0 = none", least=0)
     statement_timeout_seconds: float = LOG(30.0, "how long a query of the API may take", least=0.1)
     pool_size: int = LOG(16, "PostgreSQL connections for reading, per process", least=1, most=200)
 
     bcrypt_cost: int = IDENTITY(12, "bcrypt cost of new hashes (log2 of rounds)", hot=True, least=4, most=16)
     hashing_threads: int = IDENTITY(0, "threads that hash passwords; 0 = one per core", least=0, most=128)
-    hashing_queue_limit: int = IDENTITY(256, "hashings that wait before `overloaded`", hot=True, least=1)
+    hashing_queue_limit: int = IDENTITY(
+        256, "hashings that wait before `overloaded`", hot=True, least=1, most=1_000_000
+    )
     access_token_seconds: int = IDENTITY(600, "lifetime of an access token", hot=True, least=30, most=86_400)
     refresh_token_seconds: int = IDENTITY(
-        30 * 86_400, "lifetime of a refresh token since its rotation", hot=True, least=60
+        30 * 86_400, "lifetime of a refresh token since its rotation", hot=True, least=60, most=315_360_000
     )
     session_limit_seconds: int = IDENTITY(
-        90 * 86_400, "age at which a session ends, however often refreshed", hot=True, least=60
+        90 * 86_400, "age at which a session ends, however often refreshed", hot=True, least=60, most=315_360_000
     )
     refresh_grace_seconds: int = IDENTITY(
         10, "how long the predecessor gets the same successor", hot=True, least=0, most=60
     )
     key_overlap_seconds: int = IDENTITY(
-        600, "how long a new signing key is published before it signs", hot=True, least=0
+        600, "how long a new signing key is published before it signs", hot=True, least=0, most=31_536_000
     )
     key_rotation_days: int = IDENTITY(
         90, "age at which the signing key gets a successor; 0 = never", hot=True, least=0, most=3650
@@ -124,7 +142,7 @@ class Settings:
         5, "failed logins in a row after which a network pauses", hot=True, least=1, most=100
     )
     lockout_first_seconds: int = IDENTITY(
-        30, "the first such pause; each further one is twice as long", hot=True, least=1
+        30, "the first such pause; each further one is twice as long", hot=True, least=1, most=86_400
     )
     lockout_longest_seconds: int = IDENTITY(3600, "the longest such pause", hot=True, least=1, most=86_400)
     login_account_limit: str = IDENTITY(
@@ -136,7 +154,7 @@ class Settings:
 
     default_role: str = ONBOARDING("", "role that every new user is granted, name@scope (none: no role)", hot=True)
     verification_seconds: int = ONBOARDING(
-        3 * 86_400, "how long an e-mail verification's token works", hot=True, least=60
+        3 * 86_400, "how long an e-mail verification's token works", hot=True, least=60, most=31_536_000
     )
     verification_link: str = ONBOARDING(
         "", "what a mail for verification leads to, with {token} in it; empty: the token", hot=True
@@ -153,18 +171,26 @@ class Settings:
         16, "reactions in a row that one cause may set off", hot=True, least=1, most=1000
     )
 
-    session_cache_size: int = CACHES(50_000, "sessions that an API process remembers", hot=True, least=1)
-    token_cache_size: int = CACHES(10_000, "verified access tokens that an API process remembers", hot=True, least=1)
-    access_cache_size: int = CACHES(10_000, "users whose grants an API process remembers", hot=True, least=1)
-    user_cache_size: int = CACHES(10_000, "users that an API process remembers", hot=True, least=1)
+    session_cache_size: int = CACHES(
+        50_000, "sessions that an API process remembers", hot=True, least=1, most=10_000_000
+    )
+    token_cache_size: int = CACHES(
+        10_000, "verified access tokens that an API process remembers", hot=True, least=1, most=10_000_000
+    )
+    access_cache_size: int = CACHES(
+        10_000, "users whose grants an API process remembers", hot=True, least=1, most=10_000_000
+    )
+    user_cache_size: int = CACHES(10_000, "users that an API process remembers", hot=True, least=1, most=10_000_000)
     cache_seconds: float = CACHES(
         300.0, "how long an API process remembers users and grants", hot=True, least=0, most=86_400
     )
     shared_cache_seconds: float = CACHES(60.0, "how long the processes share them", hot=True, least=0, most=60)
     listener_fresh_seconds: float = CACHES(
-        2.0, "age of the newest heartbeat up to which caches are trusted", hot=True, least=0
+        2.0, "age of the newest heartbeat up to which caches are trusted", hot=True, least=1.5, most=60
     )
-    access_lag_seconds: float = CACHES(5.0, "lag of the access view from which checks ask the store", hot=True, least=0)
+    access_lag_seconds: float = CACHES(
+        5.0, "lag of the access view from which checks ask the store", hot=True, least=0, most=3600
+    )
 
     follow_batch_events: int = FOLLOWER(1000, "events that a view applies in one transaction", least=1)
     follow_tail_events: int = FOLLOWER(2000, "newest events that all views share in memory", least=1)
@@ -214,20 +240,20 @@ class Settings:
     worker_lease_seconds: float = JOBS(15.0, "a worker silent for so long loses its jobs", least=2, most=3600)
     worker_drain_seconds: float = JOBS(20.0, "time of a worker to finish; the rest is handed back", least=0)
     worker_cancel_grace_seconds: float = JOBS(
-        10.0, "who is asked to cancel is cut off after so long", hot=True, least=0
+        10.0, "who is asked to cancel is cut off after so long", hot=True, least=0, most=86_400
     )
     worker_stuck_seconds: float = JOBS(
-        10.0, "a job cut off that runs on for so long ends its worker", hot=True, least=0.1
+        10.0, "a job cut off that runs on for so long ends its worker", hot=True, least=0.1, most=86_400
     )
     retry_first_seconds: float = JOBS(
-        2.0, "longest pause before the first retry; types may say their own", hot=True, least=0
+        2.0, "longest pause before the first retry; types may say their own", hot=True, least=0, most=31_536_000
     )
     retry_factor: float = JOBS(2.0, "how much longer each further one may be", hot=True, least=1, most=100)
-    retry_longest_seconds: float = JOBS(3600.0, "the longest pause between retries", hot=True, least=0)
+    retry_longest_seconds: float = JOBS(3600.0, "the longest pause between retries", hot=True, least=0, most=31_536_000)
     worker_metrics_port: int = JOBS(0, "port of a worker's own /metrics; 0 = none", least=0, most=65535)
 
     schedule_grace_seconds: float = SCHEDULES(
-        60.0, "an occurrence that is later than this was missed", hot=True, least=1
+        60.0, "an occurrence that is later than this was missed", hot=True, least=1, most=31_536_000
     )
     scheduler_lease_seconds: float = SCHEDULES(3.0, "how long a scheduler's lease lasts unless renewed", least=1)
     scheduler_threads: int = SCHEDULES(4, "schedules that a scheduler settles at once", least=1, most=64)

@@ -42,6 +42,8 @@ JOIN_SECONDS = 1.0
 EARLIER_LIMIT = 100
 """So many former documents are tried, at the start, in place of one that can't be used."""
 
+CLASS_VERSION = getattr(Namespace.Changed, "class_version", 1)
+
 _EARLIER = """
     select originator_version, notification_id, state from stored_events
      where originator_id = %s and topic = %s and originator_version < %s order by originator_version desc limit 1
@@ -205,7 +207,8 @@ class Instance:
                     return
                 version = row[0]
                 said = orjson.loads(row[2])
-                yield Document(document.namespace, version, row[1], said["schema_version"], said["values"])
+                if said.get("class_version", 1) == CLASS_VERSION:  # else another release wrote it, in its own way
+                    yield Document(document.namespace, version, row[1], said["schema_version"], said["values"])
 
     def _say(self, before: Mapping[str, Refused], built: Built) -> None:
         """The log's lines: once for each refusal, and for each end of one."""
