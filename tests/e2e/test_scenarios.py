@@ -6,7 +6,7 @@ from uuid import uuid4
 import pytest
 
 from runtime.modules import sources
-from tests.e2e.platform import PASSWORD, Api, Caller, Platform, at_least, eventually, position
+from tests.e2e.platform import PASSWORD, Api, Caller, Platform, at_least, eventually, family, position
 
 CHECKS = "muniment_check_seconds_count"
 LEVELS = ("local", "valkey", "sql", "store")
@@ -95,3 +95,30 @@ def test_database_migration(platform: Platform):
     assert modules[:2] == ["log", "projections"]
     assert set(modules) == {source.module for source in sources()}
     assert len(applied) == len(set(applied))
+
+
+def test_configuration_reload(platform: Platform):
+    """Updated, validated, merged with the defaults, taken up by every process without a restart: one answer says so."""
+    path, places = "/api/v1/config/api", (platform.ada, platform.babbage)
+    for number in range(3):
+        platform.admin.done("POST", "/api/v1/roles", {"name": f"reload-{number}-{uuid4().hex[:6]}", "permissions": []})
+    before = platform.admin.done("GET", path).json()
+    assert len(platform.admin.done("GET", "/api/v1/roles").json()["items"]) > 2
+    refused = platform.admin.ask("PATCH", path, {"values": {"page_size": 0}})
+    assert refused.status_code == 422
+
+    answer = platform.admin.done("PATCH", path, {"values": {"page_size": 2}, "reason": "short lists"}).json()
+
+    assert answer["complete"], answer
+    said = {each["pid"]: (each["part"], each["state"], each["version"]) for each in answer["instances"]}
+    for part, name in ((platform.ada, "api"), (platform.babbage, "api"), (platform.follower, "follow")):
+        pids = {process.pid for process in family(part.process.pid)} & said.keys()
+        assert [said[pid] for pid in pids] == [(name, "applied", answer["version"])], answer
+    for place in places:
+        admin = place.same(platform.admin)
+        assert len(admin.done("GET", "/api/v1/roles").json()["items"]) == 2
+        shown = admin.done("GET", path).json()
+        assert (shown["values"]["page_size"], shown["sources"]["page_size"]) == (2, "stored")
+        assert shown["values"] | {"page_size": 0} == before["values"] | {"page_size": 0}
+    platform.admin.done("POST", f"{path}/rollback", {"version": before["version"], "reason": "as it was"})
+    assert all(len(place.same(platform.admin).done("GET", "/api/v1/roles").json()["items"]) > 2 for place in places)
