@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -47,8 +48,8 @@ def letter(story: Story, subject: str) -> None:
     eventually(lambda: f"{subject}@verification.example" in story.mailbox.letters)
 
 
-def every_part_says(platform: Secretive, line: str) -> None:
-    eventually(lambda: platform.log.read_text().count(line) >= PARTS)
+def every_part_says(platform: Secretive, line: str, times: int = 1) -> None:
+    eventually(lambda: platform.log.read_text().count(line) >= PARTS * times)
 
 
 def told(story: Story) -> None:
@@ -93,13 +94,22 @@ def told(story: Story) -> None:
     answers["vault"] = platform.changes(smtp_url="secret://vaulted")
     letter(story, "vaulted")
 
+    released = threading.Event()
+    platform.vault.bad_day = lambda _: released.wait(60)
+    every_part_says(platform, "the last good value of secret://vaulted stands")
+    answers["hanging"] = platform.changes(smtp_url="secret://another")
+    letter(story, "hanging")
+    platform.vault.bad_day = None
+    released.set()
+    every_part_says(platform, "secret://vaulted: fetched again")
+
     platform.vault.sealed = True
     story.reasons["sealed"] = eventually(lambda: [each for each in platform.reasons() if "last good" in each])
     letter(story, "sealed")
     answers["sealed"] = platform.changes(smtp_url="secret://another")
-    every_part_says(platform, "the last good value of secret://vaulted stands")
+    every_part_says(platform, "the last good value of secret://vaulted stands", 2)
     platform.vault.sealed = False
-    every_part_says(platform, "secret://vaulted: fetched again")
+    every_part_says(platform, "secret://vaulted: fetched again", 2)
     eventually(lambda: not platform.reasons())
 
     mailbox.password = marks["environment"]
@@ -174,7 +184,18 @@ def test_a_secret_of_every_store_is_used_by_every_part(story, name):
 
 def test_mail_goes_out_with_each_of_them_and_with_a_rotated_one(story):
     sent = {each.partition("@")[0] for each in story.mailbox.letters}
-    assert sent >= {"filed", "rotated", "older", "vaulted", "sealed", "environment", "back", "wrong", "started"}
+    assert sent >= {
+        "filed",
+        "rotated",
+        "older",
+        "vaulted",
+        "hanging",
+        "sealed",
+        "environment",
+        "back",
+        "wrong",
+        "started",
+    }
 
 
 @pytest.mark.parametrize(
@@ -202,6 +223,12 @@ def test_a_reference_that_cant_be_looked_up_waits_for_its_store(story):
     answer = story.answers["sealed"]
     assert (answer.status_code, answer.json()["code"]) == (503, "secret-store-unavailable")
     assert "sealed" in answer.json()["detail"]
+
+
+def test_a_store_that_hangs_keeps_nobody_waiting(story):
+    answer = story.answers["hanging"]
+    assert (answer.status_code, answer.json()["code"]) == (503, "secret-store-unavailable")
+    assert answer.elapsed.total_seconds() < 10  # a busy machine; its own limit is a second
 
 
 def test_readiness_says_that_only_last_good_values_stand(story):
