@@ -79,7 +79,7 @@ class Answer:
             self.status,
             str(said.get("code", ""))[:100],
             str(said.get("detail") or said.get("title") or "")[:500],
-            float(after) if after.isdigit() and len(after) < 7 else 0.0,
+            float(after) if after.isascii() and after.isdigit() and len(after) < 7 else 0.0,
         )
 
 

@@ -54,18 +54,23 @@ class CuttingProxy:
                 threading.Thread(target=self._connect, args=(client,), daemon=True).start()
 
     def _connect(self, client: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            if self.refuse:
-                _end(client)
-                return
-            first = client.recv(65536)
-            line = first.partition(b"\r\n")[0]
-            self.connections.append(line)
-            server = socket.create_connection(self._server)
-            self._open += [client, server]
-            server.sendall(first)
-            threading.Thread(target=self._pass_on, args=(client, server, False), daemon=True).start()
-            self._pass_on(server, client, STREAM in line)
+        try:
+            self._between(client)
+        except OSError:
+            _end(client)
+
+    def _between(self, client: socket.socket) -> None:
+        if self.refuse:
+            _end(client)
+            return
+        first = client.recv(65536)
+        line = first.partition(b"\r\n")[0]
+        self.connections.append(line)
+        server = socket.create_connection(self._server)
+        self._open += [client, server]
+        server.sendall(first)
+        threading.Thread(target=self._pass_on, args=(client, server, False), daemon=True).start()
+        self._pass_on(server, client, STREAM in line)
 
     def _pass_on(self, source: socket.socket, target: socket.socket, stream: bool) -> None:
         passed = b""

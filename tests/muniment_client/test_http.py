@@ -140,6 +140,13 @@ def test_a_problem_says_what_it_can(serve: Serve, body: bytes, code: str, detail
     assert (problem.status, problem.code, problem.detail, problem.retry_after_seconds) == (403, code, detail, 7)
 
 
+@pytest.mark.parametrize("given", [b"\xb2", b"soon", b"-1", b"9999999", b"1.5"])
+def test_a_pause_that_is_no_number_of_seconds_is_none(serve: Serve, given: bytes):
+    http = Http(serve(lambda connection: connection.sendall(b"HTTP/1.1 503 F\r\nRetry-After: " + given + b"\r\n\r\n")))
+    with http.ask("GET", "/x", {}, silence_seconds=5) as answer:
+        assert answer.problem().retry_after_seconds == 0
+
+
 # TLS
 
 
