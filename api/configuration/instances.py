@@ -273,7 +273,7 @@ def _acknowledge(asked: Asked) -> AcknowledgedView:
     with ports.pool.connection() as connection:
         head = _head_of_service(connection, ports, namespace)
         word = _word(connection, presence, namespace, body, head)
-        if not has_room(connection, namespace, presence.id):
+        if not has_room(connection, namespace, presence.id, lease):
             raise TooManyInstances(f"At most {INSTANCES_LIMIT:,} instances watch a namespace.")
         if not tell(connection, presence, word, namespace=namespace, lease_seconds=lease):
             raise InstanceTaken

@@ -156,8 +156,18 @@ LOOK = f"""
 """
 _ALL = f"{LOOK} order by i.part, i.id"
 _ROOM = """
-    select exists (select from configuration_instances where namespace = %(namespace)s and id = %(id)s)
-        or (select count(*) from configuration_instances where namespace = %(namespace)s) < %(limit)s
+    with room as (
+        select case when exists (select from configuration_instances where namespace = %(namespace)s and id = %(id)s)
+                    then false
+                    else (select count(*) from configuration_instances where namespace = %(namespace)s) >= %(limit)s
+               end as is_full
+    ), gone as (
+        delete from configuration_instances
+         where namespace = %(namespace)s and (select is_full from room)
+           and seen_at < clock_timestamp() - make_interval(secs => %(lease)s)
+        returning id
+    )
+    select not is_full or exists (select from gone) from room
 """
 
 
@@ -209,9 +219,12 @@ def running(connection: Connection[Any], presence: Presence, namespace: str) -> 
     return int(row[0]) if row else 0
 
 
-def has_room(connection: Connection[Any], namespace: str, instance: str) -> bool:
-    """Whether an instance of this id may speak for the namespace, or there are as many as may be."""
-    who = {"namespace": namespace, "id": instance, "limit": INSTANCES_LIMIT}
+def has_room(connection: Connection[Any], namespace: str, instance: str, lease_seconds: float = LEASE_SECONDS) -> bool:
+    """Whether an instance of this id may speak for the namespace, or there are as many as may be.
+
+    Where there are, those that are gone make room at once: a service that starts again and again isn't kept out.
+    """
+    who = {"namespace": namespace, "id": instance, "limit": INSTANCES_LIMIT, "lease": lease_seconds}
     row = connection.execute(_ROOM, who).fetchone()
     return bool(row and row[0])
 

@@ -275,6 +275,18 @@ def test_a_namespace_has_no_end_of_instances_but_a_bound(house, ada):
     assert ada.put(f"{SHOP}/web-1", json={"version": 5, "state": "applied"}).status_code == 200
 
 
+def test_instances_that_are_gone_take_nobody_s_place(house, ada):
+    with psycopg.connect(house.database, autocommit=True) as connection:
+        connection.execute(
+            "insert into configuration_instances (namespace, id, part, host, pid, seen_at)"
+            " select 'shop', 'x' || n, '', '', 0, clock_timestamp() - interval '1 hour' * (n % 2)"
+            "   from generate_series(1, 10000) n"
+        )
+        assert ada.put(f"{SHOP}/web-1", json={"version": 5, "state": "applied"}).status_code == 200
+        left = "select count(*), bool_and(id = 'web-1' or id ~ '[02468]$') from configuration_instances"
+        assert connection.execute(left).fetchone() == (5_001, True)
+
+
 def test_an_update_s_answer_says_what_everybody_makes_of_it(house, ada):
     house.tell(ADA, Acknowledgement({"api": 8}))
     house.tell(BABBAGE, Acknowledgement({"api": 7}, {"api": Refused(8, (FieldError("page_size", "at least 1"),))}))
