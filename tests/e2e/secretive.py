@@ -116,6 +116,7 @@ class Secretive:
         self.api = Api(self.settings, self.log)
         self.api.http.event_hooks["response"].append(self._keep)
         self.admin: Caller = self.api.anybody
+        self.process: subprocess.Popen[bytes] | None = None
 
     def _keep(self, answer: httpx.Response) -> None:
         answer.read()
@@ -136,17 +137,23 @@ class Secretive:
         return self
 
     def _is_ready(self) -> bool:
+        assert self.process is not None
         assert self.process.poll() is None, self.log.read_text()
         return self.api.anybody.get("/readyz").status_code == 200
 
     def stop(self) -> None:
-        if self.process.poll() is None:
+        if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             try:
                 self.process.wait(20)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+
+    def close(self) -> None:
+        """For good."""
+        self.stop()
+        self.api.http.close()
 
     def put(self, name: str, value: str | bytes) -> None:
         """A file of the mounted folder, which appears at once."""

@@ -168,7 +168,7 @@ def story() -> Iterator[Story]:
         environment = {"MUNIMENT_SECRET_IN_ENVIRONMENT": mailbox.url(marks["environment"])}
         platform = Secretive(folder, vault, token, environment)
         story = Story(platform, mailbox, marks)
-        stack.callback(platform.stop)
+        stack.callback(platform.close)
         told(story)
         yield story
 

@@ -28,7 +28,7 @@ def test_a_secret_of_a_real_vault_is_used_rotated_and_kept_while_it_is_sealed():
         vault.put("platform/mail", {"value": mailbox.url(passwords["first"]), "comment": "for the office"})
         token = vault.token(("secret/data/platform/",), 40)
         platform = Secretive(folder, vault, token, {}, ca=str(folder / "vault" / "vault-ca.pem"))
-        stack.callback(platform.stop)
+        stack.callback(platform.close)
         platform.start()
 
         mailbox.password = passwords["first"]
