@@ -10,7 +10,7 @@ import pytest
 
 from tests.api.serving import eventually
 from tests.e2e.listening import Ear
-from tests.e2e.platform import Api, Caller, Platform
+from tests.e2e.platform import ADMIN, Api, Caller, Platform
 from tests.e2e.test_live import metric
 
 NUMBERS = itertools.count(1)
@@ -143,6 +143,15 @@ def test_after_a_restore_the_same_version_with_other_contents_is_told(platform: 
     assert second.id != first.id
     with watching(platform.ada, platform.admin, namespace, last_id=first.id) as again:
         assert [message.id for message in again.take(1)] == [second.id]
+
+
+def test_no_watcher_of_any_namespace_is_told_a_secret_of_the_environment(platform: Platform):
+    listed = platform.admin.done("GET", "/api/v1/config?limit=200").json()["items"]
+    names = [item["namespace"] for item in listed if item["kind"] == "platform"]
+    told = {name: poll(platform.admin, name, 0).text for name in names}
+    assert len(told) > 10
+    assert "(hidden)" in "".join(told.values())
+    assert ADMIN[1] not in "".join(told.values())
 
 
 def test_a_long_poll_answers_with_the_document_or_that_there_is_no_other(platform: Platform, namespace: str):
