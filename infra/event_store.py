@@ -116,6 +116,11 @@ class Log(Application[UUID]):
         self._listeners: list[Callable[[Sequence[str]], None]] = []
         super().__init__()
 
+    @property
+    def conninfo(self) -> str:
+        """Where it is."""
+        return self._conninfo
+
     def construct_env(self, name: str, env: EnvType | None = None) -> Environment:
         """Nothing comes from the process's environment."""
         return Environment(name, env or {})

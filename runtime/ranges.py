@@ -13,10 +13,12 @@ from psycopg import Connection
 from commands.audit import RecordExport, record_export
 from domain.context import Context
 from domain.errors import Invalid, NotFound, PositionUnknown
+from infra.configuration.instance import for_one_command
 from infra.dispatch import Dispatcher
 from infra.event_store import Log
 from infra.exporting.rows import Selection
 from infra.moments import POSITION_AT
+from infra.settings import Settings
 
 Place: TypeAlias = int | datetime
 """A position, or a time."""
@@ -84,7 +86,8 @@ class Asked:
 def record(log: Log, action: str, selection: Selection, context: Context) -> None:
     """Whoever takes a range of the log away is in the audit log, before the first event is read."""
     fact = RecordExport(action, selection.after, selection.upto, selection.topics, selection.stream, selection.personal)
-    Dispatcher(log).dispatch(record_export, fact, context)
+    live = for_one_command(Settings(postgres_url=log.conninfo))
+    Dispatcher(log, live=live).dispatch(record_export, fact, context)
 
 
 def log_id(connection: Connection[Any]) -> str:

@@ -12,7 +12,9 @@ from commands.analytics import GrantAnalytics, RevokeAnalytics, grant_analytics,
 from infra.analytics import readers
 from infra.analytics.schema import NoAnalytics, Refreshed, is_current, refresh
 from infra.analytics.views import PERSONAL_SCHEMA, SCHEMA, views
+from infra.configuration.instance import for_one_command
 from infra.dispatch import Dispatcher
+from infra.event_store import Log
 from infra.transcoding import event_types
 from runtime.cli.operator import context_of
 from runtime.cli.options import acting, as_json
@@ -111,7 +113,9 @@ def grant(
                 readers.check(connection, role)
             else:
                 readers.create(connection, role, password)
-            Dispatcher(log).dispatch(grant_analytics, GrantAnalytics(role, personal), context_of(actor))
+            Dispatcher(log, live=for_one_command(wired.settings)).dispatch(
+                grant_analytics, GrantAnalytics(role, personal), context_of(actor)
+            )
             readers.grant(connection, role, personal=personal)
         except readers.NotAReader as error:
             raise click.ClickException(str(error)) from error
@@ -140,12 +144,19 @@ def revoke(wired: Wired, role: str, actor: str, as_json: bool) -> None:
     with wired.log() as log, wired.connection() as connection:
         if not readers.exists(connection, role):
             raise click.ClickException(f"there is no role {role}")
-        Dispatcher(log).dispatch(revoke_analytics, RevokeAnalytics(role), context_of(actor))
+        Dispatcher(log, live=for_one_command(wired.settings)).dispatch(
+            revoke_analytics, RevokeAnalytics(role), context_of(actor)
+        )
         readers.revoke(connection, role)
     if as_json:
         print_json({"role": role})
     else:
         say(f"{role} may read nothing here any more; connections that it has keep what they have fetched")
+
+
+def _dispatcher(wired: Wired, log: Log) -> Dispatcher:
+    """Secrets aren't needed, so this is no whole core; the configuration of now goes into the events all the same."""
+    return Dispatcher(log, live=for_one_command(wired.settings))
 
 
 def _refreshed(connection: Connection[TupleRow]) -> Refreshed:
