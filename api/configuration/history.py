@@ -16,7 +16,7 @@ from domain.configuration import (
     canonical,
     differences,
 )
-from domain.configuration.declaring import DIALECT
+from domain.configuration.shape import DIALECT
 from infra.configuration.past import Entry
 from projections.read import Read
 

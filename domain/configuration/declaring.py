@@ -8,10 +8,9 @@ from domain.configuration.dialect import Dialect
 from domain.configuration.document import ERRORS_LIMIT, canonical, invalid_document, joined, unfit
 from domain.configuration.errors import InvalidSchema
 from domain.configuration.patterns import UnfitPattern, matcher
-from domain.configuration.shape import MANY, NAMED, ONE, Place, places, target
+from domain.configuration.shape import DIALECT, MANY, NAMED, ONE, Place, places, target
 from domain.errors import FieldError
 
-DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 SCHEMA_LIMIT_BYTES: Final = 262_144
 SCHEMA_DEPTH_LIMIT: Final = 30
 SUBSCHEMAS_LIMIT: Final = 5_000

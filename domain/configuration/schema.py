@@ -9,10 +9,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
-from domain.configuration.declaring import check_schema
-from domain.configuration.dialect import Dialect
 from domain.configuration.document import (
     ERRORS_LIMIT,
     Values,
@@ -25,6 +23,9 @@ from domain.configuration.reference import SecretReference, looks_like_reference
 from domain.errors import FieldError
 
 _KEY: Final = re.compile(r"[.\[]")
+
+if TYPE_CHECKING:
+    from domain.configuration.dialect import Dialect
 
 Upcast = Callable[[dict[str, Any]], dict[str, Any]]
 """Brings a stored document of schema number n (its key in `upcasts`) to n + 1."""
@@ -63,13 +64,18 @@ class DocumentSchema:
     @classmethod
     def declared(cls, json_schema: Mapping[str, Any], version: int = 1) -> Self:
         """A schema that somebody sends. Raises InvalidSchema naming everything that is wrong with it."""
+        from domain.configuration.declaring import check_schema  # noqa: PLC0415 - as below
+
         check_schema(json_schema)
         schema = cls(json_schema, version)
         schema.check_defaults()
         return schema
 
     @cached_property
-    def _dialect(self) -> Dialect:
+    def _dialect(self) -> "Dialect":
+        # who applies no schema needn't wait for what does: its libraries take longer to load than most commands do
+        from domain.configuration.dialect import Dialect  # noqa: PLC0415
+
         return Dialect(self.json_schema)
 
     @cached_property

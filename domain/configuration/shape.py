@@ -7,6 +7,8 @@ from urllib.parse import unquote
 
 from domain.configuration.document import joined
 
+DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+
 ONE: Final = frozenset(
     ("additionalProperties", "contains", "else", "if", "items", "not", "propertyNames", "then", "unevaluatedItems",
      "unevaluatedProperties")

@@ -11,9 +11,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from domain.configuration import DocumentSchema, InvalidDocument, InvalidSchema
-from domain.configuration.declaring import DIALECT, SCHEMA_LIMIT_BYTES, SUBSCHEMAS_LIMIT, check_schema
+from domain.configuration.declaring import SCHEMA_LIMIT_BYTES, SUBSCHEMAS_LIMIT, check_schema
 from domain.configuration.dialect import Dialect
 from domain.configuration.formats import FORMATS
+from domain.configuration.shape import DIALECT
 
 KEYS = st.sampled_from(["a", "b", "c", "x1"])
 NUMBERS = st.integers(-5, 5) | st.sampled_from([0.5, 1.0, -2.5, 3.0])
