@@ -11,6 +11,7 @@ import pytest
 from infra.sessions import SessionEnded
 from infra.settings import Settings
 from runtime.serve import Api
+from tests.fresh_metrics import fresh_metrics
 
 KEY = base64.b64encode(b"k" * 32).decode()
 
@@ -23,12 +24,13 @@ async def until(true, seconds=10.0):
 
 
 def test_a_session_that_ended_while_nobody_listened_is_not_remembered_afterwards(database, valkey, tmp_path):
-    api = Api(
-        Settings(
-            data=tmp_path, postgres_url=database, redis_url=valkey, master_key=KEY, pepper=KEY, claim_key=KEY,
-            bcrypt_cost=4,
-        )
-    )  # fmt: skip
+    with fresh_metrics():
+        api = Api(
+            Settings(
+                data=tmp_path, postgres_url=database, redis_url=valkey, master_key=KEY, pepper=KEY, claim_key=KEY,
+                bcrypt_cost=4,
+            )
+        )  # fmt: skip
     session, user = uuid4(), uuid4()
 
     def execute(sql, *values):

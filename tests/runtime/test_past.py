@@ -1,10 +1,9 @@
 """A log that was cut back to an earlier position while everything that it fed stayed ahead of it."""
 
 import asyncio
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from threading import Thread
 
-import prometheus_client
 import psycopg
 import pytest
 import redis
@@ -32,6 +31,7 @@ from runtime.serve import Api
 from runtime.start import first_facts
 from tests.cutting import cut_back, keep
 from tests.e2e.platform import eventually
+from tests.fresh_metrics import fresh_metrics
 from tests.runtime.cli_site import key
 
 SYSTEM = Context.system("test", "past")
@@ -288,15 +288,6 @@ async def serving(settings):
         api = Api(settings)
     async with api._lifespan(api.app):
         yield api
-
-
-@contextmanager
-def fresh_metrics():
-    """Each process has its own."""
-    before = set(prometheus_client.REGISTRY._collector_to_names)
-    yield
-    for collector in set(prometheus_client.REGISTRY._collector_to_names) - before:
-        prometheus_client.REGISTRY.unregister(collector)
 
 
 async def may(api, user):
