@@ -1,7 +1,7 @@
 """A log that was cut back to an earlier position while everything that it fed stayed ahead of it."""
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from threading import Thread
 
 import psycopg
