@@ -30,6 +30,7 @@ NAMES = UUID("6f0e3bd4-3a5b-4b21-9f0e-27b3b2f4a001")
 ADA, BABBAGE = (Presence(name, "worker", "engine", 1) for name in ("ada", "babbage"))
 SHOP = "/api/v1/config/shop/instances"
 API = "/api/v1/config/api/instances"
+KEY = {"idempotency-key": "a-change-of-heart"}
 COSTLY = {"field": "prices[0]", "message": "too high"}
 
 
@@ -70,7 +71,8 @@ class House:
         self.database = database
         self.log = Log(database)
         self.pool = ConnectionPool(database, min_size=1, open=True, kwargs={"autocommit": True})
-        self.dispatcher = ReceiptedDispatcher(Dispatcher(self.log), Receipts(self.pool, b"r" * 32, hours=24))
+        self.receipts = Receipts(self.pool, b"r" * 32, hours=24)
+        self.dispatcher = ReceiptedDispatcher(Dispatcher(self.log), self.receipts)
         self.configuration = Configuration(Waits(Listener(database, {}), self.instances))
 
     async def instances(self, namespace: str) -> Sequence[Instance]:
@@ -129,7 +131,7 @@ def clients(house: House) -> Iterator[Callable[[str], Client]]:
 
     def client(name: str) -> Client:
         services = Services(
-            house, house, house.dispatcher, house.dispatcher, house, house, house, house, ports=house,  # type: ignore[arg-type]
+            house, house, house.dispatcher, house.receipts, house, house, house, house, ports=house,  # type: ignore[arg-type]
         )  # fmt: skip
         made.append(Client(Application([*ROUTES, UPDATE], services, registry=CollectorRegistry()), bearer=name))
         return made[-1]
@@ -302,6 +304,15 @@ def test_an_update_s_answer_waits_no_longer_than_it_may_and_says_who_is_pending(
     answer = ada.put("/api/v1/config/api")
     assert says(answer) == [("ada", "pending", 7)]
     assert answer.json()["complete"] is False
+
+
+def test_an_update_that_is_repeated_says_what_is_so_by_now(house, ada):
+    house.tell(ADA, Acknowledgement({"api": 7}))
+    first = ada.put("/api/v1/config/api", headers=KEY)
+    house.tell(ADA, Acknowledgement({"api": 8}))
+    again = ada.put("/api/v1/config/api", headers=KEY)
+    assert (first.json()["version"], says(first)) == (8, [("ada", "pending", 7)])
+    assert (again.json()["version"], says(again)) == (8, [("ada", "applied", 8)])
 
 
 def test_an_update_that_is_stored_is_answered_even_if_nothing_else_can_be_found_out(house, ada, database):

@@ -9,6 +9,8 @@ from typing import Any
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from domain.errors import FieldError, Overloaded
 from infra.configuration.instances import (
@@ -161,6 +163,31 @@ def test_many_and_long_errors_are_kept_in_bounds(connection):
     assert max(len(each.message) for each in kept.errors) <= 500
     tell(connection, ADA, refuses(0, 2, errors[-1]))
     assert instances(connection, "api")[0].refused == Refused(2, (FieldError("␀", "␀"),))
+
+
+VERSIONS = st.integers(0, 5)
+WORDS = st.builds(lambda runs, refuses: (runs, refuses), VERSIONS, st.none() | VERSIONS)
+TURNS = st.lists(st.tuples(st.sampled_from([ADA, BABBAGE, GRACE]), st.none() | WORDS), max_size=12)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(turns=TURNS, version=VERSIONS)
+def test_whatever_was_said_before_the_newest_word_of_each_counts(connection, turns, version):
+    connection.execute("delete from configuration_instances")
+    words: dict[str, tuple[int, int | None]] = {}
+    for who, word in turns:
+        if word is None:
+            assert leave(connection, who) == (who.id in words)
+            words.pop(who.id, None)
+        else:
+            running, refused = word
+            tell(connection, who, runs(api=running) if refused is None else refuses(running, refused, TOO_COSTLY))
+            words[who.id] = word
+    expected = {
+        name: "applied" if running >= version else "refused" if (refused or 0) >= version else "pending"
+        for name, (running, refused) in words.items()
+    }
+    assert states(connection, version) == expected
 
 
 # Who lives
