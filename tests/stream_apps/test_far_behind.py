@@ -168,10 +168,17 @@ def test_both_halves_of_a_build_end_where_one_has_lost_a_lane(
     assert max(halves[0].positions.values()) <= 4
 
 
-def test_assignments_go_in_at_once_in_both_halves_and_all_that_was_remembered_is_old(
-    database: str, connection: psycopg.Connection[Any], log: Log, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("tells_partitions_apart", [True, False])
+def test_assignments_go_in_at_once_in_both_halves_or_together_and_all_that_was_remembered_is_old(
+    tells_partitions_apart: bool,
+    database: str,
+    connection: psycopg.Connection[Any],
+    log: Log,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Not every PostgreSQL can tell partitions apart; then one connection takes all of them."""
     monkeypatch.setattr(feeds, "LEAST_EVENTS", 1)
+    monkeypatch.setattr(LanesBySets, "splits", tells_partitions_apart)
     users = [UserAssignments(user_id=uuid4()) for _ in range(40)]
     for user in users:
         user.assign("clerk", "/acme", None, datetime.now(UTC))
@@ -199,7 +206,7 @@ def test_assignments_go_in_at_once_in_both_halves_and_all_that_was_remembered_is
     feeder.close()
     assert set(positions(connection, "access")) == {log.head()}
     assert fold_views(database, log, Build(ACCESS, 1), OF_ACCESS) == (log.head(), [])
-    assert len(at_once) == 2
+    assert len(at_once) == 1 + tells_partitions_apart
     assert sum(at_once) == 3 * len(users)
     assert min(at_once) > 0
-    assert old == [("*",), ("*",)]
+    assert old == [("*",)] * len(at_once)
