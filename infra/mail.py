@@ -9,6 +9,7 @@ from email.message import EmailMessage
 from ipaddress import ip_address
 from urllib.parse import unquote, urlsplit
 
+from infra.setting import is_reference
 from infra.settings import Settings, SettingsError
 from muniment_client.secrets import Hidden
 
@@ -45,7 +46,7 @@ class MailServer:
     def of(cls, settings: Settings) -> "MailServer | None":
         """As the settings say; None where none is set. Raises SettingsError, MailServerUnknown."""
         url: str | Hidden = settings.smtp_url
-        if isinstance(url, Hidden) and not url:
+        if is_reference(url) or (isinstance(url, Hidden) and not url):
             raise MailServerUnknown("the mail server's address is a secret that can't be had at the moment")
         if not url:
             return None

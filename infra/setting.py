@@ -18,6 +18,14 @@ UNITS = {
 }  # fmt: skip
 """What the end of a name says about the unit."""
 
+REFERENCE = "secret://"
+
+
+def is_reference(value: Any) -> bool:
+    """Whether it is the name of a secret, and not what that names."""
+    return isinstance(value, str) and value.startswith(REFERENCE)
+
+
 Values = Mapping[str, Any]
 Problem = tuple[str, str]
 """A field's name, and what is wrong with it."""
@@ -122,10 +130,23 @@ class Setting:
             below = self.least is not None and not value >= self.least
             above = self.most is not None and not value <= self.most
             return self.bounds if below or above else ""
+        if is_reference(value):
+            return self._reference_problem(value)
         if self.choices and str(value).lower() not in self.choices:
             return " or ".join((", ".join(self.choices[:-1]), self.choices[-1]))
         if self.pattern and not re.fullmatch(self.pattern, str(value)):
             return f"such as {self.example}"
+        return ""
+
+    def _reference_problem(self, value: str) -> str:
+        if not self.reference:
+            return "the value itself: a reference isn't resolved here"
+        from domain.configuration.reference import SecretReference  # noqa: PLC0415 - most settings need none of it
+
+        try:
+            SecretReference.parse(value)
+        except ValueError:
+            return "secret://NAME or secret://NAME#VERSION"
         return ""
 
     def _converted(self, text: str) -> Any:

@@ -93,7 +93,7 @@ class Instance:
         """What is wrong although the newest documents are in use: with the secrets that these refer to."""
         built = self._built
         spoilt = [name for name, no in built.refused.items() if built.taken[name].document.version >= no.version]
-        return [f"secrets: {name} is in use without the newest of its values" for name in spoilt]
+        return [f"secrets: {name} is in use without the newest of its secrets" for name in spoilt]
 
     @property
     def namespaces(self) -> list[str]:
@@ -217,10 +217,14 @@ class Instance:
                 why = "; ".join(
                     f"{each.field}: {each.message}" if each.field else each.message for each in refused.errors
                 )
-                logger.error(
-                    "configuration: version %d of %s can't be used here (%s); version %d counts",
-                    refused.version, name, why, built.taken[name].document.version,
-                )  # fmt: skip
+                counts = built.taken[name].document.version
+                if counts == refused.version:
+                    logger.error("configuration: %s is in use without the newest of its secrets (%s)", name, why)
+                else:
+                    logger.error(
+                        "configuration: version %d of %s can't be used here (%s); version %d counts",
+                        refused.version, name, why, counts,
+                    )  # fmt: skip
         for name in before.keys() - built.refused.keys():
             logger.info("configuration: version %d of %s is in force", built.taken[name].document.version, name)
 

@@ -10,7 +10,7 @@ from domain.configuration.schema import HIDDEN, DocumentSchema, Rule
 from domain.errors import FieldError
 from infra.mail import MailServer, MailUnavailable
 from infra.setting import Rule as SettingRule
-from infra.setting import Section, Setting, SettingsError
+from infra.setting import Section, Setting, SettingsError, is_reference
 from infra.setting_rules import RULES
 from infra.settings import SECTIONS, SETTINGS, Settings
 
@@ -84,11 +84,6 @@ def file_values(settings: Settings, namespace: str) -> dict[str, Any]:
         for each in settings_of(namespace)
         if (value := getattr(settings, each.name)) != each.default
     }
-
-
-def is_reference(value: Any) -> bool:
-    """Whether it is the name of a secret, and not what that names."""
-    return isinstance(value, str) and value.startswith("secret://")
 
 
 def typed(namespace: str, whole: Values) -> dict[str, Any]:

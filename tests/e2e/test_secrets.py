@@ -78,7 +78,7 @@ def told(story: Story) -> None:
 
     # what is used now is no longer what it was: no mail server's address, then one whose password is wrong
     platform.put("filed", marks["malformed"])
-    eventually(lambda: "can't be used here" in platform.log.read_text())
+    eventually(lambda: "is in use without the newest of its secrets" in platform.log.read_text())
     story.reasons["malformed"] = eventually(platform.reasons)
     mailbox.password = marks["older"]
     platform.put("filed", mailbox.url(marks["wrong"]))
@@ -234,8 +234,8 @@ def test_a_store_that_hangs_keeps_nobody_waiting(story):
 def test_readiness_says_that_only_last_good_values_stand(story):
     (reason,) = story.reasons["sealed"]
     assert reason.startswith("secrets: 1 can't be fetched; the last good values stand for 3")
-    assert story.reasons["started"] == ["secrets: onboarding is in use without the newest of its values"]
-    assert story.reasons["malformed"] == ["secrets: onboarding is in use without the newest of its values"]
+    assert story.reasons["started"] == ["secrets: onboarding is in use without the newest of its secrets"]
+    assert story.reasons["malformed"] == ["secrets: onboarding is in use without the newest of its secrets"]
 
 
 def test_metrics_tell_how_it_stands_with_the_stores(story):

@@ -23,7 +23,7 @@ from domain.errors import Invalid
 from domain.identity import EmailVerification
 from domain.jobs import Job
 from infra.embedded.ports import free_port
-from infra.mail import MailServer, MailUnavailable
+from infra.mail import MailServer, MailServerUnknown, MailUnavailable
 from infra.settings import Settings, SettingsError
 from infra.verification import PURPOSE, VerificationTokens
 from muniment_client.secrets import Hidden
@@ -209,6 +209,25 @@ def test_mail_waits_for_a_secret_that_cant_be_had_and_uses_up_no_attempt(cli_sit
         until(lambda: any(isinstance(each.event, Job.AttemptSnoozed) for each in core.log.read_stream(job_id)))
         (said,) = [each.event for each in core.log.read_stream(job_id) if isinstance(each.event, Job.AttemptSnoozed)]
     assert "can't be had at the moment" in said.reason
+
+
+def test_a_reference_that_nobody_has_resolved_is_no_address_yet():
+    with pytest.raises(MailServerUnknown):
+        MailServer.of(Settings(smtp_url="secret://mail", mail_from="a@b.example"))
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "why"),
+    [
+        ("MUNIMENT_SMTP_URL", "secret://../mail", "secret://NAME or secret://NAME#VERSION, not this"),
+        ("MUNIMENT_KAFKA_SASL_PASSWORD", "secret://kafka", "the value itself: a reference isn't resolved here"),
+        ("MUNIMENT_ISSUER", "secret://issuer", "the value itself"),
+    ],
+)
+def test_a_reference_in_the_environment_that_nobody_will_resolve_is_told_at_the_start(variable, text, why):
+    with pytest.raises(SettingsError, match=f"^{variable}: {why}"):
+        Settings.from_env({variable: text})
+    assert Settings.from_env({"MUNIMENT_SMTP_URL": "secret://mail#2", "MUNIMENT_MAIL_FROM": "a@b.example"}).smtp_url
 
 
 def test_a_mail_is_planned_though_its_server_is_a_secret_that_cant_be_had():
