@@ -13,7 +13,8 @@ from domain.errors import FieldError
 from infra.configuration.heads import Head
 from infra.configuration.instances import Acknowledgement, Refused
 from infra.configuration.live import NOTHING, Snapshot
-from infra.configuration.schemas import SCHEMAS, file_values, is_reference, settings_of, typed, unusable
+from infra.configuration.schemas import SCHEMAS, file_values, settings_of, typed, unusable
+from infra.setting import is_reference
 from infra.settings import Settings
 from muniment_client.secrets import Hidden, SecretError
 
