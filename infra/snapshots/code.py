@@ -6,6 +6,7 @@ changes: any change of the packages that an aggregate is written in puts its sna
 
 import hashlib
 import logging
+import os
 import platform
 import sys
 import time
@@ -55,12 +56,12 @@ def digest_of(package: str) -> str | None:
         if changed > _BEGUN - GRACE_SECONDS:
             logger.info("no snapshots of what %s folds: %s has changed since this process began", package, name)
             return None
-        digest.update(b"%d %s %d " % (len(name), name.encode(), len(source)) + source)
+        digest.update(b"%d %s %d " % (len(name), os.fsencode(name), len(source)) + source)
     return digest.hexdigest()
 
 
 def _files_of(package: str) -> list[tuple[str, Path]]:
-    module = sys.modules[package]
+    module = sys.modules.get(package)
     folders = [Path(folder) for folder in getattr(module, "__path__", ())]
     if not folders:
         file = getattr(module, "__file__", None)

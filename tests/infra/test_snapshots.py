@@ -1,6 +1,7 @@
 """Long streams, loaded by their snapshot: always what their events come to."""
 
 import logging
+import threading
 from collections.abc import Iterator
 from typing import Any
 from uuid import UUID, uuid4
@@ -312,6 +313,34 @@ def test_a_unit_of_work_decides_on_what_came_after_the_snapshot(database):
     assert UnitOfWork(log, CONTEXT).get(Diary, stream).version == 3 * EVERY + 1
     with psycopg.connect(database) as connection:
         assert [each.longest for each in kept(connection)] == [3 * EVERY]
+    log.close()
+
+
+def test_many_who_write_to_one_long_stream_lose_nothing(database):
+    log = Log(database, limits=Limits(snapshot_events=5))
+    log.loader._code = lambda _: "a"
+    dispatcher = Dispatcher(log, attempts=200)
+    diary = Diary(owner="ada")
+    log.save_work([diary], metadata=b"{}")
+    stream = diary.id
+
+    def write(work: Any, line: str) -> None:
+        work.get(Diary, stream).write(line)
+
+    def writer(number: int) -> None:
+        for line in range(20):
+            dispatcher.dispatch(write, f"{number} {line}", CONTEXT)
+
+    threads = [threading.Thread(target=writer, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+    by_snapshot, by_events = log.load(Diary, stream), log.repository.get(stream)
+    assert vars(by_snapshot) == vars(by_events)
+    assert by_events.lines == {f"{number} {line}": 1 for number in range(6) for line in range(20)}
+    assert log.loader.prove(stream) is Proof.MADE
     log.close()
 
 

@@ -83,6 +83,10 @@ def test_source_that_is_not_there_is_not_trusted(shop):
     assert told(shop, gone).endswith("None")
 
 
+def test_a_class_of_no_package_is_not_trusted(shop):
+    assert told(shop, "shop.basket.Basket.__module__ = 'nowhere.basket'").endswith("None")
+
+
 def test_a_package_that_is_too_large_is_not_trusted(shop):
     assert told(shop, "code.FILES_LIMIT = 2").endswith("None")
 
