@@ -4,7 +4,7 @@ What a document becomes is decided inside the handler, on what is there then: pa
 nothing, and whoever is too late decides anew.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -21,7 +21,8 @@ from domain.configuration import (
     differences,
     merge_patch,
 )
-from domain.configuration.document import Values
+from domain.configuration.document import Values, invalid_document
+from domain.errors import FieldError
 from domain.ports import Work
 
 Mode = Literal["replace", "merge"]
@@ -85,24 +86,29 @@ class WithdrawNamespace:
 
 @dataclass(frozen=True)
 class ChangeConfiguration:
-    """The document of a namespace becomes this, or is patched by it."""
+    """The document of a namespace becomes this, or is patched by it.
+
+    `unusable` are the fields whose secrets can't be had or used: that was looked up before, since it may take a while.
+    """
 
     name: NamespaceName
     values: Values
     own: OwnNamespaces
     mode: Mode = "replace"
     reason: str = ""
+    unusable: Sequence[FieldError] = ()
 
 
 @dataclass(frozen=True)
 class RollbackConfiguration:
-    """The document of a namespace becomes what it was at a version; 0: nothing stored."""
+    """The document of a namespace becomes what it was at a version; 0: nothing stored. `unusable`: as of a change."""
 
     name: NamespaceName
     version: int
     own: OwnNamespaces
     past: Past
     reason: str = ""
+    unusable: Sequence[FieldError] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +161,7 @@ def change_configuration(work: Work, command: ChangeConfiguration) -> Changed:
     """
     target = _target(work, command.name, command.own, patched=command.mode == "merge")
     values = target.result(command.values, command.mode)
+    target.check(work, values, command.unusable)
     return target.store(work, values, command.reason)
 
 
@@ -166,6 +173,7 @@ def rollback_configuration(work: Work, command: RollbackConfiguration) -> Change
     target = _target(work, command.name, command.own)
     former, schema_version = command.past.document(command.name, command.version)
     values = target.schema.upcast(former, schema_version)
+    target.check(work, values, command.unusable)
     return target.store(work, values, command.reason, restores=command.version)
 
 
@@ -173,7 +181,7 @@ def validate_configuration(work: Work, command: ChangeConfiguration) -> Validate
     """What the change would do, without doing it. Raises as `change_configuration`."""
     target = _target(work, command.name, command.own, patched=command.mode == "merge")
     values = target.result(command.values, command.mode)
-    target.check(work, values)
+    target.check(work, values, command.unusable)
     return Validated(target.version, differences(target.before, values))
 
 
@@ -217,13 +225,17 @@ class _Target:
         fixed = key in self.schema.restart_only or whole.get(key) == HIDDEN
         return fixed and key in whole and canonical(value) == canonical(whole[key])
 
-    def check(self, work: Work, values: Values) -> None:
-        after = self.schema.check(values, self.file, FIELD)
+    def check(self, work: Work, values: Values, unusable: Sequence[FieldError]) -> None:
+        try:
+            after = self.schema.check(values, self.file, FIELD)
+        except InvalidDocument as error:
+            raise invalid_document([*error.errors, *unusable]) from None
+        if unusable:
+            raise invalid_document(unusable)
         if self.name in self.own.schemas:
             self.own.consent(work, self.name, self.whole, after)
 
     def store(self, work: Work, values: Values, reason: str, restores: int | None = None) -> Changed:
-        self.check(work, values)
         if canonical(values) == canonical(self.before):
             return Changed(self.version, changed=False)
         namespace = self.namespace or work.add(Namespace(str(self.name)))

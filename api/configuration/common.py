@@ -4,7 +4,7 @@ Permissions are needed at `/config/<namespace>`: who has a role at `/` may do it
 `/config/shop` there only.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Protocol
 from uuid import UUID
@@ -17,6 +17,7 @@ from api.routing import Asked, PathScope
 from domain.configuration import DocumentSchema, Namespace, NamespaceName
 from domain.configuration.document import Values
 from domain.configuration.namespace import NAME_LIMIT_CHARS, REASON_LIMIT_CHARS
+from domain.errors import FieldError
 from domain.ports import Work
 from infra.configuration.heads import Head, read_heads
 from infra.configuration.past import NamespacePast, check_known
@@ -52,8 +53,8 @@ class OwnNamespaces(Protocol):
 class References(Protocol):
     """Whether the secrets that a document of the platform's own refers to can be had and used."""
 
-    def check(self, namespace: str, values: Values) -> None:
-        """May wait for a store. Raises InvalidDocument, SecretStoreUnavailable."""
+    def wrong(self, namespace: str, values: Values) -> Sequence[FieldError]:
+        """Every field whose secret can't. May wait for a store. Raises SecretStoreUnavailable."""
         ...
 
 

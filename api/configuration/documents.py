@@ -1,6 +1,6 @@
 """Documents: asking for what holds, changing it whole or in part, trying a change out, going back."""
 
-from contextlib import suppress
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from msgspec import UNSET, UnsetType
@@ -38,7 +38,7 @@ from domain.configuration import (
     Source,
     VersionNotFound,
 )
-from domain.errors import Forbidden, invalid_field
+from domain.errors import FieldError, Forbidden, invalid_field
 from infra.configuration.past import NamespacePast
 from projections.read import Read
 
@@ -167,38 +167,41 @@ _HEADS = """
 
 async def prepare_replacement(ports: ConfigurationPorts, asked: Asked) -> ChangeConfiguration:
     """Raises Invalid, SecretStoreUnavailable."""
-    name, own, body = name_of(asked), ports.configuration, asked.body
-    await asked.in_thread(own.references.check, name, body.values)
-    return ChangeConfiguration(name, body.values, own, reason=body.reason)
+    return await _prepared(ports, asked, "replace", asked.body.reason)
 
 
 async def prepare_patch(ports: ConfigurationPorts, asked: Asked) -> ChangeConfiguration:
     """Raises Invalid, SecretStoreUnavailable."""
-    name, own, body = name_of(asked), ports.configuration, asked.body
-    await asked.in_thread(own.references.check, name, body.values)
-    return ChangeConfiguration(name, body.values, own, mode="merge", reason=body.reason)
+    return await _prepared(ports, asked, "merge", asked.body.reason)
+
+
+async def _prepared(ports: ConfigurationPorts, asked: Asked, mode: Mode, reason: str = "") -> ChangeConfiguration:
+    name, own, values = name_of(asked), ports.configuration, asked.body.values
+    unusable = await asked.in_thread(own.references.wrong, name, values)
+    return ChangeConfiguration(name, values, own, mode, reason, unusable)
 
 
 async def prepare_trial(ports: ConfigurationPorts, asked: Asked) -> ChangeConfiguration:
     """Who may not change it isn't told which secrets there are. Raises Invalid, SecretStoreUnavailable."""
-    name, own, body = name_of(asked), ports.configuration, asked.body
-    with suppress(Forbidden):
+    body: TrialBody = asked.body
+    try:
         await asked.services.authoriser.require(asked.caller, "config:write", SCOPE(asked))
-        await asked.in_thread(own.references.check, name, body.values)
-    return ChangeConfiguration(name, body.values, own, mode=body.mode)
+    except Forbidden:
+        return ChangeConfiguration(name_of(asked), body.values, ports.configuration, body.mode)
+    return await _prepared(ports, asked, body.mode)
 
 
 async def prepare_rollback(ports: Any, asked: Asked) -> RollbackConfiguration:
-    """Raises Invalid."""
+    """Raises Invalid, VersionNotFound, SecretStoreUnavailable."""
     name, own, body = name_of(asked), ports.configuration, asked.body
     past = NamespacePast(ports.pool, ports.log)
 
-    def check() -> None:
-        own.references.check(name, past.document(name, body.version)[0])
+    def wrong() -> Sequence[FieldError]:
+        found: Sequence[FieldError] = own.references.wrong(name, past.document(name, body.version)[0])
+        return found
 
-    if name in own.schemas:
-        await asked.in_thread(check)
-    return RollbackConfiguration(name, body.version, own, past, body.reason)
+    unusable = await asked.in_thread(wrong) if name in own.schemas else ()
+    return RollbackConfiguration(name, body.version, own, past, body.reason, unusable)
 
 
 def change_view(change: Change) -> ChangeView:

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from domain.configuration import InvalidDocument, SecretStoreUnavailable
-from domain.configuration.document import Values
+from domain.configuration import SecretStoreUnavailable
+from domain.configuration.document import Values, invalid_document
 from domain.errors import FieldError
-from infra.configuration.schemas import is_reference, settings_of, unusable
+from infra.configuration.schemas import settings_of, unusable
+from infra.setting import is_reference
 from infra.settings import Settings
 from muniment_client.secrets import Hidden, MalformedReference, SecretError, StoreUnavailable
 
@@ -33,7 +34,12 @@ class References:
     base: Settings
 
     def check(self, namespace: str, values: Values) -> None:
-        """Raises InvalidDocument naming every field whose secret can't be had or used, SecretStoreUnavailable."""
+        """Raises InvalidDocument as `wrong`, SecretStoreUnavailable."""
+        if errors := self.wrong(namespace, values):
+            raise invalid_document(errors)
+
+    def wrong(self, namespace: str, values: Values) -> list[FieldError]:
+        """Every field whose secret can't be had or used. Raises SecretStoreUnavailable."""
         found: dict[str, Any] = {}
         errors = []
         for name, reference in _references(namespace, values):
@@ -46,9 +52,7 @@ class References:
             except SecretError as error:
                 errors.append(FieldError(f"{FIELD}.{name}", str(error)))
         tried = unusable(namespace, replace(self.base, **found)) if found else ()
-        errors += [FieldError(f"{FIELD}.{each.field}", each.message) for each in tried if each.field in found]
-        if errors:
-            raise InvalidDocument(errors=errors)
+        return errors + [FieldError(f"{FIELD}.{each.field}", each.message) for each in tried if each.field in found]
 
 
 def _references(namespace: str, values: Values) -> Iterator[tuple[str, str]]:

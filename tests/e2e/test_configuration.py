@@ -407,6 +407,15 @@ def test_the_platforms_own_cant_be_declared(platform):
     assert (answer.status_code, answer.json()["code"]) == (409, "namespace-reserved")
 
 
+@pytest.mark.parametrize(("method", "path"), [("PATCH", ""), ("PUT", ""), ("POST", "/validate")])
+def test_a_secret_that_can_t_be_had_is_named_with_all_else_that_is_wrong(platform, method, path):
+    values = {"smtp_url": "secret://nowhere", "verification_seconds": 1, "no_such_setting": 1}
+    answer = platform.admin.ask(method, f"{CONFIG}/onboarding{path}", {"values": values})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid-config")
+    assert {each["field"] for each in answer.json()["errors"]} >= {f"values.{key}" for key in values}
+    assert "values.verification_seconds" in answer.json()["detail"]
+
+
 def test_secrets_of_the_environment_are_shown_to_nobody(platform):
     for name, schema in SCHEMAS.items():
         values = platform.admin.done("GET", f"{CONFIG}/{name}").json()["values"]
