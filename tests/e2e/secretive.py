@@ -89,6 +89,7 @@ class Secretive:
     refresh_seconds: float = 1.0
     last_good_seconds: float = 3_600.0
     ca: str = ""
+    kafka: str = ""
     answers: list[tuple[str, bytes]] = field(default_factory=list)
     said: list[tuple[str, bytes]] = field(default_factory=list)
 
@@ -108,6 +109,8 @@ class Secretive:
             secrets_store=f"files:{self.secrets},vault:{self.vault.url},environment",
             secrets_token_file=str(self.folder / "token"),
             secrets_ca=self.ca,
+            kafka=self.kafka,
+            kafka_prefix=f"secretive-{secrets.token_hex(4)}",
             secrets_refresh_seconds=self.refresh_seconds,
             secrets_last_good_seconds=self.last_good_seconds,
             secrets_timeout_seconds=1.0,

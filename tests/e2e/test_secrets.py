@@ -70,7 +70,9 @@ def told(story: Story) -> None:
 
     for name, values in PROBLEMS.items():
         answers[name] = platform.changes(**values)
-        answers[f"{name} tried"] = platform.admin.post("/api/v1/config/onboarding/validate", {"values": values})
+        answers[f"{name} tried"] = platform.admin.post(
+            "/api/v1/config/onboarding/validate", {"values": values, "mode": "merge"}
+        )
     for number, pasted in enumerate((marks["pasted"], mailbox.url(marks["pasted"]), f"secret://{marks['pasted']} x")):
         answers[f"pasted {number}"] = platform.changes(smtp_url=pasted)
     said = platform.command("config", "set", "onboarding", f"smtp_url={mailbox.url(marks['pasted'])}")
