@@ -1,7 +1,7 @@
 """Server-sent events, however the bytes come (WHATWG HTML, section 9.2.6)."""
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from muniment_client import events
@@ -22,6 +22,7 @@ def test_messages_have_data_an_id_and_perhaps_a_name():
     assert told([FIRST]) == [Message(b"{}", "1-a", ""), Message(b"one\ntwo", "2-b", "cut-off")]
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_where_the_bytes_are_torn_makes_no_difference(data):
     line = st.sampled_from(

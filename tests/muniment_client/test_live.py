@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from muniment_client import FieldError, Live, NothingYet, Refused, Verdict
@@ -78,6 +78,7 @@ def test_offers_follow_one_another():
     assert most == [1]
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     first=st.floats(0.001, 10), longest=st.floats(0.001, 100), share=st.floats(0, 1), failures=st.integers(1, 2000),
     told=st.floats(0, 1e6),
