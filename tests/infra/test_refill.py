@@ -48,7 +48,8 @@ MANIFEST = Inline(
         Cargo.Loaded: "insert into manifest select e.stream, e.version, e.name, e.tons, e.note, e.owner,"
         " %(recorded_at)s, saved.metadata ->> 'actor'"
         " from unnest(%(events)s::json[], %(metadatas)s::jsonb[]) as saved (events, metadata),"
-        " json_to_recordset(saved.events) as e (stream uuid, version bigint, name text, tons integer, note jsonb, owner uuid)"
+        " json_to_recordset(saved.events)"
+        " as e (stream uuid, version bigint, name text, tons integer, note jsonb, owner uuid)"
     },
     tables=("manifest",),
 )
