@@ -1,16 +1,19 @@
 """What keywords of a schema have in common: their form, and how one asks whether a part of the schema fits."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from jsonschema.exceptions import ValidationError
 
 from domain.configuration.budget import spend
-from domain.configuration.patterns import UnfitPattern, matcher
+from domain.configuration.patterns import UnfitPattern, compiled
 
 Errors = Iterator[ValidationError]
 Keyword = Callable[[Any, Any, Any, Any], Errors]
 """(validator, the keyword's value, instance, schema) -> what is wrong."""
+
+_MATCHED_A_STEP: Final = 5_000
+"""Characters times instructions of a pattern: what matching costs at worst. Linear time can be a long time."""
 
 
 def applied(validator: Any, schema: Any, instance: Any, *path: str | int) -> Errors:
@@ -28,11 +31,13 @@ def is_valid(validator: Any, schema: Any, instance: Any) -> bool:
 
 
 def matches(pattern: str, text: str) -> bool:
-    """Whether the pattern is found in the text."""
+    """Whether the pattern is found in the text, at what that may cost."""
     try:
-        return matcher(pattern)(text)
+        found = compiled(pattern)
     except UnfitPattern:  # what was declared was looked at; nothing matches what can't be
         return False
+    spend(len(text) * found.size // _MATCHED_A_STEP)
+    return found.is_in(text)
 
 
 def unnamed(instance: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[str]:

@@ -7,13 +7,15 @@ from typing import Any, Final
 from domain.configuration.dialect import Dialect
 from domain.configuration.document import ERRORS_LIMIT, canonical, invalid_document, joined, unfit
 from domain.configuration.errors import InvalidSchema
-from domain.configuration.patterns import UnfitPattern, matcher
+from domain.configuration.patterns import UnfitPattern, compiled, size_of
 from domain.configuration.shape import DIALECT, MANY, NAMED, ONE, Place, places, target
 from domain.errors import FieldError
 
 SCHEMA_LIMIT_BYTES: Final = 262_144
 SCHEMA_DEPTH_LIMIT: Final = 30
 SUBSCHEMAS_LIMIT: Final = 5_000
+INSTRUCTIONS_LIMIT: Final = 500_000
+"""Of all its patterns, compiled: half a second's work, and 8 MB."""
 
 _REFUSED: Final = ("$dynamicAnchor", "$dynamicRef", "$recursiveAnchor", "$recursiveRef", "$vocabulary")
 _ROOT_ONLY: Final = ("$schema", "$id")
@@ -79,11 +81,16 @@ def _in_places(schema: Mapping[str, Any]) -> Iterator[FieldError]:
     if schema.get("$schema", DIALECT) not in (DIALECT, f"{DIALECT}#"):
         yield FieldError("schema.$schema", f"only {DIALECT} is taken")
     known = {id(each.schema) for each in places(schema)}
+    left = INSTRUCTIONS_LIMIT
     for place in places(schema):
         errors = _META.errors(place.schema)
         yield from (FieldError(joined(place.path, error.field), error.message) for error in errors)
         if not errors:
             yield from _meaning(schema, place, known)
+            left -= sum(size_of(pattern) for _, pattern in _patterns_at(place))
+        if left < 0:
+            yield FieldError("schema", "has patterns that are too large together: let them repeat less")
+            return
 
 
 def _meaning(root: Mapping[str, Any], place: Place, known: set[int]) -> Iterator[FieldError]:
@@ -113,10 +120,14 @@ def _references(root: Mapping[str, Any], place: Place, known: set[int]) -> Itera
 
 
 def _patterns(place: Place) -> Iterator[FieldError]:
-    named = place.schema.get("patternProperties", {})
-    given = [("pattern", place.schema["pattern"])] if "pattern" in place.schema else []
-    for path, pattern in (*given, *((joined("patternProperties", name), name) for name in named)):
+    for path, pattern in _patterns_at(place):
         try:
-            matcher(pattern)
+            compiled(pattern)
         except UnfitPattern as error:
             yield FieldError(joined(place.path, path), str(error))
+
+
+def _patterns_at(place: Place) -> list[tuple[str, str]]:
+    """The patterns of one schema, and where in it each is."""
+    given = [("pattern", place.schema["pattern"])] if "pattern" in place.schema else []
+    return given + [(joined("patternProperties", name), name) for name in place.schema.get("patternProperties", {})]

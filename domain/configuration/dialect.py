@@ -13,11 +13,11 @@ from jsonschema import Draft202012Validator
 from jsonschema.validators import create
 from referencing import Registry
 
+from domain.configuration.applying import matches
 from domain.configuration.budget import TooMuch, checking, resolved, spend
 from domain.configuration.document import DEPTH_LIMIT, ERRORS_LIMIT, Values, invalid_document, joined, strings
 from domain.configuration.errors import InvalidDocument, InvalidSchema
 from domain.configuration.keywords import KEYWORDS
-from domain.configuration.patterns import matcher
 from domain.configuration.shape import target
 from domain.errors import FieldError
 
@@ -172,7 +172,7 @@ def _of_key(schema: Mapping[str, Any], key: str) -> Iterator[Any]:
         yield properties[key]
     for pattern, said in schema.get("patternProperties", {}).items():
         spend()
-        if matcher(pattern)(key):
+        if matches(pattern, key):
             known = True
             yield said
     if not known:

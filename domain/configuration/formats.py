@@ -8,7 +8,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from domain.configuration.patterns import UnfitPattern, matcher
+from domain.configuration.patterns import UnfitPattern, compiled
 
 _DATE_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d)")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
@@ -46,7 +46,7 @@ def _is_uri(text: str) -> bool:
 
 def _is_pattern(text: str) -> bool:
     try:
-        matcher(text)
+        compiled(text)
     except UnfitPattern:
         return False
     return True

@@ -74,7 +74,6 @@ def _multiple_of(number: Any, instance: Any, _: Any) -> str | None:
 def _pattern(pattern: str, instance: Any, schema: Any) -> str | None:
     if not isinstance(instance, str):
         return None
-    spend(len(instance) // _CHARS_A_STEP)
     if matches(pattern, instance):
         return None
     example = next((each for each in schema.get("examples", ()) if isinstance(each, str)), None)
