@@ -7,12 +7,15 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from muniment_client.secrets import (
     Access,
     Engine,
     Patience,
     Reference,
+    SecretError,
     SecretForbidden,
     SecretNotFound,
     SecretUnusable,
@@ -324,6 +327,32 @@ def test_what_isnt_an_answer_is_a_clear_error_that_shows_nothing_of_it(server, s
     with pytest.raises((StoreUnavailable, SecretNotFound, SecretForbidden), match=why) as refused:
         read(vault(server))
     assert "tulip" not in str(refused.value)
+
+
+ANSWER = b'{"data":{"data":{"value":"tulip"},"metadata":{"version":3}}}'
+WHOLE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(ANSWER), ANSWER)
+
+
+def test_whatever_a_server_says_is_a_value_or_an_error_of_ours(server):
+    store = vault(server, timeout_seconds=0.5)
+
+    @settings(max_examples=150, deadline=None)
+    @given(st.binary(max_size=40), st.integers(0, len(WHOLE)), st.integers(0, len(WHOLE)))
+    def whatever(put_in, start, end):
+        def says(handler):
+            handler.wfile.write(WHOLE[:start] + put_in + WHOLE[end:])
+            handler.close_connection = True
+            return True
+
+        server.bad_day = says
+        said = ""
+        try:
+            assert store.fetch(Reference("smtp")).version
+        except SecretError as error:
+            said = str(error)
+        assert "tulip" not in said
+
+    whatever()
 
 
 def test_another_version_than_the_one_asked_for_is_refused(server):
