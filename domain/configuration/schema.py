@@ -2,7 +2,7 @@
 
 The platform's own namespaces and the customers' have the same mechanism; the platform's come from code, the customers'
 by an event. Annotations that mean something here: `default`, `x-unit`, `x-restart` (true: takes effect at a restart
-only), `x-variable` (the environment variable that sets it) and `x-secret` (true: must be a reference to a secret).
+only), `x-variable` (the environment variable that sets it then) and `x-secret` (true: must be a reference to a secret).
 """
 
 import re
@@ -86,11 +86,14 @@ class DocumentSchema:
 
     @cached_property
     def restart_only(self) -> Mapping[str, str]:
-        """The keys that take effect at a restart only, each with the variable that sets it ("": none)."""
+        """The keys that nobody can store, since a variable sets them when a process starts; each with its variable.
+
+        Without a variable, `x-restart` is for the reader.
+        """
         return {
-            key: str(said.get("x-variable", ""))
+            key: str(said["x-variable"])
             for key, said in self.properties.items()
-            if said.get("x-restart") is True
+            if said.get("x-restart") is True and said.get("x-variable")
         }
 
     def is_secret(self, key: str) -> bool:
@@ -162,7 +165,7 @@ class DocumentSchema:
     def _restart_only_in(self, stored: Values) -> Iterator[FieldError]:
         for key, variable in self.restart_only.items():
             if key in stored:
-                how = f"set {variable} and start the processes anew" if variable else "it can't be changed here"
+                how = f"set {variable} and start the processes anew"
                 yield FieldError(key, f"takes effect at a restart only: {how}")
 
     def _against_rules(self, whole: Values, errors: Sequence[FieldError]) -> list[FieldError]:

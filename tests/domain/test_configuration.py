@@ -299,6 +299,11 @@ def test_every_wrong_field_is_named_at_once():
     assert "hunter2" not in str(error.value)
 
 
+def test_what_no_variable_sets_can_be_stored_even_if_it_takes_a_restart():
+    schema = DocumentSchema.declared({"properties": {"threads": {"type": "integer", "x-restart": True}}})
+    assert schema.check({"threads": 4}) == {"threads": 4}
+
+
 def test_a_rule_across_fields_sees_the_whole_document():
     SCHEMA.check({"cups": 6})
     for stored, file in (({"cups": 7}, {}), ({"pot": {"size": 0.25}}, {}), ({}, {"cups": 7})):
