@@ -14,6 +14,7 @@ from jsonschema.exceptions import ValidationError
 from domain.configuration.applying import Errors, Keyword, applied, is_valid, matches, unnamed
 from domain.configuration.budget import resolved, spend
 from domain.configuration.formats import FORMATS
+from domain.configuration.patterns import size_of
 from domain.configuration.reference import SecretReference
 from domain.configuration.unevaluated import unevaluated_items, unevaluated_properties
 
@@ -21,6 +22,7 @@ Assertion = Callable[[Any, Any, Any], str | None]
 """(the keyword's value, instance, schema) -> what is wrong with the instance."""
 
 _CHARS_A_STEP: Final = 100
+_INSTRUCTIONS_A_STEP: Final = 5
 _VALUES_A_STEP: Final = 50
 _NAMES: Final = {
     "array": "an array", "boolean": "true or false", "integer": "an integer", "null": "null", "number": "a number",
@@ -84,6 +86,8 @@ def _format(name: Any, instance: Any, _: Any) -> str | None:
     if not isinstance(instance, str) or name not in FORMATS:
         return None
     spend(len(instance) // _CHARS_A_STEP)
+    if name == "regex":
+        spend(size_of(instance) // _INSTRUCTIONS_A_STEP)
     return None if FORMATS[name](instance) else f"isn't in the format {name}"
 
 

@@ -336,6 +336,20 @@ BOMBS: dict[str, tuple[dict[str, Any], Any]] = {
         {"properties": {"a": {"allOf": [{"pattern": f"(x+x+)+{n}"} for n in range(1000)]}}},
         {"a": LONG},
     ),
+    "a long text and a large pattern": (
+        {"properties": {"a": {"pattern": "[a-q][^u-z]{13,900}x"}}},
+        {"a": "ab" * 450_000},
+    ),
+    "texts that are large patterns": (
+        {"properties": {"a": {"items": {"format": "regex"}}}},
+        {"a": [rf"^[\p{{L}}]{{1,50}}{n}$" for n in range(20_000)]},
+    ),
+    "texts that are patterns much too large": (
+        {"properties": {"a": {"items": {"format": "regex"}}}},
+        {"a": [rf"^[\p{{L}}]{{1,900}}{n}$" for n in range(20_000)]},
+    ),
+    "many large patterns": ({"allOf": [{"pattern": rf"^[\p{{L}}]{{1,50}}{n}$"} for n in range(4_000)]}, {}),
+    "many patterns much too large": ({"allOf": [{"pattern": rf"^[\p{{L}}]{{1,900}}{n}$"} for n in range(4_000)]}, {}),
     "every form of many": ({"$defs": {"f": FORM}, "additionalProperties": FORM}, {"a": [[[[[[[[[1]]]]]]]]]}),
 }
 
@@ -351,6 +365,19 @@ def test_a_schema_that_would_never_end_ends_within_seconds(bomb):
     assert sum(len(each.message) for each in errors) < 200_000
     # The machine may be slow and busy with other things; what would never end takes longer than any of that.
     assert time.process_time() - started < 20
+
+
+def test_a_thousand_names_are_matched_with_a_large_pattern():
+    schema = DocumentSchema.declared({"additionalProperties": {"pattern": r"^[\p{L}]{1,50}$"}})
+    document = {f"k{n}": "Ådalsbruk" for n in range(1_000)}
+    assert schema.check(document) == document
+
+
+def test_patterns_that_are_too_large_together_are_refused():
+    large = {f"p{n}": {"pattern": rf"^[\p{{L}}]{{1,50}}{n}$"} for n in range(9)}
+    assert refused({"properties": large}) == {
+        "schema": "has patterns that are too large together: let them repeat less"
+    }
 
 
 @pytest.mark.parametrize(
