@@ -119,6 +119,8 @@ class Configuration(Live[Snapshot[T]]):
         """The one in force."""
         self._heard = False
         """Whether the platform's own word has been decided on since the start."""
+        self._considered = 0
+        """Every version up to this one was either decided on, or is older than one that was."""
         self._ahead: tuple[int, float] | None = None
         self._change = threading.Condition()
         self._deciding = threading.RLock()
@@ -240,17 +242,19 @@ class Configuration(Live[Snapshot[T]]):
     def _decide(self, document: Document, source: Source) -> None:
         verdict = self.offer(document.version, lambda: self._maker.make(document, source))
         self._document = document
-        if verdict.applied:
-            self._use(document, source)
-        else:
-            fields = ", ".join(each.field or "the document" for each in verdict.errors[:10])
-            logger.error("%s: version %d is refused because of %s", document.namespace, document.version, fields)
-            if not self.begun and source == "platform":
-                self._fall_back(document.version)
-        self._heard |= source == "platform"
-        if self._teller is not None:
-            self._teller.tell()
-        self._changed()
+        try:
+            if verdict.applied:
+                self._use(document, source)
+            else:
+                fields = ", ".join(each.field or "the document" for each in verdict.errors[:10])
+                logger.error("%s: version %d is refused because of %s", document.namespace, document.version, fields)
+                self._fall_back(document.version, source)
+            if source == "platform":
+                self._heard, self._considered = True, document.version
+        finally:
+            if self._teller is not None:
+                self._teller.tell()
+            self._changed()
 
     def _use(self, document: Document, source: Source) -> None:
         self._running = document
@@ -259,9 +263,15 @@ class Configuration(Live[Snapshot[T]]):
             self._keeper.keep(document)
         logger.info("%s: version %d is in force", document.namespace, document.version)
 
-    def _fall_back(self, version: int) -> None:
-        """A service that starts with nothing runs with the newest version before this one that it accepts."""
-        for former in self._past.before(version):
+    def _fall_back(self, version: int, source: Source) -> None:
+        """Between what runs here and what is refused there may be versions that never came: the newest that is accepted.
+
+        Raises NoAnswer, Problem, ValueError: then the refused one is to come again.
+        """
+        if source == "disk":
+            return
+        running = self.current.version if self.begun else 0
+        for former in self._past.between(max(running, self._considered), version):
             if self._run_with(former, "platform"):
                 return
 

@@ -1,11 +1,11 @@
-"""Former versions of a namespace, for a service that can't run with the newest and has nothing else."""
+"""Former versions of a namespace, for a service that can't run with the newest and hasn't seen those before it."""
 
 import logging
 from collections.abc import Callable, Iterator
 from typing import Final
 
 from muniment_client.document import understood
-from muniment_client.http import Http, NoAnswer
+from muniment_client.http import Http
 from muniment_client.keeping import Document
 from muniment_client.watching import Pace
 
@@ -13,6 +13,8 @@ logger = logging.getLogger("muniment_client")
 
 LOOKED_BACK: Final = 20
 """So many versions at most."""
+GONE: Final = {404, 422}
+"""The platform can't show this version any more; anything else may be otherwise the next time."""
 
 
 class Past:
@@ -22,14 +24,10 @@ class Past:
         self._http, self._path, self._namespace, self._token = http, path, namespace, token
         self._silence_seconds = pace.answer_seconds
 
-    def before(self, version: int) -> Iterator[Document]:
-        """Those before it, the newest first, as far as they can be had."""
-        for former in range(version - 1, max(0, version - 1 - LOOKED_BACK), -1):
-            try:
-                document = self._document(former)
-            except (NoAnswer, ValueError) as error:
-                logger.warning("version %d of %s can't be had: %s", former, self._namespace, error)
-                return
+    def between(self, after: int, before: int) -> Iterator[Document]:
+        """Those between two versions, the newest first. Raises NoAnswer, Problem, ValueError."""
+        for version in range(before - 1, max(after, before - 1 - LOOKED_BACK), -1):
+            document = self._document(version)
             if document is not None:
                 yield document
 
@@ -41,5 +39,7 @@ class Past:
             if answer.status == 200:
                 return understood(self._namespace, answer.whole(), "")
             problem = answer.problem()
+        if answer.status not in GONE:
+            raise problem
         logger.info("version %d of %s: %s", version, self._namespace, problem)
         return None

@@ -342,6 +342,27 @@ def test_a_service_that_can_start_with_nothing_newer_runs_with_what_was_before(p
     eventually(lambda: configuration.current.value.rate == 31)
 
 
+def test_an_acceptable_version_that_was_missed_before_one_that_isnt_is_taken_up(platform, namespace, begin, tmp_path):
+    kept = tmp_path / "weaving.json"
+    with CuttingProxy(platform.ada.url) as proxy:
+        running = begin(proxy.url, keep=kept)
+        running.start()
+        proxy.refuse = True
+        proxy.cut()
+        good = update(platform, namespace, rate=30)["version"]
+        for rate in (60, 70):
+            newest = update(platform, namespace, rate=rate)["version"]
+        proxy.refuse = False
+        assert running.wait_for(newest, WAIT)
+        eventually(lambda: running.current.version == good)
+        assert running.status.refused == newest
+        running.close()
+        kept.write_text(kept.read_text().replace(f'"version":{good}', f'"version":{good - 1}').replace("30", "7.5"))
+        again = begin(proxy.url, keep=kept)  # as if it had been killed before it heard of any of them
+        again.start()
+        assert (again.current.version, again.status.refused) == (good, newest)
+
+
 def eventually_told(platform: Platform, namespace: str) -> list[dict[str, Any]]:
     eventually(lambda: instances(platform, namespace))
     return instances(platform, namespace)
