@@ -4,7 +4,7 @@ One document that this process can't use (a newer release wrote it, a rule of th
 had) keeps none of the others away: its namespace stays as it was.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self
 
@@ -151,16 +151,27 @@ class Builder:
         return self._taken(document, bears_missing=same or before is None)
 
     def _fallen_back(self, document: Document, before: Taken | None) -> Taken:
-        """What is in use already; at the start the newest former document that will do, and in the end none."""
-        candidates = [before.document] if before else self._earlier(document)
-        for candidate in candidates:
+        """The newest former document that will do: what is in use already, or what came after it and was missed.
+
+        At the start any, and in the end none.
+        """
+        for candidate in self._candidates(document, before):
+            in_use = before is None or candidate == before.document
             try:
-                return self._taken(candidate, bears_missing=True)
+                return self._taken(candidate, bears_missing=in_use)
             except Unusable:
                 continue
         if before:
             return before  # a secret was rotated to what can't be used: the value before it is the last good one
         return self._taken(Document(document.namespace), bears_missing=True)
+
+    def _candidates(self, document: Document, before: Taken | None) -> Iterator[Document]:
+        for former in self._earlier(document):
+            if before is not None and former.version <= before.document.version:
+                break
+            yield former
+        if before is not None:
+            yield before.document
 
     def _taken(self, document: Document, *, bears_missing: bool) -> Taken:
         """Raises Unusable; for a secret that can't be had only where it doesn't bear that."""

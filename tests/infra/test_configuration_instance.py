@@ -195,6 +195,17 @@ def test_beside_a_newer_release_the_last_good_document_stays_and_other_namespace
         assert instance.live.settings.page_size == 7
 
 
+def test_a_good_version_that_was_missed_before_a_bad_one_is_taken_up(database, admin):
+    admin.store("api", page_size=7)
+    instance = Instance(settings(database), "worker", NO_STORES)  # it doesn't listen yet
+    admin.store("api", page_size=8)
+    admin.store_what_only_others_take("api", page_size=0)
+    with instance:
+        instance.start()
+        eventually(lambda: instance.refused)
+        assert (instance.live.settings.page_size, instance.refused["api"].version) == (8, 4)
+
+
 def test_a_start_with_an_unusable_version_falls_back_to_the_last_good_one_and_says_so_loudly(database, admin, caplog):
     admin.store("api", page_size=7)
     admin.store_what_only_others_take("api", page_size=-1)

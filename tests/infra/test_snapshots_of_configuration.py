@@ -134,6 +134,17 @@ def test_at_the_start_the_newest_former_document_that_will_do_counts():
     assert built.refused["api"].version == 5
 
 
+def test_a_good_version_that_was_missed_before_a_bad_one_counts():
+    past = [document("api", version, {"page_size": size}) for version, size in ((5, -1), (4, 9), (3, 8), (2, 7))]
+    builder = Builder(BASE, earlier=lambda of: iter(past))
+    first = builder.build(newest(document("api", 3, {"page_size": 8})))
+    second = builder.build(newest(document("api", 6, {"page_size": 0})), first)
+    assert (second.snapshot.settings.page_size, second.snapshot.running["api"]) == (9, 4)
+    assert second.refused["api"].version == 6
+    third = builder.build(newest(document("api", 6, {"page_size": 0})), second)
+    assert third.snapshot.running["api"] == 4
+
+
 def test_without_any_that_will_do_the_environment_counts():
     builder = Builder(BASE, earlier=lambda of: [document("api", 1, {"page_size": -1})])
     built = builder.build(newest(document("api", 2, {"page_size": 0})))
