@@ -1,5 +1,6 @@
 """What settings must say together, or what no pattern can tell: the same for the environment and for what is stored."""
 
+import re
 from collections.abc import Iterator, Mapping
 from ipaddress import ip_network
 
@@ -8,6 +9,7 @@ from infra.setting import Problem, Rule, Values
 
 RATE = r"[1-9][0-9]{0,8}/([1-9][0-9]{0,4} ?)?(second|minute|hour|day)s?"
 """So many in a time: `20/minute`, `100/5 minutes`."""
+LINK = re.compile(r"[a-z][a-z0-9+.-]*://[!-~]+")
 ORIGIN = r"https?://[^\s/,?#@]+"
 ORIGINS = rf"(\s*{ORIGIN}\s*(,\s*{ORIGIN}\s*)*)?"
 
@@ -51,6 +53,11 @@ def _default_role(values: Values) -> Iterator[Problem]:
 def _mail(values: Values) -> Iterator[Problem]:
     if values["smtp_url"] and "@" not in values["mail_from"]:
         yield "mail_from", "the address that mail comes from, needed with smtp_url"
+    if not values["mail_from"].isprintable():
+        yield "mail_from", "one line without control characters"
+    link = values["verification_link"]
+    if link and ("{token}" not in link or not LINK.fullmatch(link)):
+        yield "verification_link", "an address such as https://app.example/verify?token={token}"
 
 
 def _stores(values: Values) -> Iterator[Problem]:

@@ -85,6 +85,10 @@ def test_secrets_are_not_shown():
         ("lockout_first_seconds", 600, {"lockout_longest_seconds": 60}),
         ("retry_first_seconds", 9.0, {"retry_longest_seconds": 3.0}),
         ("live_heartbeat_seconds", 0, {}),
+        ("verification_link", "https://app.example/verify", {}),
+        ("verification_link", "javascript:alert(1)//{token}", {}),
+        ("verification_link", "https://app.example/{token}\r\n\r\nElsewhere: it goes on", {}),
+        ("mail_from", "ada@engine.example\r\nBcc: everybody@engine.example", {}),
     ],
 )
 def test_the_environment_and_the_schema_refuse_the_same(name, value, others):
@@ -102,6 +106,8 @@ def test_the_environment_and_the_schema_refuse_the_same(name, value, others):
         ("allowed_origins", "https://a.example, http://b.example:8080"),
         ("default_role", "customer@/shop"),
         ("trusted_proxies", "10.0.0.0/8,::1"),
+        ("verification_link", "shop-app://verify/{token}"),
+        ("mail_from", "Ada Lovelace <ada@engine.example>"),
         ("log_level", "debug"),
         ("page_size", 200),
     ],
