@@ -1,6 +1,7 @@
 """What was stored of a namespace, by whom and why: from its stream, reading no document that nobody asked for."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -71,33 +72,39 @@ class NamespacePast:
 
     def document(self, name: str, version: int) -> tuple[dict[str, Any], int]:
         """What was stored at a version, and the number of its schema. Raises VersionNotFound."""
-        head = self.head(name, version)
-        return head.document, head.schema_version
+        with self._at(name, version) as (connection, asked, _):
+            changed = self._last(connection, asked, _CHANGED)
+        return (changed.values, changed.schema_version) if changed else ({}, 0)
 
     def head(self, name: str, version: int) -> Head:
         """The namespace at a version; 0: before anything was stored. Raises VersionNotFound."""
-        stream = Namespace.id_of(name)
-        asked: dict[str, Any] = {"stream": stream, "version": version, "since": 0}
-        with self._pool.connection() as connection, connection.transaction():
-            found = connection.execute(_NEWEST, asked).fetchone()
-            if version < 0 or (found[0] if found else 0) != version:
-                raise VersionNotFound(f"This namespace has no version {version}.")
-            if (withdrawn := self._last(connection, asked, _WITHDRAWN)) is not None:
-                asked["since"] = withdrawn.originator_version
+        with self._at(name, version) as (connection, asked, position):
             changed = self._last(connection, asked, _CHANGED)
             declared = self._last(connection, asked, _DECLARED)
             keys: dict[str, int] = dict(connection.execute(_KEYS, {**asked, "topic": _CHANGED}).fetchall())
         return Head(
             namespace=name,
-            stream=stream,
+            stream=asked["stream"],
             version=version,
-            position=found[1] if found else 0,
+            position=position,
             schema_version=changed.schema_version if changed else 0,
             document=changed.values if changed else {},
             schema=declared.schema if declared else None,
             declarations=declared.schema_version if declared else 0,
             key_versions=keys,
         )
+
+    @contextmanager
+    def _at(self, name: str, version: int) -> Iterator[tuple[Connection[Any], dict[str, Any], int]]:
+        """What a query about a version is asked with, in one transaction, and its position. Raises VersionNotFound."""
+        asked: dict[str, Any] = {"stream": Namespace.id_of(name), "version": version, "since": 0}
+        with self._pool.connection() as connection, connection.transaction():
+            found = connection.execute(_NEWEST, asked).fetchone()
+            if version < 0 or (found[0] if found else 0) != version:
+                raise VersionNotFound(f"This namespace has no version {version}.")
+            if (withdrawn := self._last(connection, asked, _WITHDRAWN)) is not None:
+                asked["since"] = withdrawn.originator_version
+            yield connection, asked, found[1] if found else 0
 
     def _last(self, connection: Connection[Any], asked: dict[str, Any], topic: str) -> Any:
         """The last event of this topic up to the version; None where there is none."""
