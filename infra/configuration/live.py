@@ -6,7 +6,6 @@ the end, in the threads that it uses, too: nothing ever sees half of two version
 """
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from types import MappingProxyType, TracebackType
@@ -110,9 +109,10 @@ class Binding:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._token is not None:
-            with suppress(ValueError):  # a coroutine that nobody finished is closed in whose context it happens to be
+            try:  # noqa: SIM105 - `suppress` takes as long as all the rest of this
                 _BOUND.reset(self._token)
-            self._token = None
+            except ValueError:
+                pass  # a coroutine that nobody finished is closed in whose context it happens to be
 
 
 def bind_here(snapshot: Snapshot) -> None:
@@ -131,7 +131,7 @@ class Derived(Generic[T]):
         self._made: tuple[Snapshot, T] | None = None
 
     def __call__(self) -> T:
-        return self._of(self._live.bound)
+        return self._of(_bound() or self._live.current)
 
     @property
     def current(self) -> T:
