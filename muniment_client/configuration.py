@@ -264,7 +264,7 @@ class Configuration(Live[Snapshot[T]]):
         logger.info("%s: version %d is in force", document.namespace, document.version)
 
     def _fall_back(self, version: int, source: Source) -> None:
-        """Between what runs here and what is refused there may be versions that never came: the newest that is accepted.
+        """Between what runs here and what is refused there may be versions that never came: the newest accepted one.
 
         Raises NoAnswer, Problem, ValueError: then the refused one is to come again.
         """
