@@ -192,8 +192,7 @@ class RunQuery:
         return self._answer(asked, found, size), scope
 
     def _answer(self, asked: Asked, found: Found, size: int) -> Answer:
-        # a look at nothing but inline tables is a look at what the newest commit has left
-        view, position = self._view(found.value, size), found.position if self.route.projections else None
+        view, position = self._view(found.value, size), found.position
         if self.route.etag is None:
             return Answer(encode(view), position=position)
         tag = b'"%s"' % str(self.route.etag(view)).encode()

@@ -28,6 +28,8 @@ _ACTIVE = """
      where b.active and b.projection = any(%(names)s)
      group by 1, 2, 3
 """
+_HEAD = "select position from log_head"
+"""A look at nothing but inline tables is a look at what the newest commit has left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +96,8 @@ class Reader:
     def run(self, query: Callable[[Read], T], *projections: Projection, at_least: int = 0) -> Answer[T]:
         """Runs a query over the active builds of these projections, in one snapshot.
 
-        The answer's position is the least of theirs. Raises ProjectionBehind if that is below `at_least`, Starting if
-        one has no active build of this version.
+        The answer's position is the least of theirs; without any, the log's. Raises ProjectionBehind if that is below
+        `at_least`, Starting if one has no active build of this version.
         """
         for _ in range(ATTEMPTS - 1):
             try:
@@ -120,6 +122,8 @@ class Reader:
 
 def reading(cursor: Cursor[dict[str, Any]], projections: Sequence[Projection]) -> Read:
     """What to read these projections with, in the transaction that the cursor is in. Raises Starting."""
+    if not projections:
+        return Read(cursor, (), _head(cursor))
     rows = cursor.execute(_ACTIVE, {"names": [projection.name for projection in projections]}).fetchall()
     active = {(row["projection"], row["version"]): row for row in rows}
     missing = [projection.name for projection in projections if (projection.name, projection.version) not in active]
@@ -127,4 +131,9 @@ def reading(cursor: Cursor[dict[str, Any]], projections: Sequence[Projection]) -
         raise Starting(f"no view of this release yet: {', '.join(missing)}")
     own = [(projection, active[projection.name, projection.version]) for projection in projections]
     builds = [Build(projection, row["build"]) for projection, row in own]
-    return Read(cursor, builds, min((row["position"] for _, row in own), default=0))
+    return Read(cursor, builds, min(row["position"] for _, row in own))
+
+
+def _head(cursor: Cursor[dict[str, Any]]) -> int:
+    row = cursor.execute(_HEAD).fetchone()
+    return row["position"] if row else 0

@@ -119,11 +119,11 @@ async def get_configuration(asked: Asked) -> Answer:
     if params.version is not None and params.as_of is not None:
         raise invalid_field("as_of", "a version or a moment, not both")
     view, position = await asked.in_thread(_look, asked, name, params.version, params.as_of)
-    handled = asked.services.positions.handled()
-    return Answer(view, 200, [(b"etag", b'"%d"' % view.version)], max(position, handled))
+    return Answer(view, 200, [(b"etag", b'"%d"' % view.version)], position)
 
 
 def _look(asked: Asked, name: str, version: int | None, as_of: str | None) -> tuple[ConfigurationView, int]:
+    position = asked.services.reader.look(lambda read: read.position, ()).position
     moment = moment_of(as_of)
     if moment is not None:
         version, _ = past_of(asked).version_at(name, moment)
@@ -139,7 +139,7 @@ def _look(asked: Asked, name: str, version: int | None, as_of: str | None) -> tu
         defaults=found.schema.defaults(),
         versions={key: found.head.key_versions.get(key, 0) for key in values},
     )
-    return view, found.head.position
+    return view, position
 
 
 def list_configuration(read: Read, asked: Asked, limit: int, after: tuple[str] | None = None) -> list[NamespaceView]:
