@@ -36,6 +36,8 @@ from tests.e2e.platform import ADMIN, ROOT, Api, Caller, OurPart, Part, ServiceP
 
 LEASE_SECONDS = 3.0
 ANSWER_SECONDS = 0.3
+PATIENCE_SECONDS = 2.0
+"""After so long an administrator takes it that no answer will come."""
 SECRET = "smtp://mail:a-secret-nobody-is-told@mail.example:25"
 SECRET_REFERENCE = "secret://mail-server"
 POSTGRES_EACH = 3
@@ -147,7 +149,6 @@ class Fleet:
         cable = self._cable(name)
         settings = self._connected(cable, port=free_port(), api_workers=workers)
         api = Api(settings, self.folder / f"{name}.log")
-        api.http.timeout = httpx.Timeout(5.0)
         self.members.append(Member(api, cable, workers))
         return api
 
@@ -316,7 +317,11 @@ class Administrator:
         before = self.fleet.versions().get(namespace, 0)
         try:
             answer = self.caller.ask(
-                "PATCH", f"/api/v1/config/{namespace}", {"values": values, "reason": mark}, headers=headers
+                "PATCH",
+                f"/api/v1/config/{namespace}",
+                {"values": values, "reason": mark},
+                headers=headers,
+                timeout=PATIENCE_SECONDS,
             )
         except httpx.TransportError:
             self.lost.add(mark)
@@ -343,7 +348,9 @@ class Administrator:
                 return True
             return False
         try:
-            answer = self.caller.ask("PATCH", f"/api/v1/config/{namespace}", {"values": values})
+            answer = self.caller.ask(
+                "PATCH", f"/api/v1/config/{namespace}", {"values": values}, timeout=PATIENCE_SECONDS
+            )
         except httpx.TransportError:
             return True
         if answer.status_code in {502, 503, 504}:

@@ -28,6 +28,8 @@ from tests.e2e.platform import ADMIN, eventually
 RACES_EACH = 5
 """One of so many updates is a race of two administrators for one version."""
 WRONG_EACH = 10
+LONGEST_PAUSE_SECONDS = 0.3
+"""Between updates: or all would be over before who was killed is there again."""
 RECOVERY_SECONDS = 60.0
 
 
@@ -49,6 +51,7 @@ def drill(fleet: Fleet, updates: int, mishaps: int) -> None:
     troubles = Mishaps(fleet)
     began = time.monotonic()
     for number in range(updates):
+        time.sleep(fleet.chance.uniform(0, LONGEST_PAUSE_SECONDS))
         troubles.mend()
         if fleet.chance.random() < mishaps / updates:
             troubles.one()
