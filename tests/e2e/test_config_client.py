@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -244,18 +245,22 @@ def test_connections_that_are_cut_again_and_again_lose_nothing(platform: Platfor
 
 
 def test_a_service_that_is_slow_to_take_a_document_up_is_given_the_newest_next(platform: Platform, namespace, begin):
-    """900 KB each, and a build that takes its time: what comes meanwhile waits in nobody's memory."""
+    """900 KB each, and a build that takes until all are there: what comes meanwhile waits in nobody's memory."""
+    unhindered = Event()
+    unhindered.set()
 
     def slowly(values: dict[str, Any]) -> Loom:
-        time.sleep(0.3)
+        assert unhindered.wait(WAIT)
         return Loom.of(values)
 
     configuration = begin(build=slowly, acknowledge=False)
     configuration.start()
     seen: list[int] = []
     configuration.on_swap(lambda snapshot: seen.append(snapshot.version))
+    unhindered.clear()
     for rate in range(12):
         version = update(platform, namespace, rate=rate, filling=f"{rate:02d}" + "x" * 900_000)["version"]
+    unhindered.set()
     assert configuration.wait_for(version, WAIT)
     assert configuration.current.value.rate == 11
     assert len(seen) < 12
