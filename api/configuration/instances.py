@@ -35,6 +35,8 @@ from projections.read import Read
 
 ANSWER_LIMIT = 1_000
 """So many instances an update's answer names, those first that haven't applied it; it counts all."""
+ANSWER_ERRORS_LIMIT = 1_000
+"""So many fields, of all that refuse it; the rest is told where the instances are listed."""
 
 ID_LIMIT_CHARS = 200
 WordText = Annotated[str, Meta(max_length=100)]
@@ -239,11 +241,16 @@ def updated(found: Answered) -> UpdatedView:
     """The answer as it is shown, here and on the command line."""
     by_state = {state: found.in_state(state) for state in State}
     named = [*by_state[State.REFUSED], *by_state[State.PENDING], *by_state[State.APPLIED]]
+    views = [_view(each, found.version) for each in named[:ANSWER_LIMIT]]
+    left = ANSWER_ERRORS_LIMIT
+    for view in views:
+        view.errors = view.errors[:left]
+        left -= len(view.errors)
     return UpdatedView(
         version=found.version,
         complete=found.complete,
         counts=CountsView(**{state.value: len(those) for state, those in by_state.items()}),
-        instances=[_view(each, found.version) for each in named[:ANSWER_LIMIT]],
+        instances=views,
     )
 
 

@@ -101,11 +101,6 @@ class Namespace(Aggregate):
         self.declarations = 0
 
     @property
-    def is_declared(self) -> bool:
-        """Whether it is one of the customers' own."""
-        return self.schema is not None
-
-    @property
     def is_stored(self) -> bool:
         """Whether its document was ever written."""
         return self.schema_version > 0

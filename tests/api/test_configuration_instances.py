@@ -299,6 +299,16 @@ def test_an_update_s_answer_says_what_everybody_makes_of_it(house, ada):
     assert body["counts"] == {"applied": 1, "refused": 1, "pending": 0}
 
 
+def test_an_update_s_answer_names_so_many_fields_and_no_more(house, ada):
+    errors = tuple(FieldError(f"field_{n}", "at least 1") for n in range(50))
+    for n in range(30):
+        who = Presence(f"worker-{n:02}", "worker", "engine", n)
+        house.tell(who, Acknowledgement({"api": 7}, {"api": Refused(8, errors)}))
+    body = ada.put("/api/v1/config/api").json()
+    assert body["counts"]["refused"] == len(body["instances"]) == 30
+    assert [len(each["errors"]) for each in body["instances"]] == [50] * 20 + [0] * 10
+
+
 def test_an_update_s_answer_waits_no_longer_than_it_may_and_says_who_is_pending(house, ada):
     house.tell(ADA, Acknowledgement({"api": 7}))
     answer = ada.put("/api/v1/config/api")
