@@ -10,6 +10,8 @@ from uuid import uuid4
 import psycopg
 import pytest
 import redis
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
@@ -20,6 +22,10 @@ TEMPLATE = "migrated"
 
 # Whoever runs the tests in the background may have made every process below deaf to Ctrl-C (POSIX, 2.11).
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes says how busy the machine is.
+hypothesis_settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("any-machine")
 
 # The tests lose nothing by a power cut. Whoever tests durability takes `durable_postgres`.
 FAST = {"fsync": "off", "full_page_writes": "off", "max_connections": "200"}
