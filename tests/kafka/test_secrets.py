@@ -20,14 +20,15 @@ def messages(address: str, prefix: str) -> Iterator[bytes]:
     """Everything on the platform's topics as it is now: keys, headers and bodies."""
     consumer = Consumer({"bootstrap.servers": address, "group.id": prefix, "enable.auto.commit": False})
     try:
-        topics = consumer.list_topics(timeout=10).topics
-        for topic, known in topics.items():
-            if topic.startswith(prefix):
-                for partition in known.partitions:
-                    low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
-                    consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING)])
-                    for message in consumer.consume(high - low, timeout=10) if high > low else ():
-                        yield b"%r %r %r" % (message.key(), message.headers(), message.value())
+        topics = [known for name, known in consumer.list_topics(timeout=10).topics.items() if name.startswith(prefix)]
+        places = [TopicPartition(each.topic, number, OFFSET_BEGINNING) for each in topics for number in each.partitions]
+        bounds = [consumer.get_watermark_offsets(place, timeout=10) for place in places]
+        left = sum(high - low for low, high in bounds)
+        consumer.assign(places)
+        while left and (found := consumer.consume(min(left, 1000), timeout=10)):
+            left -= len(found)
+            for message in found:
+                yield b"%r %r %r" % (message.key(), message.headers(), message.value())
     finally:
         consumer.close()
 
