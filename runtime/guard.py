@@ -20,27 +20,54 @@ logger = logging.getLogger(__name__)
 STUCK = 75
 """Exit status where the child had to be killed (EX_TEMPFAIL of sysexits.h): start it again."""
 
+ANEW = 76
+"""Exit status of a child that is to be followed by another one. Between the child and its guard."""
+
+PASSED_ON = (signal.SIGTERM, signal.SIGINT)
+HANDLERS: dict[signal.Signals, signal.Handlers | Callable[..., object]] = {
+    signal.SIGTERM: signal.SIG_DFL,
+    signal.SIGINT: signal.default_int_handler,
+}
+"""Python's own, for the child: it must not take our handlers over, which would signal its group."""
+
+
+class Anew(Exception):
+    """Raised by what is guarded: a fresh process is needed to go on. The text says why."""
+
 
 def guarded(work: Callable[[Callable[[], None]], None], *, silence_seconds: float, start_seconds: float) -> None:
     """Runs `work(beat)` in a child and ends as it ends; SIGTERM and SIGINT are passed on.
 
     Without a `beat()` for `silence_seconds` (before the first: `start_seconds`) the child is killed, and SystemExit is
-    raised with `STUCK`. Raises SystemExit with the child's status where that isn't 0.
+    raised with `STUCK`. Where `work` raises `Anew`, it is run again, in a new child. Raises SystemExit with the
+    child's status where that isn't 0.
     """
-    ear, mouth = os.pipe()
-    guard = os.getpid()
-    child = os.fork()
-    if child == 0:
-        os.close(ear)
-        _be_child(work, mouth, guard)
-    os.close(mouth)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda passed, _: _pass_on(child, passed))
-    try:
-        status = _watch(child, ear, silence_seconds, start_seconds)
-    finally:
-        os.close(ear)
-    if status:
+    guard, child, is_asked = os.getpid(), 0, False
+
+    def pass_on(number: int, _: object) -> None:
+        nonlocal is_asked
+        is_asked = True
+        with suppress(ProcessLookupError):
+            os.kill(child, number)
+
+    status = ANEW
+    while status == ANEW and not is_asked:
+        ear, mouth = os.pipe()
+        # Held back meanwhile: a signal that came before we know the child would reach nobody.
+        signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
+        child = os.fork()
+        if child == 0:
+            os.close(ear)
+            _be_child(work, mouth, guard)
+        os.close(mouth)
+        for number in PASSED_ON:
+            signal.signal(number, pass_on)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
+        try:
+            status = _watch(child, ear, silence_seconds, start_seconds)
+        finally:
+            os.close(ear)
+    if status not in (0, ANEW):
         raise SystemExit(status)
 
 
@@ -48,8 +75,14 @@ def _be_child(work: Callable[[Callable[[], None]], None], mouth: int, guard: int
     status = 1
     try:
         _end_with(guard)
+        for number, handler in HANDLERS.items():
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
         work(lambda: _beat(mouth))
         status = 0
+    except Anew as wish:
+        logger.info("%s: starts anew", wish)
+        status = ANEW
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else 1
         if isinstance(ended.code, str):
@@ -71,11 +104,6 @@ def _end_with(guard: int) -> None:
 
 def _beat(mouth: int) -> None:
     os.write(mouth, b".")  # without a guard this raises, and the child ends: nobody would look after it
-
-
-def _pass_on(child: int, number: int) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(child, number)
 
 
 def _watch(child: int, ear: int, silence_seconds: float, start_seconds: float) -> int:

@@ -29,7 +29,7 @@ from runtime.configured import configured
 from runtime.core import Core
 from runtime.feeds import feed_by_default
 from runtime.follow import hooks, limits
-from runtime.guard import guarded
+from runtime.guard import Anew, guarded
 from runtime.reactions import for_stream
 from runtime.relay import messages
 from stream_apps.counts import telling
@@ -61,7 +61,10 @@ def stream(settings: Settings) -> None:
 
 
 def _let_in(settings: Settings, beat: Callable[[], None]) -> None:
-    """Begins to work, unless Kafka refuses us. What a worker ends for by itself is one line, and no crash."""
+    """Begins to work, unless Kafka refuses us. What a worker ends for by itself is one line, and no crash.
+
+    Raises SystemExit, and Anew where a new process can go on.
+    """
     try:
         check_kafka(client_config(settings))
     except KafkaRefused as refused:
@@ -74,7 +77,7 @@ def _let_in(settings: Settings, beat: Callable[[], None]) -> None:
     except (KafkaRefused, Deaf) as ended:
         raise SystemExit(f"Error: {ended}") from None
     except NewTopics:
-        raise SystemExit("there are other topics now: a new start finds them") from None
+        raise Anew("there are other topics now") from None
 
 
 def _work(settings: Settings, beat: Callable[[], None]) -> None:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -74,6 +75,57 @@ def test_a_worker_without_progress_is_killed() -> None:
 def test_a_worker_that_beats_lives_longer_than_the_silence_that_is_allowed() -> None:
     with running(BEATING) as (guard, _), pytest.raises(subprocess.TimeoutExpired):
         guard.wait(2.5)
+
+
+ANEW_ONCE = """
+    from pathlib import Path
+    from runtime.guard import Anew
+    here = Path({file!r})
+    if not here.exists():
+        here.touch()
+        raise Anew("the first one")
+"""
+
+
+def test_a_worker_that_asks_for_it_is_started_anew(tmp_path: Path) -> None:
+    with running(ANEW_ONCE.format(file=str(tmp_path / "was here")) + "    sys.exit(3)") as (guard, worker):
+        assert guard.stdout
+        assert int(guard.stdout.readline()) != worker
+        assert guard.wait(20) == 3
+
+
+def test_the_second_worker_is_asked_to_stop_and_killed_as_the_first(tmp_path: Path) -> None:
+    body = ANEW_ONCE.format(file=str(tmp_path / "was here"))
+    for number, status in ((signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGINT, 1)):
+        (tmp_path / "was here").unlink(missing_ok=True)
+        with running(body + f"    {BEATING}") as (guard, _):
+            assert guard.stdout
+            second = int(guard.stdout.readline())
+            guard.send_signal(number)
+            assert guard.wait(20) == status
+            assert not is_alive(second)
+    (tmp_path / "was here").unlink()
+    with running(body + f"    {BEATING}") as (guard, _):
+        assert guard.stdout
+        os.kill(int(guard.stdout.readline()), signal.SIGSTOP)
+        assert guard.wait(20) == STUCK
+
+
+def test_who_is_asked_to_stop_isnt_started_anew() -> None:
+    body = f"""
+    from runtime.guard import Anew
+    import signal
+    def asked(*_): raise Anew("as I was asked to stop")
+    signal.signal(signal.SIGTERM, asked)
+    print(0, flush=True)
+    {BEATING}
+"""
+    with running(body) as (guard, _):
+        assert guard.stdout
+        assert guard.stdout.readline() == "0\n"
+        guard.terminate()
+        assert guard.wait(20) == 0
+        assert guard.stdout.read() == ""
 
 
 def test_asked_to_stop_the_worker_is_asked() -> None:
