@@ -1,6 +1,7 @@
 """Every setting and every limit of the platform, with its default and its unit, read from the environment."""
 
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -30,6 +31,7 @@ SECRETS = Section("secrets", "secrets by reference")
 CONFIGURATION = Section("configuration", "configuration")
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
+HOST = r"[A-Za-z0-9._-]{0,253}"
 PROXY_HEADERS = ("x-forwarded-for", "forwarded")
 
 
@@ -44,6 +46,12 @@ class Settings:
     redis_url: str = PLATFORM("", "Valkey or Redis to use in place of the embedded one", secret=True)
     log_level: str = PLATFORM("info", "debug, info, warning, error or critical", hot=True, choices=LEVELS)
     modules: str = PLATFORM("", "modules of one's own, package.module:ATTRIBUTE,...; the same for every part")
+    host_name: str = PLATFORM(
+        "", "what parts call the machine that they run on; empty: as it calls itself", pattern=HOST, example="web-3.eu"
+    )
+    stop_seconds: float = PLATFORM(
+        5.0, "time in which `muniment up` stops all; a worker gets what it asks for of it", least=5, most=86_400
+    )
 
     admin_email: str = FIRST_START("", "e-mail address of the first administrator")
     admin_password: str = FIRST_START("", "password of the first administrator", secret=True)
@@ -306,6 +314,11 @@ class Settings:
         """What is wrong with these values together: the field's name, and what it is."""
         for section in SECTIONS:
             yield from (problem for rule in RULES.get(section.namespace, ()) for problem in rule(vars(self)))
+
+    @property
+    def this_host(self) -> str:
+        """What the machine that this process runs on is called."""
+        return self.host_name or socket.gethostname()
 
     def to_env(self) -> dict[str, str]:
         """The variables that give these settings to a child process."""

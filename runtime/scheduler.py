@@ -44,6 +44,7 @@ def scheduler_setup(core: Core) -> SchedulerSetup:
         settle,
         core.log.now,
         lambda: discard_other_past(settings),
+        settings.this_host,
         SchedulerLimits(
             lease_seconds=settings.scheduler_lease_seconds,
             renew_seconds=settings.scheduler_lease_seconds / 3,

@@ -6,7 +6,6 @@ does, a bus that isn't deaf.
 """
 
 import logging
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -160,7 +159,7 @@ def _instance(settings: Settings) -> Iterator[str]:
 
     It is held by a lock in PostgreSQL for as long as the process lives.
     """
-    host = socket.gethostname()
+    host = settings.this_host
     with psycopg.connect(bounded(settings.postgres_url), autocommit=True) as connection:
         for number in range(1, REPLICAS + 1):
             name = f"{host}-{number}"

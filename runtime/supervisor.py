@@ -28,11 +28,13 @@ READY_TIMEOUT_SECONDS = 60.0
 READY_POLL_SECONDS = (0.01, 0.25)
 """Between two looks whether a part is ready: the first pause, and the longest that it grows to."""
 DRAIN_SECONDS = 2.5
-"""How long the parts may take to finish what they are doing when all stops."""
+"""How long a part may take to finish what it is doing when all stops, unless it asks for longer."""
 SERVICE_STOP_SECONDS = 1.5
 """How long the services below them may take after that to stop in good order."""
 ABORT_SECONDS = 0.4
 """How long they may take to stop at once, before they are killed."""
+BELOW_SECONDS = 2.5
+"""Of the time in which all stops so much is the services'; the parts above them may use up the rest."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Part:
 
     `prepare` (before each start) and `is_ready` run in a thread, may block, and `prepare` may raise StartError.
     `sweep`, given the seconds that it may wait, ends what is left after the process itself was killed.
+    `drain_seconds` is how long it may take to finish what it is doing when all stops.
     """
 
     name: str
@@ -71,6 +74,7 @@ class Part:
     identity: str = "self"
     stop_signal: signal.Signals = signal.SIGTERM
     abort_signal: signal.Signals = signal.SIGKILL
+    drain_seconds: float = DRAIN_SECONDS
     is_service: bool = False
     """The others stand on it: it stops after them."""
     lines: Lines | None = None
@@ -89,6 +93,7 @@ def service_part(service: Service, log: Path) -> Part:
         identity=service.identity().text,
         stop_signal=service.stop_signal,
         abort_signal=service.abort_signal,
+        drain_seconds=SERVICE_STOP_SECONDS,
         is_service=True,
         lines=logged(log),
     )
@@ -137,7 +142,7 @@ class _Kept:
 
 
 class Supervisor:
-    """Starts parts in order, starts again what dies, and stops all within 5 s.
+    """Starts parts in order, starts again what dies, and stops all within 5 s, unless a part asks for longer.
 
     As a context: SIGINT, SIGTERM and SIGHUP end the block (quietly, wherever it waits) and then everything; a second
     one kills at once. What a former run left is ended first. To be entered by the main thread of who holds the data
@@ -217,7 +222,10 @@ class Supervisor:
         await asyncio.gather(*(kept.keeper for kept in self._kept if kept.keeper), asyncio.Future())
 
     async def stop(self) -> None:
-        """Stops all within 5 s: the parts first, then the services. Leaves no process and no status file."""
+        """Stops the parts, then the services. Leaves no process and no status file.
+
+        All is over within `BELOW_SECONDS` and the longest `drain_seconds` of a part.
+        """
         keepers = [kept.keeper for kept in self._kept if kept.keeper]
         for keeper in keepers:
             keeper.cancel()
@@ -225,8 +233,8 @@ class Supervisor:
         for kept in self._kept:
             kept.state = State.STOPPING
         self._publish()
-        await _stop_all([kept for kept in self._kept if not kept.part.is_service], DRAIN_SECONDS)
-        await _stop_all([kept for kept in self._kept if kept.part.is_service], SERVICE_STOP_SECONDS)
+        for is_service in (False, True):
+            await asyncio.gather(*(_stop(kept) for kept in self._kept if kept.part.is_service == is_service))
         self._status_file.unlink(missing_ok=True)
 
     async def _keep(self, kept: _Kept) -> None:
@@ -322,19 +330,17 @@ async def _wait_for_exits(children: Iterable[Child], timeout_seconds: float) -> 
         wait.cancel()
 
 
-async def _stop_all(group: Sequence[_Kept], patience_seconds: float) -> None:
-    """Asks each, then asks harder, then kills."""
-    alive = [(kept.part, kept.child) for kept in group if kept.child and not kept.child.has_exited]
-    for part, child in alive:
-        child.send_signal(part.stop_signal)
-    await _wait_for_exits([child for _, child in alive], patience_seconds)
-    for part, child in alive:
-        if part.abort_signal is not signal.SIGKILL:
-            child.send_signal(part.abort_signal)
-    await _wait_for_exits([child for part, child in alive if part.abort_signal is not signal.SIGKILL], ABORT_SECONDS)
-    for _, child in alive:
-        child.kill()
-    for part, child in alive:
-        await child.exited()
-        if part.sweep:
-            await asyncio.to_thread(part.sweep, 0.0)
+async def _stop(kept: _Kept) -> None:
+    """Asks, then asks harder, then kills."""
+    part, child = kept.part, kept.child
+    if child is None or child.has_exited:
+        return
+    child.send_signal(part.stop_signal)
+    await _wait_for_exits([child], part.drain_seconds)
+    if part.abort_signal is not signal.SIGKILL:
+        child.send_signal(part.abort_signal)
+        await _wait_for_exits([child], ABORT_SECONDS)
+    child.kill()
+    await child.exited()
+    if part.sweep:
+        await asyncio.to_thread(part.sweep, 0.0)

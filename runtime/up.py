@@ -13,7 +13,7 @@ from infra.parts import parts_file
 from infra.settings import Settings
 from runtime.environment import environment
 from runtime.start import feed_all_from_log, first_facts, migrate
-from runtime.supervisor import DRAIN_SECONDS, Part, Supervisor, service_part
+from runtime.supervisor import BELOW_SECONDS, DRAIN_SECONDS, Part, Supervisor, service_part
 
 PROBE_SECONDS = 2.0
 HAND_BACK_SECONDS = 0.7
@@ -46,7 +46,7 @@ async def _up(settings: Settings, data: DataFolder, *, with_kafka: bool) -> None
         for name in BUS_PARTS if located.kafka else ():
             await supervisor.start(_part(name, located))
         await supervisor.start(_part("scheduler", located))
-        await supervisor.start(_part("worker", replace(located, worker_drain_seconds=_drain_seconds(settings))))
+        await supervisor.start(worker_part(located))
         await supervisor.start(_part("api", located, is_ready=True))
         _say(f"ready: http://{settings.host}:{settings.port} (read the API at /docs; Ctrl-C stops everything)")
         await supervisor.run()
@@ -88,9 +88,14 @@ def _part(name: str, settings: Settings, *, is_ready: bool = False) -> Part:
     )
 
 
-def _drain_seconds(settings: Settings) -> float:
-    """A worker that the supervisor would have to kill couldn't hand anything back."""
-    return min(settings.worker_drain_seconds, DRAIN_SECONDS - HAND_BACK_SECONDS)
+def worker_part(settings: Settings) -> Part:
+    """A worker that may drain for as long as it is set to, as far as all stops in time.
+
+    One that the supervisor would have to kill couldn't hand anything back: it is told how long it has.
+    """
+    seconds = min(settings.worker_drain_seconds + HAND_BACK_SECONDS, settings.stop_seconds - BELOW_SECONDS)
+    part = _part("worker", replace(settings, worker_drain_seconds=max(0.0, seconds - HAND_BACK_SECONDS)))
+    return replace(part, drain_seconds=max(DRAIN_SECONDS, seconds))
 
 
 def _answers(settings: Settings) -> bool:

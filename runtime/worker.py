@@ -6,7 +6,6 @@ import os
 import random
 import secrets
 import signal
-import socket
 import sys
 from collections.abc import Callable
 
@@ -88,7 +87,7 @@ def build_worker(
 ) -> Worker:
     """A worker with the platform's job types."""
     limits_now = given(limits)
-    host = socket.gethostname()
+    host = core.settings.this_host
     name = f"{host}:{os.getpid()}:{secrets.token_hex(3)}"
 
     types = with_chores(modules.job_types(), core)

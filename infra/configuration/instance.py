@@ -67,7 +67,7 @@ class Instance:
     def __init__(self, base: Settings, part: str, secrets: SecretStores) -> None:
         """`base` are the environment's settings, with the addresses of the services; `secrets` the stores to ask."""
         self.base = base
-        self.presence: Presence = presence_of(part)
+        self.presence: Presence = presence_of(part, base.host_name)
         self.listening = Event()
         """It has read what is stored, and hears of what is stored from then on."""
         self._conninfo = base.postgres_url

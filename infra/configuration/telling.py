@@ -28,9 +28,12 @@ LEAVE_SECONDS = 2.0
 Connect = Callable[[], AbstractContextManager[Connection[Any]]]
 
 
-def presence_of(part: str) -> Presence:
-    """This process. Each start has another id, so that a number of a process that is used again misleads nobody."""
-    host, pid = socket.gethostname(), os.getpid()
+def presence_of(part: str, host: str = "") -> Presence:
+    """This process. Each start has another id, so that a number of a process that is used again misleads nobody.
+
+    `host` is what its machine is called, if not as it calls itself.
+    """
+    host, pid = host or socket.gethostname(), os.getpid()
     return Presence(f"{host}:{pid}:{secrets.token_hex(3)}", part, host, pid)
 
 

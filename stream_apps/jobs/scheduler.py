@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from selectors import EVENT_READ, DefaultSelector
 from threading import Event
@@ -69,13 +69,14 @@ class SchedulerSetup:
     """What a scheduler works with.
 
     `settle` gives what is due of one schedule by a time its outcome, in one save (commands/jobs/schedules.py); `now` is
-    the log's clock. `before_takeover` discards what is of another past of the log.
+    the log's clock. `before_takeover` discards what is of another past of the log. `host` is its machine's name.
     """
 
     conninfo: str
     settle: Callable[[UUID, datetime], Settled]
     now: Callable[[], datetime]
     before_takeover: Callable[[], object] = lambda: None
+    host: str = field(default_factory=socket.gethostname)
     limits: SchedulerLimits = SchedulerLimits()
 
 
@@ -88,7 +89,7 @@ class Scheduler:
     def __init__(self, setup: SchedulerSetup) -> None:
         self.leading = Event()
         self._setup = setup
-        self._holder = f"{socket.gethostname()}:{uuid4().hex}"
+        self._holder = f"{setup.host}:{uuid4().hex}"
         self._wake = Wake()
 
     def stop(self) -> None:

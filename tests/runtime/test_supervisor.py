@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
@@ -25,8 +26,10 @@ from hypothesis import strategies as st
 from infra.embedded import DataFolder, Postgres, StartError, Valkey
 from infra.embedded.process import leftovers
 from infra.parts import PartStatus, State, parts_file, publish_parts, read_parts
+from infra.settings import Settings
 from runtime.output import logged, prefixed
-from runtime.supervisor import Backoff, Part, Supervisor, Surroundings, service_part
+from runtime.supervisor import BELOW_SECONDS, DRAIN_SECONDS, Backoff, Part, Supervisor, Surroundings, service_part
+from runtime.up import HAND_BACK_SECONDS, worker_part
 
 SHELL = "/bin/sh"
 only_linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's own way, in Linux only")
@@ -390,6 +393,35 @@ class TestSignals:
 
             play(scene())
             stranger.kill()
+
+
+class TestDraining:
+    def test_gives_each_part_the_time_that_it_asks_for(self, data):
+        finished = data / "finished"
+
+        async def scene():
+            async with quiet(data) as supervisor:
+                ready = data / "ready"
+                stubborn = shell("api", f"trap '' TERM; touch {ready}; while :; do sleep 0.01; done", drain_seconds=0.1)
+                await supervisor.start(replace(stubborn, is_ready=ready.exists))
+                ready.unlink()
+                other = f"kill -0 {pid_of(data, 'api')} 2>/dev/null"
+                script = f"trap 'while {other}; do sleep 0.01; done; echo alone > {finished}; exit' TERM; touch {ready}"
+                patient = shell("worker", f"{script}; while :; do sleep 0.01; done", drain_seconds=20)
+                await supervisor.start(replace(patient, is_ready=ready.exists))
+
+        play(scene())
+        assert finished.read_text() == "alone\n"
+
+    @pytest.mark.parametrize(
+        ("asked", "all_stops", "drains"), [(1.0, 5.0, 1.0), (20.0, 5.0, 1.8), (20.0, 60.0, 20.0), (90.0, 60.0, 56.8)]
+    )
+    def test_takes_what_a_worker_is_set_to_as_far_as_all_stops_in_time(self, asked, all_stops, drains):
+        part = worker_part(Settings(worker_drain_seconds=asked, stop_seconds=all_stops))
+        told = Settings.from_env(part.env).worker_drain_seconds
+        assert told == pytest.approx(drains)
+        assert part.drain_seconds >= told + HAND_BACK_SECONDS - 1e-6
+        assert part.drain_seconds <= max(DRAIN_SECONDS, all_stops - BELOW_SECONDS)
 
 
 class TestTheServices:
