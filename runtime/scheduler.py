@@ -8,6 +8,7 @@ import prometheus_client
 
 from commands.jobs.schedules import Settled, SettleOccurrences, settle_occurrences
 from domain.context import Context
+from infra.host import host_of
 from infra.schedules import ScheduleCursors
 from infra.settings import Settings
 from runtime import modules
@@ -44,7 +45,7 @@ def scheduler_setup(core: Core) -> SchedulerSetup:
         settle,
         core.log.now,
         lambda: discard_other_past(settings),
-        settings.this_host,
+        host_of(settings),
         SchedulerLimits(
             lease_seconds=settings.scheduler_lease_seconds,
             renew_seconds=settings.scheduler_lease_seconds / 3,

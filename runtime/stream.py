@@ -18,6 +18,7 @@ import psycopg
 
 from infra.bus_status import WORKER_NAME, call
 from infra.conninfo import bounded
+from infra.host import host_of
 from infra.invalidation import Invalidator
 from infra.kafka import KafkaRefused, check_kafka, client_config
 from infra.settings import Settings, SettingsError
@@ -159,7 +160,7 @@ def _instance(settings: Settings) -> Iterator[str]:
 
     It is held by a lock in PostgreSQL for as long as the process lives.
     """
-    host = settings.this_host
+    host = host_of(settings)
     with psycopg.connect(bounded(settings.postgres_url), autocommit=True) as connection:
         for number in range(1, REPLICAS + 1):
             name = f"{host}-{number}"

@@ -14,6 +14,7 @@ import prometheus_client
 from domain.jobs import RetryPolicy
 from domain.jobs.job_type import NAME
 from infra.configuration.live import Derived, given
+from infra.host import host_of
 from infra.job_queue_claims import Presence
 from infra.settings import Settings, SettingsError, listed
 from runtime import modules
@@ -87,7 +88,7 @@ def build_worker(
 ) -> Worker:
     """A worker with the platform's job types."""
     limits_now = given(limits)
-    host = core.settings.this_host
+    host = host_of(core.settings)
     name = f"{host}:{os.getpid()}:{secrets.token_hex(3)}"
 
     types = with_chores(modules.job_types(), core)
