@@ -12,7 +12,7 @@ from psycopg_pool import ConnectionPool
 from api import requests
 from api.jobs.views import (
     CancelBody,
-    CountsView,
+    CountFilter,
     CountView,
     EnqueuedView,
     EnqueuedViews,
@@ -106,13 +106,6 @@ async def get_job(asked: Asked) -> Answer:
     return Answer(convert(found.value, JobDetailView, from_attributes=True), 200, [(b"etag", tag)], found.position)
 
 
-def job_counts(read: Read) -> CountsView:
-    """How many jobs of each queue and type are in each state: as of the view's position, each in one."""
-    return CountsView(
-        items=[CountView(queue=c.queue, type=c.type, state=c.state, count=c.count) for c in counts(read) if c.count]
-    )
-
-
 async def sum_up(asked: Asked) -> None:
     """So that what has ended isn't counted anew each time."""
     await asked.in_thread(take_forward, asked.ports.pool.connection)
@@ -149,7 +142,9 @@ ROUTES: list[Route] = [
         page=Keyset(_position, (int,)),
     ),
     Query(
-        "GET", "/api/v1/jobs/counts", CountsView, job_counts, permission="job:read", projections=VIEWS, before=sum_up,
+        "GET", "/api/v1/jobs/counts", Page[CountView], counts, permission="job:read", projections=VIEWS, before=sum_up,
+        params=CountFilter, page=Keyset(lambda row: (row.queue, row.type, row.state), (str, str, str)),
+        name="job_counts",
     ),
     Endpoint(
         "GET", "/api/v1/jobs/{id}", get_job, permission="job:read", result=JobDetailView, also=(304,),

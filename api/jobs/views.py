@@ -80,6 +80,13 @@ class JobFilter(Paging):
     queue: Annotated[str, Meta(max_length=NAME_LIMIT_CHARS)] | None = None
 
 
+class CountFilter(Paging):
+    """Which jobs are counted."""
+
+    type: Annotated[str, Meta(max_length=NAME_LIMIT_CHARS)] | None = None
+    queue: Annotated[str, Meta(max_length=NAME_LIMIT_CHARS)] | None = None
+
+
 class CancelBody(Body):
     """Who runs it is asked to stop, and cut off after a while; if `firm`, at once."""
 
@@ -203,12 +210,6 @@ class CountView(View):
     type: str
     state: str
     count: int
-
-
-class CountsView(View):
-    """All that isn't zero."""
-
-    items: list[CountView]
 
 
 class QueueView(View):

@@ -10,7 +10,7 @@ from datetime import datetime
 from domain.jobs import JobState
 from infra.moments import POSITION_AT
 from projections.jobs.states import LEASED, OPEN, SHOWN
-from projections.jobs.tallies import ended_since, tallies
+from projections.jobs.tallies import OUTCOMES, ended_since, through
 from projections.read import Read
 
 THROUGHPUT_SECONDS = 60
@@ -21,10 +21,21 @@ ALIVE_SECONDS = 30.0
 
 _STATES = tuple(state.value for state in JobState if state is not JobState.FAILED)
 _OPEN_STATES = ", ".join(f"'{state}'" for state in (*OPEN, "dead-letter"))
-_OPEN_COUNTS = f"""
-    select j.queue, j.type, {SHOWN} as state, count(*) as count
-      from {{jobs}} j {LEASED} where j.state in ({_OPEN_STATES}) group by 1, 2, 3
+_COUNTS = f"""
+    with {OUTCOMES}, counted as (
+        select j.queue, j.type, {SHOWN} as state, count(*) as count
+          from {{jobs}} j {LEASED} where j.state in ({_OPEN_STATES}) group by 1, 2, 3
+        union all
+        select queue, type, case label when 'succeeded' then 'success' else label end, count
+          from outcomes where label in ('succeeded', 'cancelled') and count > 0
+    )
+    select queue, type, state, sum(count)::bigint as count from counted
 """
+_COUNTED = (
+    ("type", "type = %(type)s"),
+    ("queue", "queue = %(queue)s"),
+    ("after", "(queue, type, state) > (%(after_queue)s, %(after_type)s, %(after_state)s)"),
+)
 _READY = """
     select queue, extract(epoch from clock_timestamp() - min(run_at))::float8 as seconds
       from job_queue where state in ('ready', 'held') or (state = 'scheduled' and run_at <= clock_timestamp())
@@ -34,8 +45,14 @@ _DECIDED = "select name, paused, reason, slots from job_queues"
 _WORKERS = """
     select name, host, pid, queues, threads, running, started_at, seen_at,
            seen_at > clock_timestamp() - make_interval(secs => %(alive)s) as alive
-      from job_workers order by name
+      from (select * from job_workers where seen_at > clock_timestamp() - interval '1 hour'
+             order by seen_at desc limit %(limit)s) seen
+     order by name
 """
+
+
+WORKERS_SHOWN = 1_000
+"""Workers that are told, those that were seen last: one that dies again and again is another one each time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +96,28 @@ class WorkerRow:
     alive: bool
 
 
-def counts(read: Read) -> list[StateCount]:
-    """How many jobs of each queue and type are in each state. None of them is counted twice, and none left out."""
-    ended = {"succeeded": JobState.SUCCESS.value, "cancelled": JobState.CANCELLED.value}
-    found = [StateCount(**row) for row in read.all(_OPEN_COUNTS)]
-    return found + [
-        StateCount(each.queue, each.type, ended[each.label], each.count)
-        for each in tallies(read)
-        if each.what == "outcome" and each.label in ended
-    ]
+def counts(
+    read: Read,
+    limit: int | None = None,
+    after: tuple[str, str, str] | None = None,
+    type: str | None = None,  # noqa: A002
+    queue: str | None = None,
+) -> list[StateCount]:
+    """How many jobs of each queue and type are in each state, in the order of these: as of the view's position.
+
+    Each job is in one. `after` are the queue, type and state of the one before the page.
+    """
+    given = {"type": type, "queue": queue, "after": after}
+    filters = [sql for name, sql in _COUNTED if given[name] is not None]
+    after_queue, after_type, after_state = after or (None, None, None)
+    rows = read.all(
+        f"{_COUNTS} {'where ' + ' and '.join(filters) if filters else ''} group by 1, 2, 3 order by 1, 2, 3"
+        " limit %(limit)s",
+        through(read)
+        | {"type": type, "queue": queue, "limit": limit}
+        | {"after_queue": after_queue, "after_type": after_type, "after_state": after_state},
+    )
+    return [StateCount(**row) for row in rows]
 
 
 def queues(read: Read, limit: int | None = None, after: tuple[str] | None = None) -> list[QueueRow]:
@@ -119,8 +149,8 @@ def oldest(read: Read) -> dict[str, float]:
 
 
 def workers(read: Read) -> list[WorkerRow]:
-    """The workers that have been seen within the hour."""
-    return [WorkerRow(**row) for row in read.all(_WORKERS, {"alive": ALIVE_SECONDS})]
+    """The workers that have been seen within the hour, by name: the `WORKERS_SHOWN` that were seen last."""
+    return [WorkerRow(**row) for row in read.all(_WORKERS, {"alive": ALIVE_SECONDS, "limit": WORKERS_SHOWN})]
 
 
 def by_type(found: Iterable[StateCount]) -> dict[tuple[str, str], int]:

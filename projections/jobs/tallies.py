@@ -72,6 +72,14 @@ _TOTALS = f"""
       from (select * from job_tallies union all select * from new) all_of_them
      group by 1, 2, 3, 4
 """
+OUTCOMES = f"""
+    {_NEW}, outcomes as (
+        select queue, type, label, count from job_tallies where what = 'outcome'
+        union all
+        select queue, type, label, count from new where what = 'outcome'
+    )
+"""
+"""In SQL, to stand behind `with`: `outcomes (queue, type, label, count)`, several rows of a kind. See `through`."""
 _TALLIED = f"select p.position, {STRANGE} as strange from job_tallied p for update skip locked"
 _MOVE = f"update job_tallied set position = %(upto)s, {SEEN.format(position='%(upto)s')}"
 _FIRST_PARKED = """
@@ -113,10 +121,14 @@ def take_forward(connection: Callable[[], AbstractContextManager[Connection[Any]
     return False
 
 
+def through(read: Read) -> dict[str, int]:
+    """The parameters with which `OUTCOMES` reach to the newest row of the view."""
+    return {"after": read.scalar("select position from job_tallied"), "upto": 2**63 - 1}
+
+
 def tallies(read: Read) -> list[Tally]:
     """The sums through the newest row of the view."""
-    after = read.scalar("select position from job_tallied")
-    return [Tally(**row) for row in read.all(_TOTALS, {"after": after, "upto": 2**63 - 1})]
+    return [Tally(**row) for row in read.all(_TOTALS, through(read))]
 
 
 def ended_since(read: Read, position: int) -> dict[str, int]:

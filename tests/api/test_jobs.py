@@ -400,6 +400,37 @@ def test_counts_by_queue_type_and_state(ada, world):
         assert [item["count"] for item in items if item["state"] == "success"] == [1]
 
 
+def test_counts_come_in_pages_and_of_one_queue_or_type(ada, world):
+    for queue in ("a", "b", "c"):
+        world.enqueue(queue=queue)
+    world.succeed(world.claim_one())
+    world.mail()
+    asked, found = "/api/v1/jobs/counts?limit=1", []
+    while asked:
+        page = ada.get(asked).json()
+        assert len(page["items"]) == 1
+        found += page["items"]
+        asked = page["next"] and f"/api/v1/jobs/counts?limit=1&cursor={page['next']}"
+    assert found == ada.get("/api/v1/jobs/counts").json()["items"]
+    assert [(each["queue"], each["state"], each["count"]) for each in found] == [
+        ("a", "success", 1), ("b", "pending", 1), ("c", "pending", 1), ("mail", "pending", 1)
+    ]  # fmt: skip
+    assert ada.get("/api/v1/jobs/counts?queue=b").json()["items"] == [found[1]]
+    assert ada.get("/api/v1/jobs/counts?type=mail.send").json()["items"] == [found[3]]
+
+
+def test_more_counts_than_a_page_may_have_are_refused_by_name(refused):
+    assert fields(refused("reader").get("/api/v1/jobs/counts?limit=100000")) == {"limit"}
+
+
+def test_tells_of_workers_of_the_last_hour_only(ada, world):
+    world.connection.execute(
+        "insert into job_workers (name, host, pid, queues, threads, running, seen_at) values"
+        " ('loom:1', 'loom', 7, null, 4, 2, now()), ('loom:2', 'loom', 8, null, 4, 0, now() - interval '61 minutes')"
+    )
+    assert [each["name"] for each in ada.get("/api/v1/workers").json()["items"]] == ["loom:1"]
+
+
 def test_tells_who_works(ada, world):
     world.connection.execute(
         "insert into job_workers (name, host, pid, queues, threads, running, seen_at) values"

@@ -109,17 +109,19 @@ def _print_attempt(attempt: AttemptRow, traceback: bool) -> None:
 
 
 @click.command("counts")
+@type_option
+@queue_option
 @as_json
 @click.pass_obj
-def counts_(wired: Wired, as_json: bool) -> None:
+def counts_(wired: Wired, job_type: str | None, queue: str | None, as_json: bool) -> None:
     """Tell how many jobs of each queue and type are in each state.
 
     \b
     Example:
-      muniment jobs counts
+      muniment jobs counts --queue mail
     """
     summed_up(wired)
-    found = sorted((each for each in ask(wired, counts, JOBS) if each.count), key=lambda c: (c.queue, c.type, c.state))
+    found = ask(wired, lambda read: counts(read, type=job_type, queue=queue), JOBS)
     if as_json:
         print_json({"items": found})
     else:
