@@ -12,8 +12,9 @@ import msgspec
 
 from domain.aggregate import PERSONAL
 from infra.disclosure import marked
+from infra.envelope import CONTENT_TYPE, SOURCE
 from infra.event_store import Metadata
-from infra.messages import CONTENT_TYPE, POINTER, SOURCE, WATERMARK, WATERMARKS, published
+from infra.messages import POINTER, WATERMARK, WATERMARKS, published
 from infra.topics import topic_name
 
 DIGITS = {"type": "string", "pattern": "^[0-9]+$"}

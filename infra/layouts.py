@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 from typing import Any
-from uuid import UUID
 
 from psycopg import Connection
 
 from infra.leases import Lease
 from infra.messages import Place
-from infra.partitions import partition_of
+from infra.partitions import partition_of_bytes
 from infra.past import SEEN, STRANGE
 from infra.topics import topic_name
 
@@ -110,14 +109,19 @@ class Placing:
     def __init__(self, layout: Layout, prefix: str) -> None:
         self._layout = layout
         self._prefix = prefix
-        self._topics: dict[str, str] = {}
-        self._places = {(place.topic, place.partition): place for place in layout.places}
+        self._places: dict[str, list[Place]] = {}
 
-    def place(self, event_topic: str, stream: UUID) -> Place:
-        """The place of an event. Raises KeyError for a type that this layout doesn't carry."""
-        if event_topic not in self._topics:
-            self._topics[event_topic] = topic_name(self._prefix, event_topic, self._layout.incarnation)
-        return self._places[self._topics[event_topic], partition_of(stream, self._layout.partitions)]
+    def place(self, event_topic: str, stream: bytes) -> Place:
+        """The place of an event; `stream` is the id's 16 bytes. Raises KeyError for a type that isn't carried here."""
+        places = self._places.get(event_topic) or self._places_of(event_topic)
+        return places[partition_of_bytes(stream, self._layout.partitions)]
+
+    def _places_of(self, event_topic: str) -> list[Place]:
+        topic = topic_name(self._prefix, event_topic, self._layout.incarnation)
+        if topic not in self._layout.topics:
+            raise KeyError(topic)
+        places = self._places[event_topic] = [Place(topic, number) for number in range(self._layout.partitions)]
+        return places
 
 
 def current_layout(connection: Connection[Any]) -> Layout | None:

@@ -11,14 +11,13 @@ partition has nothing between `previous` and its position; it isn't part of the 
 The seal is an HMAC over everything that a message means, its topic and partition too: what is copied to another place
 is as good as forged. Secret fields stay behind, by a list of what each event type may say (`published`).
 
-Sources: CloudEvents 1.0.2, its Kafka protocol binding (section 3.2, binary mode) and its extension for distributed
-tracing; RFC 2104 (HMAC).
+Sources: those of `infra.envelope`; RFC 2104 (HMAC).
 """
 
 import hmac
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from functools import cache, lru_cache
+from datetime import datetime
+from functools import cache
 from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
@@ -28,30 +27,24 @@ from eventsourcing.persistence import MapperDeserialisationError
 
 from domain.aggregate import SECRET
 from infra.disclosure import marked
+from infra.envelope import CONTENT_TYPE, UNTOLD, WITHOUT_SUBJECT, Chained, Frame, contents, frame, frame_of, time_in
 from infra.event_store import Metadata, Recorded
+from infra.recorder import StoredRow
 from infra.seal import Seal
 from infra.transcoding import EventMapper, OrjsonTranscoder, RecordedEvent, event_type
 
 WATERMARK = "muniment.watermark"
 WATERMARKS = "muniment.watermarks"
 POINTER = "muniment.pointer"
-SOURCE = "/muniment"
-CONTENT_TYPE = "content-type"
 SEAL = "ce_seal"
 
 HEADER_LIMIT = 64
 """Headers of a message that is looked at; ours has about fifteen."""
 
-REMEMBERED = 256
-"""Encoded times and names of headers that are remembered."""
-
 Headers: TypeAlias = Sequence[tuple[str, bytes]]
 
 _UNPUBLISHED = frozenset({"originator_id", "originator_version", "timestamp"})
 """Fields that stand in the headers already."""
-
-
-_SOURCE = SOURCE.encode()
 
 
 class Refused(Exception):
@@ -162,34 +155,33 @@ class Messages:
             state["class_version"] = version
         return self._event(
             place,
-            _Chained(str(recorded.stream), recorded.version, recorded.position, previous, layout),
-            recorded.topic,
+            Chained(str(recorded.stream).encode(), recorded.version, recorded.position, previous, layout),
+            recorded.topic.encode(),
             recorded.recorded_at,
             self._transcoder.encode(state),
             metadata.to_bytes(),
-            _frame(metadata.causation_id, metadata.correlation_id, metadata.traceparent),
+            frame(metadata.causation_id, metadata.correlation_id, metadata.traceparent),
         )
 
-    def row(self, place: Place, row: RecordedEvent, *, previous: int, layout: int) -> Message:
+    def row(self, place: Place, row: StoredRow, *, previous: int, layout: int) -> Message:
         """The same message from the event as it is stored: several times faster, since nothing is made of it.
 
         Raises NewerSoftware for an unknown topic, MapperDeserialisationError for what can't be read.
         """
-        kind = event_type(row.topic)
+        carried = _carried(row.topic)
         try:
-            state, told = orjson.loads(row.state), _told(row.metadata)
-            is_current = state.get("class_version", 1) == getattr(kind, "class_version", 1)
+            state, said = orjson.loads(row.state), frame_of(row.metadata)
+            is_current = state.get("class_version", 1) == carried.version
         except (ValueError, AttributeError) as error:
             raise MapperDeserialisationError(f"the event at {row.position} can't be read: {error}") from error
         if not is_current:
             return self.event(place, self._upcast(row), previous=previous, layout=layout)
-        allowed = _storable(kind)  # type: ignore[arg-type]  # a class is hashable
-        if state.keys() <= allowed:
-            said = row.state
+        if state.keys() <= carried.fields:
+            kept = row.state
         else:
-            said = orjson.dumps({name: value for name, value in state.items() if name in allowed})
-        chain = _Chained(str(row.originator_id), row.originator_version, row.position, previous, layout)
-        return self._event(place, chain, row.topic, row.recorded_at, said, row.metadata, told)
+            kept = orjson.dumps({name: value for name, value in state.items() if name in carried.fields})
+        chain = Chained(row.name, row.version, row.position, previous, layout)
+        return self._event(place, chain, carried.topic, row.recorded_at, kept, row.metadata, said)
 
     def pointer(
         self,
@@ -203,10 +195,10 @@ class Messages:
         layout: int,
     ) -> Message:
         """The message in place of an event that is too large for one, or unreadable."""
-        chain = _Chained(str(stream), version, position, previous, layout)
-        key = chain.stream.encode()
-        contents = _contents(_UNTOLD, chain, POINTER, recorded_at, b"%b:%d" % (key, version), key)
-        return self._sealed(place, key, b"{}", _UNTOLD.names, contents)
+        key = str(stream).encode()
+        chain = Chained(key, version, position, previous, layout)
+        said = contents(UNTOLD, chain, POINTER.encode(), recorded_at, chain.event_id, key)
+        return self._sealed(place, key, b"{}", UNTOLD.names, said)
 
     def watermark(
         self, place: Place, event_id: str, recorded_at: datetime, *, position: int, previous: int, layout: int
@@ -216,7 +208,7 @@ class Messages:
         `event_id` and `recorded_at` are those of the event at `position`, wherever that was sent.
         """
         identity = f"{event_id}@{place.topic}:{place.partition}:{layout}".encode()
-        return self._mark(place, _Chained("", 0, position, previous, layout), WATERMARK, recorded_at, identity, b"{}")
+        return self._mark(place, Chained(b"", 0, position, previous, layout), WATERMARK, recorded_at, identity, b"{}")
 
     def watermarks(
         self,
@@ -234,7 +226,7 @@ class Messages:
         among them), up to `position`; where there is none, that from which the layout starts.
         """
         identity = f"{event_id}@*:{place.partition}:{layout}".encode()
-        chain = _Chained("", 0, position, newest[place.topic], layout)
+        chain = Chained(b"", 0, position, newest[place.topic], layout)
         value = orjson.dumps({"newest": newest}, option=orjson.OPT_SORT_KEYS)
         return self._mark(place, chain, WATERMARKS, recorded_at, identity, value)
 
@@ -279,7 +271,7 @@ class Messages:
     def _opened(self, known: Mapping[str, bytes], value: bytes) -> Delivered | Watermarks:
         kind, identity = known["ce_type"].decode(), known["ce_id"].decode()
         place = int(known["ce_position"]), int(known["ce_previous"]), int(known["ce_layout"])
-        recorded_at = _from_time(known["ce_time"])
+        recorded_at = time_in(known["ce_time"])
         if kind == WATERMARK:
             return Watermark(Link(*place, identity.partition("@")[0]), recorded_at)
         if kind == WATERMARKS:
@@ -299,46 +291,54 @@ class Messages:
         metadata = Metadata.from_bytes(bytes(body.metadata))
         return Carried(link, Recorded(link.position, stream, version, kind, recorded_at, metadata, event))
 
-    def _upcast(self, row: RecordedEvent) -> Recorded:
-        event: Any = self._mapper.to_domain_event(row)
-        stream, metadata = event.originator_id, Metadata.from_bytes(row.metadata)
-        return Recorded(row.position, stream, row.originator_version, row.topic, row.recorded_at, metadata, event)
+    def _upcast(self, row: StoredRow) -> Recorded:
+        stream = UUID(bytes=row.stream)
+        event = self._mapper.event_of(stream, row.version, row.topic, row.state, row.recorded_at)
+        metadata = Metadata.from_bytes(row.metadata)
+        return Recorded(row.position, stream, row.version, row.topic, row.recorded_at, metadata, event)
 
     def _event(
         self,
         place: Place,
-        chain: "_Chained",
-        kind: str,
+        chain: Chained,
+        kind: bytes,
         recorded_at: datetime,
         state: bytes,
         metadata: bytes,
-        frame: "_Frame",
+        said: Frame,
     ) -> Message:
-        stream = chain.stream.encode()
-        contents = _contents(frame, chain, kind, recorded_at, b"%b:%d" % (stream, chain.version), stream)
-        return self._sealed(place, stream, b'{"event":%b,"metadata":%b}' % (state, metadata), frame.names, contents)
+        key, value = chain.stream, b'{"event":%b,"metadata":%b}' % (state, metadata)
+        return self._sealed(
+            place, key, value, said.names, contents(said, chain, kind, recorded_at, chain.event_id, key)
+        )
 
     def _mark(
-        self, place: Place, chain: "_Chained", kind: str, recorded_at: datetime, identity: bytes, value: bytes
+        self, place: Place, chain: Chained, kind: str, recorded_at: datetime, identity: bytes, value: bytes
     ) -> Message:
-        contents = _contents(_UNTOLD, chain, kind, recorded_at, identity)
-        return self._sealed(place, None, value, _WITHOUT_SUBJECT, contents)
+        said = contents(UNTOLD, chain, kind.encode(), recorded_at, identity)
+        return self._sealed(place, None, value, WITHOUT_SUBJECT, said)
 
     def _sealed(
-        self, place: Place, key: bytes | None, value: bytes, names: tuple[str, ...], contents: tuple[bytes, ...]
+        self, place: Place, key: bytes | None, value: bytes, names: tuple[str, ...], said: tuple[bytes, ...]
     ) -> Message:
-        seal = self._seal.over(place, key, value, names, contents)
-        return Message(key, value, [*zip(names, contents, strict=True), (SEAL, seal)])
+        seal = self._seal.over(place, key, value, names, said)
+        return Message(key, value, [*zip(names, said, strict=True), (SEAL, seal)])
 
 
-class _Chained(NamedTuple):
-    """Of whom a message tells, and where in its chain."""
+class _Kind(NamedTuple):
+    """What of a stored event goes out: of a type, by its topic; of this version of it; these fields."""
 
-    stream: str
+    topic: bytes
     version: int
-    position: int
-    previous: int
-    layout: int
+    fields: frozenset[str]
+
+
+@cache
+def _carried(topic: str) -> _Kind:
+    """Raises NewerSoftware."""
+    kind = event_type(topic)
+    fields = frozenset((*published(kind), "class_version"))  # type: ignore[arg-type]  # a class is hashable
+    return _Kind(topic.encode(), getattr(kind, "class_version", 1), fields)
 
 
 @cache
@@ -347,74 +347,3 @@ def published(kind: type[Any]) -> tuple[str, ...]:
     marks = marked(kind)  # type: ignore[arg-type]  # a class is hashable
     declared = getattr(kind, "__dataclass_fields__", {})
     return tuple(name for name in declared if name not in _UNPUBLISHED and marks.get(name) != SECRET)
-
-
-@cache
-def _storable(kind: type[Any]) -> frozenset[str]:
-    return frozenset((*published(kind), "class_version"))  # type: ignore[arg-type]  # a class is hashable
-
-
-class _Frame(NamedTuple):
-    """What the headers of an event say of its metadata, and the names of all of them, sorted, but for the seal's."""
-
-    names: tuple[str, ...]
-    before: tuple[bytes, ...]
-    behind: tuple[bytes, ...]
-
-
-@lru_cache(REMEMBERED)
-def _frame(causation_id: str | None, correlation_id: str | None, traceparent: str | None) -> _Frame:
-    told = {"ce_causationid": causation_id, "ce_correlationid": correlation_id, "ce_traceparent": traceparent}
-    before, behind = (causation_id, correlation_id), (traceparent,)
-    return _Frame(
-        tuple(name for name in _NAMES if told.get(name, name)),
-        tuple(text.encode() for text in before if text),
-        tuple(text.encode() for text in behind if text),
-    )
-
-
-_NAMES = (
-    "ce_causationid", "ce_correlationid", "ce_id", "ce_layout", "ce_position", "ce_previous", "ce_source",
-    "ce_specversion", "ce_subject", "ce_time", "ce_traceparent", "ce_type", CONTENT_TYPE,
-)  # fmt: skip
-_UNTOLD = _frame(None, None, None)
-_WITHOUT_SUBJECT = tuple(name for name in _UNTOLD.names if name != "ce_subject")
-
-
-def _contents(
-    frame: _Frame, chain: _Chained, kind: str, recorded_at: datetime, identity: bytes, *subject: bytes
-) -> tuple[bytes, ...]:
-    """What the headers say, in the order of their names, as the seal wants them."""
-    return (
-        *frame.before,
-        identity,
-        b"%d" % chain.layout,
-        b"%d" % chain.position,
-        b"%d" % chain.previous,
-        _SOURCE,
-        b"1.0",
-        *subject,
-        _time(recorded_at),
-        *frame.behind,
-        kind.encode(),
-        b"application/json",
-    )
-
-
-@lru_cache(REMEMBERED)
-def _time(recorded_at: datetime) -> bytes:
-    """RFC 3339, in UTC; events of one commit share theirs."""
-    return recorded_at.astimezone(UTC).isoformat().encode()
-
-
-@lru_cache(REMEMBERED)
-def _from_time(text: bytes) -> datetime:
-    """Raises ValueError."""
-    return datetime.fromisoformat(text.decode())
-
-
-@lru_cache(REMEMBERED)
-def _told(metadata: bytes) -> _Frame:
-    """What the headers say of it. Events of one commit share it."""
-    told = orjson.loads(metadata)
-    return _frame(told.get("causation_id"), told.get("correlation_id"), told.get("traceparent"))

@@ -6,4 +6,9 @@ from zlib import crc32
 
 def partition_of(stream: UUID, partitions: int) -> int:
     """The partition, from 0, that holds this stream among `partitions` (CRC-32 of the id's 16 bytes, RFC 1952)."""
-    return crc32(stream.bytes) % partitions
+    return partition_of_bytes(stream.bytes, partitions)
+
+
+def partition_of_bytes(stream: bytes, partitions: int) -> int:
+    """The same for an id's 16 bytes."""
+    return crc32(stream) % partitions

@@ -32,9 +32,8 @@ from infra.event_store import Log
 from infra.layouts import LeaseLost, Placing, Reached, Wanted, store_progress
 from infra.leases import Lease
 from infra.messages import Message, Messages, Place
-from infra.recorder import LogRecorder
+from infra.recorder import LogRecorder, StoredRow
 from infra.topics import BusAway, TopicLimits, topic_name
-from infra.transcoding import RecordedEvent
 from infra.wake import Wake
 from projections.lane import Backoff, FollowerLimits, connect
 from projections.lanes import CONTROL
@@ -152,7 +151,7 @@ class _Term:
         self._read_at = 0.0
         self._store_at = 0.0
         self._marked_at = 0.0
-        self._newest: RecordedEvent | None = None
+        self._newest: StoredRow | None = None
         self._marked = 0
         self._is_first_round = True
         self._unstored: dict[Place, Reached] = {}
@@ -283,11 +282,11 @@ class _Term:
 
     # --- messages
 
-    def _publish(self, rows: Sequence[RecordedEvent]) -> None:
-        batch: list[tuple[Place, RecordedEvent, int]] = []
+    def _publish(self, rows: Sequence[StoredRow]) -> None:
+        batch: list[tuple[Place, StoredRow, int]] = []
         last: dict[Place, int] = {}
         for row in rows:
-            place = self._placing.place(row.topic, _stream(row))
+            place = self._placing.place(row.topic, row.stream)
             previous = self._chains.link(place, row.position)
             if previous is not None:
                 batch.append((place, row, previous))
@@ -300,7 +299,7 @@ class _Term:
         self._newest = rows[-1]
         self._position = rows[-1].position
 
-    def _message(self, place: Place, row: RecordedEvent, previous: int) -> Message:
+    def _message(self, place: Place, row: StoredRow, previous: int) -> Message:
         messages, layout = self._setup.messages, self._layout.number
         try:
             message = messages.row(place, row, previous=previous, layout=layout)
@@ -311,8 +310,8 @@ class _Term:
         metrics.POINTERS.inc()
         return messages.pointer(
             place,
-            _stream(row),
-            row.originator_version,
+            UUID(bytes=row.stream),
+            row.version,
             row.recorded_at,
             position=row.position,
             previous=previous,
@@ -335,37 +334,37 @@ class _Term:
             self._mark_together(newest, late, self._control)
         self._is_first_round = False
 
-    def _mark_each(self, newest: RecordedEvent, late: Mapping[Place, int]) -> None:
+    def _mark_each(self, newest: StoredRow, late: Mapping[Place, int]) -> None:
         layout = self._layout.number
         for place, previous in late.items():
             message = self._setup.messages.watermark(
-                place, _event_id(newest), newest.recorded_at, position=newest.position, previous=previous, layout=layout
+                place, newest.event_id, newest.recorded_at, position=newest.position, previous=previous, layout=layout
             )
             self._send(place, message, Reached(newest.position, previous))
         metrics.WATERMARKS.inc(len(late))
 
-    def _mark_together(self, newest: RecordedEvent, late: Mapping[Place, int], topic: str) -> None:
+    def _mark_together(self, newest: StoredRow, late: Mapping[Place, int], topic: str) -> None:
         by_partition: dict[int, dict[Place, Reached]] = defaultdict(dict)
         for place, previous in late.items():
             by_partition[place.partition][place] = Reached(newest.position, previous)
         for partition, marked in by_partition.items():
             place = Place(topic, partition)
             message = self._setup.messages.watermarks(
-                place, _event_id(newest), newest.recorded_at,
+                place, newest.event_id, newest.recorded_at,
                 position=newest.position, layout=self._layout.number, newest=self._chains.newest(partition),
             )  # fmt: skip
             self._send(place, message, None, marked)
         metrics.WATERMARKS.inc(len(by_partition))
 
-    def _newest_row(self) -> RecordedEvent | None:
+    def _newest_row(self) -> StoredRow | None:
         if self._newest is None and self._position:
             self._newest = next(iter(self._read(self._position - 1, 1)), None)
         return self._newest
 
-    def _read(self, after: int, limit: int) -> list[RecordedEvent]:
+    def _read(self, after: int, limit: int) -> list[StoredRow]:
         recorder = self._setup.log.recorder
         assert isinstance(recorder, LogRecorder)  # noqa: S101 - tells the type checker
-        return recorder.read(after, limit)
+        return recorder.read_stored(after, limit)
 
     def _send(
         self, place: Place, message: Message, reached: Reached | None, marked: Mapping[Place, Reached] | None = None
@@ -384,12 +383,3 @@ class _Term:
         with suppress(psycopg.Error):
             if self._unstored:
                 self._store(time.monotonic())
-
-
-def _event_id(row: RecordedEvent) -> str:
-    return f"{row.originator_id}:{row.originator_version}"
-
-
-def _stream(row: RecordedEvent) -> UUID:
-    stream = row.originator_id
-    return stream if isinstance(stream, UUID) else UUID(stream)

@@ -1,7 +1,6 @@
 """Messages on the bus: what is sent is what arrives, without the secrets, and nothing else is believed."""
 
 import hmac
-from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -28,8 +27,9 @@ from infra.messages import (
     Watermarks,
     published,
 )
+from infra.recorder import StoredRow
 from infra.seal import hmac_sha256
-from infra.transcoding import EventMapper, NewerSoftware, OrjsonTranscoder, RecordedEvent
+from infra.transcoding import EventMapper, NewerSoftware, OrjsonTranscoder
 from tests.stream_apps.events import KINDS, any_recorded, recorded
 
 MESSAGES = Messages(b"k" * 32)
@@ -41,11 +41,11 @@ def opened(message: Message, place: Place = HERE, messages: Messages = MESSAGES)
     return messages.open(place, message.key, message.value, message.headers)
 
 
-def stored(sent) -> RecordedEvent:
+def stored(sent) -> StoredRow:
     """The row of an event, as the log has it."""
     row = EventMapper(OrjsonTranscoder()).to_stored_event(sent.event)
-    place = sent.position, sent.recorded_at, sent.metadata.to_bytes()
-    return RecordedEvent(row.originator_id, row.originator_version, row.topic, row.state, *place)
+    stream, place = row.originator_id, (sent.position, sent.recorded_at, sent.metadata.to_bytes())
+    return StoredRow(stream.bytes, str(stream).encode(), row.originator_version, row.topic, row.state, *place)
 
 
 def renamed(name: str = "Ada") -> Message:
@@ -212,7 +212,8 @@ class Ship(Aggregate):
 
 def test_what_an_older_version_said_and_this_one_doesnt_stays_behind():
     old = b'{"originator_topic":"parcels.Ship","old_name":"Fram","password":"hidden"}'
-    row = RecordedEvent(uuid4(), 1, "parcels.ShipChristened", old, 8, NOON, b"{}")
+    ship = uuid4()
+    row = StoredRow(ship.bytes, str(ship).encode(), 1, "parcels.ShipChristened", old, 8, NOON, b"{}")
     message = MESSAGES.row(HERE, row, previous=5, layout=1)
     assert b"hidden" not in message.value
     assert opened(message).recorded.fields() == {"name": "Fram"}
@@ -220,7 +221,7 @@ def test_what_an_older_version_said_and_this_one_doesnt_stays_behind():
 
 @pytest.mark.parametrize("state", [b"damaged", b"[]", b"7"])
 def test_a_row_that_cant_be_read_makes_no_message(state):
-    row = replace(stored(recorded(8, User.Renamed, uuid4(), 2, {"name": "Ada"})), state=state)
+    row = stored(recorded(8, User.Renamed, uuid4(), 2, {"name": "Ada"}))._replace(state=state)
     with pytest.raises(MapperDeserialisationError):
         MESSAGES.row(HERE, row, previous=5, layout=1)
 

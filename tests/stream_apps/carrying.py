@@ -128,7 +128,7 @@ def expected(log: Log, layout: Layout, prefix: str) -> dict[Place, list[tuple[in
     wanted: dict[Place, list[tuple[int, str]]] = {place: [] for place in layout.places}
     for event in log.read(layout.from_position, 1_000_000):
         assert isinstance(event, Recorded)
-        wanted[placing.place(event.topic, event.stream)].append((event.position, event.id))
+        wanted[placing.place(event.topic, event.stream.bytes)].append((event.position, event.id))
     return wanted
 
 

@@ -145,9 +145,10 @@ def test_who_goes_on_reads_nothing_again_for_partitions_that_were_silent(
     with psycopg.connect(database, autocommit=True) as connection:
         assert set(progress(connection, current_layout(connection)).values()) > {Reached(101, 101)}
     setup, reads = carry(), []
-    read = type(setup.log.recorder).read
+    recorder = type(setup.log.recorder)
+    read = recorder.read_stored
     monkeypatch.setattr(
-        type(setup.log.recorder), "read", lambda self, after, limit: reads.append(after) or read(self, after, limit)
+        recorder, "read_stored", lambda self, after, limit: reads.append(after) or read(self, after, limit)
     )
     with relaying(setup):
         wait_until_sent(database, writer.write(1))
