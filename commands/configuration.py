@@ -137,6 +137,8 @@ def declare_namespace(work: Work, command: DeclareNamespace) -> Changed:
         raise NamespaceReserved
     stream = Namespace.id_of(command.name)
     namespace = work.find(Namespace, stream) or work.add(Namespace(str(command.name)))
+    if namespace.is_of_software:
+        raise NamespaceReserved
     schema = _declared(namespace, command.schema)
     changed = namespace.declare(dict(command.schema), command.reason)
     if command.values is not None or namespace.is_stored:

@@ -31,6 +31,8 @@ Problem = tuple[str, str]
 """A field's name, and what is wrong with it."""
 Rule = Callable[[Values], Iterable[Problem]]
 """What several fields of a namespace have to say together: yields what is wrong."""
+Upcast = Callable[[dict[str, Any]], dict[str, Any]]
+"""A stored document as the next number of the schema has it."""
 
 
 class SettingsError(Exception):
@@ -95,18 +97,20 @@ class Setting:
     example: str = ""
     secret: bool = False
     reference: bool = False
+    prefix: str = ""
+    """What its variable has before its name: of a module's settings the module's name."""
 
     @classmethod
-    def of(cls, made: "Field[Any]") -> "Setting":
+    def of(cls, made: "Field[Any]", prefix: str = "") -> "Setting":
         """What a dataclass's field says."""
         said = dict(made.metadata)
         said["unit"] = said["unit"] or UNITS.get(made.name.rpartition("_")[2], "")
-        return cls(made.name, type(made.default), made.default, **said)
+        return cls(made.name, type(made.default), made.default, **said, prefix=prefix)
 
     @property
     def variable(self) -> str:
         """The environment variable that it is read from."""
-        return VARIABLE_PREFIX + self.name.upper()
+        return VARIABLE_PREFIX + self.prefix + self.name.upper()
 
     @property
     def bounds(self) -> str:
@@ -162,3 +166,34 @@ class Setting:
         if issubclass(self.kind, Path):
             return Path(text)
         return text.lower() if self.choices else text
+
+
+@dataclass(frozen=True, eq=False)
+class Declaration:
+    """A namespace as data: its settings, what these must say together, and the number of its schema.
+
+    `upcasts` bring documents of a lower number up by one. See `domain.configuration.schema.DocumentSchema`.
+    """
+
+    section: Section
+    settings: tuple[Setting, ...]
+    rules: tuple[Rule, ...] = ()
+    version: int = 1
+    upcasts: Mapping[int, Upcast] = field(default_factory=dict)
+
+    def from_env(self, environ: Mapping[str, str]) -> dict[str, Any]:
+        """The values that variables give, each for itself. Raises SettingsError naming the variable."""
+        return {
+            each.name: each.parsed(text) for each in self.settings if (text := environ.get(each.variable, "").strip())
+        }
+
+    def check(self, values: Values) -> None:
+        """What the rules say of all values. Raises SettingsError naming the variable."""
+        variables = {each.name: each.variable for each in self.settings}
+        for rule in self.rules:
+            for name, problem in rule(values):
+                raise SettingsError(f"{variables[name]}: {problem}")
+
+    def to_env(self, values: Values) -> dict[str, str]:
+        """The variables that give these values to a child process."""
+        return {each.variable: str(value) for each in self.settings if (value := values[each.name]) != each.default}

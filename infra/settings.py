@@ -2,15 +2,18 @@
 
 import os
 import socket
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, TypeVar
 
-from infra.setting import Section, Setting, SettingsError
-from infra.setting_rules import ORIGINS, RATE, RULES, listed
+from infra.own_settings import Own
+from infra.setting import Declaration, Section, Setting, SettingsError, Upcast
+from infra.setting_rules import ORIGINS, RATE, RULES, at_most, listed
 
-__all__ = ["DATA", "SECTIONS", "SETTINGS", "Settings", "SettingsError", "listed"]
+__all__ = ["DATA", "DECLARATIONS", "SECTIONS", "SETTINGS", "Section", "Settings", "SettingsError", "at_most", "listed"]
+
+T = TypeVar("T")
 
 DATA = Path(".muniment")
 
@@ -297,39 +300,71 @@ class Settings:
         30.0, "a process or service silent for so long counts as gone", hot=True, least=1, most=3600
     )
 
+    own: tuple[Own, ...] = ()
+    """The settings of modules of one's own, once these are loaded (`runtime.modules.load`)."""
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
         """The settings that the environment says. Raises SettingsError naming the variable."""
-        values = {
-            name: setting.parsed(text)
-            for name, setting in SETTINGS.items()
-            if (text := environ.get(setting.variable, "").strip())
-        }
-        settings = cls(**values)
-        for name, problem in settings.problems():
-            raise SettingsError(f"{SETTINGS[name].variable}: {problem}")
+        given = [declaration.from_env(environ) for declaration in DECLARATIONS.values()]
+        settings = cls(**{name: value for values in given for name, value in values.items()})
+        for declaration in DECLARATIONS.values():
+            declaration.check(vars(settings))
         return settings
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """What is wrong with these values together: the field's name, and what it is."""
-        for section in SECTIONS:
-            yield from (problem for rule in RULES.get(section.namespace, ()) for problem in rule(vars(self)))
 
     @property
     def this_host(self) -> str:
         """What the machine that this process runs on is called."""
         return self.host_name or socket.gethostname()
 
+    def of(self, kind: type[T]) -> T:
+        """What a module of one's own has declared by this class (`Module.config_schema`), as it is here and now.
+
+        Raises SettingsError where no module that is loaded has.
+        """
+        for each in self.own:
+            if type(each.values) is kind:
+                return each.values
+        raise SettingsError(f"{kind.__qualname__}: no module that is loaded declares these settings")
+
+    def of_namespace(self, namespace: str) -> object:
+        """What has the settings of a namespace as attributes: this, or what a module declares."""
+        return next((each.values for each in self.own if each.namespace == namespace), self)
+
+    def with_values(self, namespaces: Mapping[str, Mapping[str, Any]]) -> Self:
+        """These settings with other values in these namespaces."""
+        others = {each.namespace for each in self.own}
+        ours = {
+            key: value for name, values in namespaces.items() if name not in others for key, value in values.items()
+        }
+        own = tuple(each.with_values(namespaces.get(each.namespace, {})) for each in self.own)
+        return replace(self, **ours, own=own)
+
     def to_env(self) -> dict[str, str]:
         """The variables that give these settings to a child process."""
-        return {
-            setting.variable: str(value)
-            for name, setting in SETTINGS.items()
-            if (value := getattr(self, name)) != setting.default
-        }
+        said: dict[str, str] = {}
+        for declaration in DECLARATIONS.values():
+            said |= declaration.to_env(vars(self))
+        for each in self.own:
+            said |= each.to_env()
+        return said
 
 
-SETTINGS: Mapping[str, Setting] = {each.name: Setting.of(each) for each in fields(Settings)}
-"""Every setting by its name, in order."""
+SETTINGS: Mapping[str, Setting] = {each.name: Setting.of(each) for each in fields(Settings) if each.metadata}
+"""Every setting of the platform by its name, in order."""
 
 SECTIONS: tuple[Section, ...] = tuple(dict.fromkeys(setting.section for setting in SETTINGS.values()))
+
+VERSIONS: Mapping[str, int] = {}
+"""The number of a namespace's schema, where it isn't 1: raised when a stored document needs an upcast from here on."""
+UPCASTS: Mapping[str, Mapping[int, Upcast]] = {}
+
+
+def _declaration(section: Section) -> Declaration:
+    name = section.namespace
+    settings = tuple(each for each in SETTINGS.values() if each.section == section)
+    return Declaration(section, settings, RULES.get(name, ()), VERSIONS.get(name, 1), UPCASTS.get(name, {}))
+
+
+DECLARATIONS: Mapping[str, Declaration] = {section.namespace: _declaration(section) for section in SECTIONS}
+"""The platform's own namespaces by name."""

@@ -1,7 +1,7 @@
 """What the routes of configuration are given: the own namespaces, and how long the instances are waited for."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +14,7 @@ from domain.ports import Work
 from infra.configuration.instances import Instance, instances
 from infra.configuration.live import Live
 from infra.configuration.references import References
-from infra.configuration.schemas import SCHEMAS, file_values
+from infra.configuration.schemas import file_values, schemas_of
 from infra.configuration.waiting import Waits
 from infra.listener import Listener
 from infra.settings import Settings
@@ -33,7 +33,16 @@ class ConfigurationPorts:
     live: Live
     waits: Waits
     secrets: SecretStores
-    schemas: Mapping[str, DocumentSchema] = field(default_factory=lambda: SCHEMAS)
+
+    @cached_property
+    def schemas(self) -> Mapping[str, DocumentSchema]:
+        """Of the platform's own namespaces, and of those of its modules."""
+        return schemas_of(self.environment)
+
+    @property
+    def of_modules(self) -> frozenset[str]:
+        """Those of modules of one's own."""
+        return frozenset(each.namespace for each in self.environment.own)
 
     @cached_property
     def file(self) -> Mapping[str, Values]:

@@ -19,7 +19,11 @@ _FIRST = """
      where topic collate "C" >= %(name)s || '.' and topic collate "C" < %(name)s || '/' limit 1
 """
 
-
+# before the migration that makes it there is no table, and nothing that anybody has declared
+_DECLARED = """
+    select namespace from configuration_heads
+     where namespace = any(%s) and schema is not null order by namespace limit 1
+"""
 _MEMBERS = "select name, setting, joined_at, name = any(%s) from log_modules order by joined_at, name"
 
 
@@ -37,8 +41,12 @@ class ModuleMissing(SettingsError):
     """The log holds events of a module that isn't here."""
 
 
+class NamespaceTaken(SettingsError):
+    """Somebody has declared a namespace of configuration of this name for services of their own."""
+
+
 def join(connection: Connection[Any], registry: Registry, settings: Settings) -> None:
-    """Remembers the modules of this process. Raises ModuleMissing."""
+    """Remembers the modules of this process. Raises ModuleMissing, NamespaceTaken."""
     check_complete(connection, registry)
     connection.execute(_JOIN, {"names": [module.name for module in registry.own], "setting": settings.modules})
 
@@ -46,8 +54,10 @@ def join(connection: Connection[Any], registry: Registry, settings: Settings) ->
 def check_complete(connection: Connection[Any], registry: Registry) -> None:
     """Raises ModuleMissing for the first that joined, isn't here, and has an event in the log.
 
-    A module that has recorded nothing may go as it came.
+    A module that has recorded nothing may go as it came. Raises NamespaceTaken where a namespace of the customers' own
+    is called as a module that has settings.
     """
+    _check_namespaces(connection, registry)
     here = [module.name for module in registry.modules]
     for name, setting in connection.execute(_MISSING, (here,)).fetchall():
         found = connection.execute(_FIRST, {"name": name}).fetchone()
@@ -56,6 +66,17 @@ def check_complete(connection: Connection[Any], registry: Registry) -> None:
                 f"MUNIMENT_MODULES: event type {found[0]} (at position {found[1]}) isn't known here: the module {name}"
                 f" is missing, which joined by {setting}"
             )
+
+
+def _check_namespaces(connection: Connection[Any], registry: Registry) -> None:
+    names = [module.name for module in registry.own if module.config_schema is not None]
+    found = connection.execute(_DECLARED, (names,)).fetchone() if names else None
+    if found is not None:
+        raise NamespaceTaken(
+            f"MUNIMENT_MODULES: the namespace {found[0]} of configuration, which the module {found[0]} has settings in,"
+            f" was declared by somebody for services of their own: withdraw it (DELETE"
+            f" /api/v1/config-namespaces/{found[0]}), or name the module otherwise"
+        )
 
 
 def members(connection: Connection[Any], registry: Registry) -> list[Member]:

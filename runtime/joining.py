@@ -14,18 +14,22 @@ from commands.jobs.schedules import OwnSchedule, prepare_own
 from domain.access import Permission
 from domain.aggregate import Aggregate
 from domain.audit import ActionName
+from domain.configuration import DocumentSchema, NamespaceName
 from domain.errors import Invalid
 from domain.jobs import JobType, JobTypes
+from infra.configuration.schemas import json_schema
 from infra.disclosure import marked
 from infra.exporting.columns import table_name
 from infra.inline import Inline
-from infra.settings import Settings, SettingsError
+from infra.own_settings import ConfigSchema
+from infra.settings import DECLARATIONS, SETTINGS, Settings, SettingsError
 from infra.transcoding import event_types
+from muniment_client.secrets.environment import PREFIX as SECRETS
 from projections.meaning import Meaning
 from projections.projection import Projection, own_fields
 from runtime.cli import COMMANDS
 from runtime.module import Lazy, Module
-from runtime.registry import events, permissions_of, topic_of
+from runtime.registry import events, permissions_of, topic_of, with_modules
 from stream_apps.reactions import Reaction
 
 API = "/api/"
@@ -61,6 +65,7 @@ def check(platform: Sequence[Module], named: Sequence[tuple[str, Module]], setti
         taken.add(module.name)
         for objection in _of_its_own(module):
             raise WrongModules(f"{entry}: {objection}")
+    settings = with_modules(settings, own)
     for checks in (_names(platform, own, settings), _dependencies(platform, own), _relations(platform, own)):
         for objection in checks:
             raise WrongModules(objection)
@@ -87,6 +92,8 @@ def _of_its_own(module: Module) -> Iterator[str]:
             Permission(permission)
         except Invalid as error:
             yield f"permission {permission!r} {error.message.partition(': ')[2]}"
+    if module.config_schema is not None:
+        yield from _config_schema(module.name, module.config_schema)
     for route in module.routes:
         yield from _route(route)
     yield from _documented(module)
@@ -98,6 +105,8 @@ def _kinds(module: Any) -> Iterator[str]:
         yield f"migrations: {module.migrations!r} is no pathlib.Path"
     if not callable(module.reactions):
         yield "reactions: a function of the settings is needed"
+    if not isinstance(module.config_schema, ConfigSchema | None):
+        yield f"config_schema: {module.config_schema!r} is no runtime.module.ConfigSchema"
     fields: tuple[tuple[str, Any, Any], ...] = (
         ("depends_on", module.depends_on, str),
         ("aggregates", module.aggregates, type),
@@ -136,6 +145,22 @@ def _commands(module: Any) -> Iterator[str]:
             yield f"cli: {name!r} can't be a command's name (lower-case words joined by -)"
         if not isinstance(command, Lazy) or not _WHERE.fullmatch(command.where):
             yield f"cli: {name}: a runtime.module.Lazy of the form package.module:command is needed"
+
+
+def _config_schema(name: str, schema: ConfigSchema) -> Iterator[str]:
+    objections = list(schema.objections(name))
+    yield from (f"config_schema: {each}" for each in objections)
+    if objections:
+        return
+    try:
+        NamespaceName(name)
+        yield from (f"config_schema: {each}" for each in schema.flaws())
+        DocumentSchema.declared(json_schema(schema.declaration))
+    except Exception as error:  # noqa: BLE001 - a rule of the author's may fail in any way
+        yield f"config_schema: {type(error).__name__}: {error}"
+    for setting in schema.declaration.settings:
+        if setting.variable.startswith(SECRETS):
+            yield f"config_schema: {setting.variable} would be a secret's variable: choose another name"
 
 
 def _aggregate(module: Module, aggregate: type[Any]) -> Iterator[str]:
@@ -206,6 +231,8 @@ def _names(platform: Sequence[Module], own: Sequence[Module], settings: Settings
     """What is called as something else is called already."""
     owners: dict[tuple[str, str], str] = {}
     owners |= {("command", name): "the platform" for name in COMMANDS}
+    owners |= {("namespace", name): "the platform" for name in DECLARATIONS}
+    owners |= {("variable", each.variable): "the platform" for each in SETTINGS.values()}
     for module in platform:
         names = [*_taken_by(module, settings), *(("permission", each) for each in _asked(module))]
         owners |= {name: owners.get(name, module.name) for name in names}
@@ -224,6 +251,7 @@ def _asked(module: Module) -> Iterator[str]:
 def _taken_by(module: Module, settings: Settings) -> Iterator[tuple[str, str]]:
     """What may be there only once, and by which names this module has it."""
     views, routes = (*module.projections, *module.former), module.routes
+    declared = [module.config_schema.declaration] if module.config_schema else []
     names: dict[str, Iterable[str]] = {
         "topic": map(topic_of, (*module.aggregates, *events(module))),
         "view of the log": (table_name(topic_of(kind)) for kind in events(module)),
@@ -237,6 +265,8 @@ def _taken_by(module: Module, settings: Settings) -> Iterator[tuple[str, str]]:
         "route": (f"{route.method} {PARAMETER.sub('{}', route.path)}" for route in routes),
         "operation": map(operation_name, routes),
         "permission": module.permissions,
+        "namespace": (each.section.namespace for each in declared),
+        "variable": (setting.variable for each in declared for setting in each.settings),
         "command": module.cli,
         "audited action": dict.fromkeys(meaning.action for meaning in module.audited.values()),
     }

@@ -14,6 +14,7 @@ from commands.jobs.schedules import OwnSchedule
 from domain.aggregate import Aggregate
 from domain.jobs import JobType
 from infra.inline import Inline
+from infra.own_settings import ConfigSchema
 from infra.settings import Settings
 from projections.meaning import Meaning
 from projections.projection import Projection
@@ -35,8 +36,9 @@ class Module:
     that are migrated before it. `former` are declarations of earlier versions whose builds are fed on for as long as
     processes of the release before may read them. `reactions` is what it does because of events, as the settings say;
     `jobs` are the types of job that it declares, `schedules` what it has enqueued at which times (created once, and the
-    operators' from then on). `permissions` are those that it introduces, `resource:action`. `variables` are the
-    environment variables that it reads, which `muniment up` hands on to the parts. `cli` are its commands by name
+    operators' from then on). `permissions` are those that it introduces, `resource:action`. `config_schema` declares
+    its settings (the platform's own are those of `infra/settings.py`). `variables` are the environment variables that
+    it reads beside, which `muniment up` hands on to the parts. `cli` are its commands by name
     (`muniment NAME`), each imported when it is used. Each of its events stands in `audited`, with what it means to an
     auditor, or in `routine`, where it means nothing to one (for the platform's own, audit says it).
     """
@@ -53,10 +55,11 @@ class Module:
     jobs: tuple[JobType, ...] = ()
     schedules: tuple[OwnSchedule, ...] = ()
     permissions: tuple[str, ...] = ()
+    config_schema: ConfigSchema | None = None
     variables: tuple[str, ...] = ()
     cli: Mapping[str, Lazy] = field(default_factory=dict)
     audited: Mapping[type[Event], Meaning] = field(default_factory=dict)
     routine: frozenset[type[Event]] = frozenset()
 
 
-__all__ = ["Event", "Lazy", "Module"]
+__all__ = ["ConfigSchema", "Event", "Lazy", "Module"]

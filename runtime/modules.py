@@ -122,10 +122,11 @@ class _Loaded:
     registry = Registry(MODULES)
 
 
-def load(settings: Settings) -> None:
+def load(settings: Settings) -> Settings:
     """Adds the modules of one's own that the settings name, for this process. The first thing that a process does.
 
-    Raises SettingsError, with one line that names what is wrong.
+    The settings come back with those of the modules, as the environment says them. Raises SettingsError, with one line
+    that names what is wrong.
     """
     if settings.modules:
         # what checks them isn't needed by whoever has none
@@ -134,6 +135,7 @@ def load(settings: Settings) -> None:
         _Loaded.registry = registry(MODULES, settings)
     else:
         _Loaded.registry = Registry(MODULES)
+    return _Loaded.registry.with_own(settings)
 
 
 def registry() -> Registry:

@@ -1,7 +1,8 @@
 """What the modules are together: one list of everything, for every process alike."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, cast
 
@@ -31,6 +32,10 @@ class Registry:
     def modules(self) -> tuple[Module, ...]:
         """All of them."""
         return self.platform + self.own
+
+    def with_own(self, settings: Settings, environ: Mapping[str, str] = os.environ) -> Settings:
+        """The settings, with those that modules of one's own declare. Raises SettingsError naming the variable."""
+        return with_modules(settings, self.own, environ)
 
     def sources(self) -> list[Source]:
         """The migrations of all modules. Those of one's own come after all of the platform's."""
@@ -114,6 +119,12 @@ class Registry:
     def event_types(self) -> dict[str, type[Any]]:
         """Every type of event by its topic."""
         return {topic_of(kind): kind for module in self.modules for kind in events(module)}
+
+
+def with_modules(settings: Settings, own: Sequence[Module], environ: Mapping[str, str] = os.environ) -> Settings:
+    """The settings, with those that these modules declare. Raises SettingsError naming the variable."""
+    schemas = [module.config_schema for module in own if module.config_schema is not None]
+    return replace(settings, own=tuple(schema.read(environ) for schema in schemas))
 
 
 def events(module: Module) -> Iterator[type[Any]]:

@@ -37,7 +37,7 @@ from infra.cache import Loaded
 from infra.caches import Caches
 from infra.configuration.instance import Instance
 from infra.configuration.live import Derived, Live, Snapshot
-from infra.configuration.schemas import SCHEMAS, file_values
+from infra.configuration.schemas import file_values, schemas_of
 from infra.embedded import DataFolder
 from infra.embedded.parent import end_with_parent
 from infra.listener import Listener
@@ -129,7 +129,7 @@ class Api:
             live_limits(settings),
         )
         self.watches = Watches(
-            Documents(self.core.pool.connection, SCHEMAS, partial(file_values, settings)),
+            Documents(self.core.pool.connection, schemas_of(settings), partial(file_values, settings)),
             StillAllowed(self.authenticator, self.decisions, watch.PERMISSION),
             self.listener,
             watch_limits(settings),
@@ -337,7 +337,7 @@ def app() -> Application:
     end_with_parent()  # a killed master's worker would go on answering, with nobody to end it
     settings = located(Settings.from_env())
     logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
-    modules.load(settings)
+    settings = modules.load(settings)
     return Api(instance_of(settings, "api")).app
 
 

@@ -4,7 +4,7 @@ Permissions are needed at `/config/<namespace>`: who has a role at `/` may do it
 `/config/shop` there only.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Protocol
 from uuid import UUID
@@ -63,6 +63,11 @@ class OwnConfiguration(OwnNamespaces, Protocol):
 
     @property
     def references(self) -> References: ...
+
+    @property
+    def of_modules(self) -> Collection[str]:
+        """The names of those that modules of one's own have declared."""
+        ...
 
 
 class ConfigurationPorts(Protocol):

@@ -105,10 +105,10 @@ class TrialView(View):
 
 
 class NamespaceView(View):
-    """A namespace: the platform's, or one of the customers' own."""
+    """A namespace: the platform's, that of a module's settings, or one of the customers' own."""
 
     namespace: str
-    kind: Literal["platform", "own"]
+    kind: Literal["platform", "module", "own"]
     version: int
     schema_version: int
 
@@ -143,15 +143,15 @@ def _look(asked: Asked, name: str, version: int | None, as_of: str | None) -> tu
 
 
 def list_configuration(read: Read, asked: Asked, limit: int, after: tuple[str] | None = None) -> list[NamespaceView]:
-    """Every namespace by name: the platform's, and the customers' own."""
-    own = asked.ports.configuration.schemas
+    """Every namespace by name: the platform's, those of modules, and the customers' own."""
+    own, of_modules = asked.ports.configuration.schemas, asked.ports.configuration.of_modules
     rows = {row["namespace"]: row for row in read.all(_HEADS, {"own": list(own)})}
     names = sorted({*own, *rows})
     wanted = [name for name in names if after is None or name > after[0]][:limit]
     return [
         NamespaceView(
             namespace=name,
-            kind="platform" if name in own else "own",
+            kind="own" if name not in own else "module" if name in of_modules else "platform",
             version=rows[name]["version"] if name in rows else 0,
             schema_version=own[name].version if name in own else rows[name]["declarations"],
         )

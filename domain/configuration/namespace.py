@@ -105,6 +105,13 @@ class Namespace(Aggregate):
         """Whether its document was ever written."""
         return self.schema_version > 0
 
+    @property
+    def is_of_software(self) -> bool:
+        """Whether a document is stored that no schema of the customers' is about: then the name is that of a module
+        which whoever asks doesn't have.
+        """
+        return self.is_stored and self.schema is None
+
     def declare(self, schema: dict[str, Any], reason: str = "") -> bool:
         """From now on this is the schema. The same schema again records nothing. Raises Invalid."""
         if self.schema is not None and canonical(schema) == canonical(self.schema):

@@ -7,10 +7,11 @@ from examples.invoicing.api import ROUTES
 from examples.invoicing.commands import CREATE, ISSUE, PAY, READ, VOID
 from examples.invoicing.domain import Invoice, InvoiceNumber
 from examples.invoicing.jobs import OUTBOX_VARIABLE, remind
-from examples.invoicing.reactions import REMINDERS
+from examples.invoicing.reactions import reminders
+from examples.invoicing.settings import InvoicingSettings
 from examples.invoicing.views import INVOICES
 from projections.meaning import API_ACTIVITY, OTHER, Meaning, own
-from runtime.module import Lazy, Module
+from runtime.module import ConfigSchema, Lazy, Module
 
 _invoice = own("invoice")
 
@@ -20,9 +21,10 @@ MODULE = Module(
     aggregates=(Invoice, InvoiceNumber),
     projections=(INVOICES,),
     routes=ROUTES,
-    reactions=lambda _: (REMINDERS,),
+    reactions=lambda settings: (reminders(settings.of(InvoicingSettings)),),
     jobs=(remind,),
     permissions=(CREATE, ISSUE, PAY, VOID, READ),
+    config_schema=ConfigSchema(InvoicingSettings),
     variables=(OUTBOX_VARIABLE,),
     cli={"invoices": Lazy("examples.invoicing.cli:invoices", "Invoices: which there are, and taking one back.")},
     audited={

@@ -34,6 +34,7 @@ from examples.invoicing.domain import (
     PartlyPaid,
     TooManyLines,
 )
+from examples.invoicing.settings import InvoicingSettings
 from examples.invoicing.views import FullInvoice, balance, invoice_by_id, invoices
 
 VIEWS = ("invoices",)
@@ -44,13 +45,13 @@ Cents = Annotated[int, Meta(ge=0, le=CENTS_LIMIT)]
 
 
 class NewInvoice(Body):
-    """Whom to bill, and where that belongs."""
+    """Whom to bill, and where that belongs. Without `due_days` it is due as the configuration of invoicing says."""
 
     scope: ScopeText
     customer: Text
     email: Annotated[str, Meta(max_length=254)]
     currency: Annotated[str, Meta(pattern="^[A-Z]{3}$", max_length=3)] = "EUR"
-    due_days: Annotated[int, Meta(ge=0, le=365)] = 14
+    due_days: Annotated[int, Meta(ge=0, le=365)] | None = None
 
 
 class NewLine(Body):
@@ -154,7 +155,9 @@ def _draft(asked: Asked) -> DraftInvoice:
     """Raises Invalid for an address or a scope that can't be one."""
     body: NewInvoice = asked.body
     email = str(EmailAddress(body.email))
-    return DraftInvoice(_body_scope(asked), body.customer, email, body.currency, body.due_days)
+    term_days: int = asked.ports.settings.of(InvoicingSettings).payment_term_days
+    due_days = term_days if body.due_days is None else body.due_days
+    return DraftInvoice(_body_scope(asked), body.customer, email, body.currency, due_days)
 
 
 def _newest_first(row: Any) -> Sequence[Any]:

@@ -1,13 +1,15 @@
 """The job that reminds: what it records is exactly once, and so is its letter, by the run's idempotency key."""
 
 import os
+from datetime import timedelta
 from email.message import EmailMessage
 from pathlib import Path
 
 from commands.jobs import enqueue
 from domain.aggregate import derived_id
 from examples.invoicing.domain import Invoice
-from examples.invoicing.reminders import INTERVAL, REMINDER, REMINDERS_LIMIT, Reminder
+from examples.invoicing.reminders import REMINDER, Reminder
+from examples.invoicing.settings import InvoicingSettings
 from stream_apps.jobs import Run, job
 
 OUTBOX_VARIABLE = "INVOICING_OUTBOX"
@@ -23,10 +25,12 @@ def remind(run: Run, args: Reminder) -> bool:
     if folder := os.environ.get(OUTBOX_VARIABLE):
         put(Path(folder), run.idempotency_key, letter(invoice, args.reminder))
     invoice.remind(args.reminder)
-    if args.reminder < REMINDERS_LIMIT:
+    settings = run.settings.of(InvoicingSettings)
+    if args.reminder < settings.reminders:
         again = Reminder(args.invoice_id, args.reminder + 1)
         job_id = derived_id("invoice-reminder", f"{again.invoice_id}:{again.reminder}")
-        enqueue(run.work, REMINDER, again, run_at=run.work.now() + INTERVAL, id=job_id)
+        run_at = run.work.now() + timedelta(days=settings.reminder_interval_days)
+        enqueue(run.work, REMINDER, again, run_at=run_at, id=job_id)
     return True
 
 

@@ -2,14 +2,19 @@
 
 from examples.invoicing.commands import PlanReminder, plan_reminder
 from examples.invoicing.domain import Invoice
+from examples.invoicing.settings import InvoicingSettings
 from infra.event_store import Recorded
 from stream_apps.reactions import Intention, Reaction
 
 
-def _plan(cause: Recorded) -> Intention | None:
-    event = cause.event
-    assert isinstance(event, Invoice.Issued)  # noqa: S101 - for the types
-    return Intention(plan_reminder, PlanReminder(cause.stream, 1, event.due_at)) if event.total_cents else None
+def reminders(settings: InvoicingSettings) -> Reaction:
+    """Where nobody is to be reminded, nothing follows."""
 
+    def plan(cause: Recorded) -> Intention | None:
+        event = cause.event
+        assert isinstance(event, Invoice.Issued)  # noqa: S101 - for the types
+        if not event.total_cents or not settings.reminders:
+            return None
+        return Intention(plan_reminder, PlanReminder(cause.stream, 1, event.due_at))
 
-REMINDERS = Reaction("invoice-reminders", {Invoice.Issued: _plan})
+    return Reaction("invoice-reminders", {Invoice.Issued: plan})

@@ -1,17 +1,10 @@
-"""Reminding: when, how often, and the type of job that does it, for those who enqueue it and don't run it."""
+"""Reminding: the type of job that does it, for those who enqueue it and don't run it."""
 
-from datetime import timedelta
 from uuid import UUID
 
 from msgspec import Struct
 
 from domain.jobs import JobType
-
-REMINDERS_LIMIT = 3
-"""Reminders of one invoice."""
-
-INTERVAL = timedelta(days=7)
-"""From one reminder to the next."""
 
 
 class Reminder(Struct, frozen=True):

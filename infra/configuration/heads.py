@@ -30,13 +30,17 @@ _DECLARED = """
 """
 _WITHDRAWN = "delete from configuration_heads where namespace = %(name)s::text"
 _CHANGED = """
-    update configuration_heads
-       set document = %(values)s::jsonb, schema_version = %(schema_version)s::integer,
-           key_versions = key_versions || (select coalesce(jsonb_object_agg(key, %(version)s::integer), '{}')
-                                             from unnest(%(keys)s::text[]) key),
-           version = %(version)s::integer, position = %(position)s::bigint
-     where namespace = %(name)s::text
+    insert into configuration_heads as head (namespace, stream, version, position, schema_version, document,
+                                             key_versions)
+    select %(name)s::text, %(stream)s::uuid, %(version)s::integer, %(position)s::bigint, %(schema_version)s::integer,
+           %(values)s::jsonb, coalesce(jsonb_object_agg(key, %(version)s::integer), '{}')
+      from unnest(%(keys)s::text[]) key
+        on conflict (namespace) do update
+       set document = excluded.document, schema_version = excluded.schema_version,
+           key_versions = head.key_versions || excluded.key_versions, version = excluded.version,
+           position = excluded.position
 """
+# There is no row where the customers' namespace was withdrawn, whose name a module has now.
 CHANNEL = "muniment_config"
 """Tells the name of each namespace that has changed, in the commit that says so: a process that listens for this alone
 isn't woken by every other commit.

@@ -7,7 +7,7 @@ After a lost connection, and now and then, it reads again, so nothing that was a
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from selectors import EVENT_READ, DefaultSelector
 from threading import Event, Lock, Thread
@@ -21,7 +21,7 @@ from domain.configuration import Namespace
 from infra.configuration.heads import CHANNEL, read_heads
 from infra.configuration.instances import Acknowledgement, Presence, Refused
 from infra.configuration.live import Live, Snapshot
-from infra.configuration.schemas import SCHEMAS
+from infra.configuration.schemas import schemas_of
 from infra.configuration.snapshot import Builder, Built, Document
 from infra.configuration.telling import presence_of
 from infra.conninfo import bounded
@@ -73,13 +73,15 @@ class Instance:
         self._conninfo = base.postgres_url
         self.secrets = secrets
         self._builder = Builder(base, secrets, self._earlier)
+        self.namespaces = list(schemas_of(base))
+        """Those that this process runs with."""
         self._watch = Watch(secrets, lambda _: self._rotated())
         self._wake = Wake()
         self._thread = Thread(target=self._run, name="configuration", daemon=True)
         self._tells: Tells | None = None
         self._is_rotated = False
         self._building = Lock()
-        self._built = self._builder.build(stored_at_start(self._conninfo))
+        self._built = self._builder.build(stored_at_start(self._conninfo, self.namespaces))
         self._say({}, self._built)
         self.live = Live(self._built.snapshot)
 
@@ -94,11 +96,6 @@ class Instance:
         built = self._built
         spoilt = [name for name, no in built.refused.items() if built.taken[name].document.version >= no.version]
         return [f"secrets: {name} is in use without the newest of its secrets" for name in spoilt]
-
-    @property
-    def namespaces(self) -> list[str]:
-        """Those that this process runs with."""
-        return list(SCHEMAS)
 
     def start(self, tells: Tells | None = None) -> None:
         """Begins to listen, and to tell by `tells`. From now on the log's level, too, is what is stored."""
@@ -178,11 +175,11 @@ class Instance:
     def _heard(self, connection: Connection[Any]) -> bool:
         """Whether a namespace of ours was named."""
         named = {notification.payload for notification in connection.notifies(timeout=0)}
-        return not named.isdisjoint(SCHEMAS)
+        return not named.isdisjoint(self.namespaces)
 
     def _read(self, connection: Connection[Any]) -> None:
         rotated, self._is_rotated = self._is_rotated, False
-        newest = stored(connection)
+        newest = stored(connection, self.namespaces)
         is_other = any(
             (document.version, document.position) != (taken.document.version, taken.document.position)
             for name, taken in self._built.taken.items()
@@ -236,11 +233,11 @@ def connect(conninfo: str) -> Connection[Any]:
     return connection
 
 
-def stored_at_start(conninfo: str) -> dict[str, Document]:
+def stored_at_start(conninfo: str, namespaces: Sequence[str]) -> dict[str, Document]:
     """As `stored`. Nothing where nothing can be read, which whoever begins survives."""
     try:
         with connect(conninfo) as connection:
-            return stored(connection)
+            return stored(connection, namespaces)
     except psycopg.errors.UndefinedTable:
         return {}  # not migrated yet: who may run then stores and reads nothing
     except psycopg.Error as error:
@@ -250,7 +247,8 @@ def stored_at_start(conninfo: str) -> dict[str, Document]:
 
 def for_one_command(base: Settings) -> Live:
     """The configuration as it is stored now, for who runs a command and ends. No store of secrets is asked."""
-    return Live(Builder(base, Unasked()).build(stored_at_start(base.postgres_url)).snapshot)
+    newest = stored_at_start(base.postgres_url, list(schemas_of(base)))
+    return Live(Builder(base, Unasked()).build(newest).snapshot)
 
 
 class Unasked:
@@ -264,9 +262,9 @@ class Unasked:
         """Nothing is kept."""
 
 
-def stored(connection: Connection[Any]) -> dict[str, Document]:
-    """The newest document of each of the platform's namespaces that has one. Raises psycopg.Error."""
-    return {head.namespace: Document.of(head) for head in read_heads(connection, list(SCHEMAS))}
+def stored(connection: Connection[Any], namespaces: Sequence[str]) -> dict[str, Document]:
+    """The newest document of each of these namespaces that has one. Raises psycopg.Error."""
+    return {head.namespace: Document.of(head) for head in read_heads(connection, namespaces)}
 
 
 def follow_log_level(live: Live) -> Callable[[], None]:

@@ -4,7 +4,7 @@ The references in customers' documents are resolved by their services: what thes
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from domain.configuration import SecretStoreUnavailable
@@ -42,7 +42,7 @@ class References:
         """Every field whose secret can't be had or used. Raises SecretStoreUnavailable."""
         found: dict[str, Any] = {}
         errors = []
-        for name, reference in _references(namespace, values):
+        for name, reference in self._references(namespace, values):
             try:
                 found[name] = self.stores.look(reference)
             except MalformedReference:
@@ -51,12 +51,11 @@ class References:
                 raise SecretStoreUnavailable(str(error)) from None
             except SecretError as error:
                 errors.append(FieldError(f"{FIELD}.{name}", str(error)))
-        tried = unusable(namespace, replace(self.base, **found)) if found else ()
+        tried = unusable(namespace, self.base.with_values({namespace: found})) if found else ()
         return errors + [FieldError(f"{FIELD}.{each.field}", each.message) for each in tried if each.field in found]
 
-
-def _references(namespace: str, values: Values) -> Iterator[tuple[str, str]]:
-    for setting in settings_of(namespace):
-        value = values.get(setting.name)
-        if setting.reference and isinstance(value, str) and is_reference(value):
-            yield setting.name, value
+    def _references(self, namespace: str, values: Values) -> Iterator[tuple[str, str]]:
+        for setting in settings_of(self.base, namespace):
+            value = values.get(setting.name)
+            if setting.reference and isinstance(value, str) and is_reference(value):
+                yield setting.name, value

@@ -1,7 +1,10 @@
-"""The schemas of the platform's own namespaces: made from the settings themselves, with their bounds and rules."""
+"""The schemas of the platform's own namespaces: made from the settings themselves, with their bounds and rules.
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+Those of modules of one's own come about in the same way, from what the modules declare (`infra/own_settings.py`).
+"""
+
+from collections.abc import Iterator, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -9,30 +12,21 @@ from domain.configuration.document import Values
 from domain.configuration.schema import HIDDEN, DocumentSchema, Rule
 from domain.errors import FieldError
 from infra.mail import MailServer, MailUnavailable
+from infra.setting import Declaration, Setting, SettingsError, is_reference
 from infra.setting import Rule as SettingRule
-from infra.setting import Section, Setting, SettingsError, is_reference
-from infra.setting_rules import RULES
-from infra.settings import SECTIONS, SETTINGS, Settings
+from infra.settings import DECLARATIONS, Settings
 
 TYPES = {bool: "boolean", int: "integer", float: "number"}
-VERSIONS: Mapping[str, int] = {}
-"""The number of a namespace's schema, where it isn't 1: raised when a stored document needs an upcast from here on."""
-UPCASTS: Mapping[str, Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {}
 
 
-def settings_of(namespace: str) -> Iterator[Setting]:
-    """The settings of a namespace, in order."""
-    return (each for each in SETTINGS.values() if each.section.namespace == namespace)
-
-
-def json_schema(section: Section) -> dict[str, Any]:
+def json_schema(declaration: Declaration) -> dict[str, Any]:
     """A namespace's JSON Schema (2020-12), with the annotations of `domain.configuration.schema`."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": section.title,
+        "title": declaration.section.title,
         "type": "object",
         "additionalProperties": False,
-        "properties": {each.name: _property(each) for each in settings_of(section.namespace)},
+        "properties": {each.name: _property(each) for each in declaration.settings},
     }
 
 
@@ -67,28 +61,42 @@ def _rule(rule: SettingRule, whole: Values) -> Iterator[FieldError]:
     return (FieldError(name, problem) for name, problem in rule(whole))
 
 
-def _schema(section: Section) -> DocumentSchema:
-    name = section.namespace
-    rules: tuple[Rule, ...] = tuple(partial(_rule, rule) for rule in RULES.get(name, ()))
-    return DocumentSchema(json_schema(section), VERSIONS.get(name, 1), UPCASTS.get(name, {}), rules)
+@cache
+def _schema(declaration: Declaration) -> DocumentSchema:
+    rules: tuple[Rule, ...] = tuple(partial(_rule, rule) for rule in declaration.rules)
+    return DocumentSchema(json_schema(declaration), declaration.version, declaration.upcasts, rules)
 
 
-SCHEMAS: Mapping[str, DocumentSchema] = {section.namespace: _schema(section) for section in SECTIONS}
-"""By the namespace's name."""
+SCHEMAS: Mapping[str, DocumentSchema] = {name: _schema(declaration) for name, declaration in DECLARATIONS.items()}
+"""Of the platform's own namespaces by name; modules of one's own may have more."""
+
+
+def schemas_of(settings: Settings) -> Mapping[str, DocumentSchema]:
+    """Of all namespaces that come with the software of a process: the platform's, and those of its modules."""
+    own = {each.namespace: _schema(each.schema.declaration) for each in settings.own}
+    return {**SCHEMAS, **own}
+
+
+def settings_of(settings: Settings, namespace: str) -> tuple[Setting, ...]:
+    """The settings of one of these namespaces, in order."""
+    if namespace in DECLARATIONS:
+        return DECLARATIONS[namespace].settings
+    return next((each.schema.declaration.settings for each in settings.own if each.namespace == namespace), ())
 
 
 def file_values(settings: Settings, namespace: str) -> dict[str, Any]:
     """What the environment says of a namespace; a secret's value as HIDDEN."""
+    values = settings.of_namespace(namespace)
     return {
         each.name: HIDDEN if each.secret and not is_reference(value) else plain(value)
-        for each in settings_of(namespace)
-        if (value := getattr(settings, each.name)) != each.default
+        for each in settings_of(settings, namespace)
+        if (value := getattr(values, each.name)) != each.default
     }
 
 
-def typed(namespace: str, whole: Values) -> dict[str, Any]:
+def typed(settings: Settings, namespace: str, whole: Values) -> dict[str, Any]:
     """Values as the settings have them: JSON's 5 is a float where one is meant. They fit the schema already."""
-    return {each.name: each.kind(whole[each.name]) for each in settings_of(namespace) if each.name in whole}
+    return {each.name: each.kind(whole[each.name]) for each in settings_of(settings, namespace) if each.name in whole}
 
 
 def unusable(namespace: str, settings: Settings) -> Iterator[FieldError]:

@@ -5,7 +5,7 @@ had) keeps none of the others away: its namespace stays as it was.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
 from domain.configuration import InvalidDocument, NewerDocument
@@ -13,7 +13,7 @@ from domain.errors import FieldError
 from infra.configuration.heads import Head
 from infra.configuration.instances import Acknowledgement, Refused
 from infra.configuration.live import NOTHING, Snapshot
-from infra.configuration.schemas import SCHEMAS, file_values, settings_of, typed, unusable
+from infra.configuration.schemas import file_values, schemas_of, settings_of, typed, unusable
 from infra.setting import is_reference
 from infra.settings import Settings
 from muniment_client.secrets import Hidden, SecretError
@@ -111,14 +111,15 @@ class Builder:
         self._base = base
         self._secrets = secrets
         self._earlier = earlier
-        self._file = {name: file_values(base, name) for name in SCHEMAS}
+        self._schemas = schemas_of(base)
+        self._file = {name: file_values(base, name) for name in self._schemas}
 
     def build(self, newest: Mapping[str, Document], last: Built | None = None) -> Built:
         """From the newest documents by namespace; `last` is what was made before, by this process."""
         taken: dict[str, Taken] = {}
         refused: dict[str, Refused] = {}
         lacking = False
-        for name in SCHEMAS:
+        for name in self._schemas:
             document = newest.get(name, Document(name))
             before = last.taken[name] if last else None
             try:
@@ -135,10 +136,9 @@ class Builder:
         return Built(self._snapshot(taken), taken, refused, lacking)
 
     def _snapshot(self, taken: Mapping[str, Taken]) -> Snapshot:
-        values = {key: value for each in taken.values() for key, value in each.values.items()}
         documents = [each.document for each in taken.values()]
         return Snapshot(
-            replace(self._base, **values),
+            self._base.with_values({name: each.values for name, each in taken.items()}),
             max(document.position for document in documents),
             {document.namespace: document.version for document in documents},
         )
@@ -179,7 +179,9 @@ class Builder:
         references, missing = self._resolve(document.namespace, values)
         if missing and not bears_missing:
             raise Unusable(missing, lacks_secrets=True)
-        problems = [] if missing else list(unusable(document.namespace, replace(self._base, **values)))
+        problems = (
+            [] if missing else list(unusable(document.namespace, self._base.with_values({document.namespace: values})))
+        )
         if problems:
             raise Unusable(problems)
         return Taken(document, values, tuple(references), tuple(missing))
@@ -188,7 +190,7 @@ class Builder:
         """The settings that a document gives, references as they stand there. Raises Unusable."""
         if not document.version:
             return {}
-        schema = SCHEMAS[document.namespace]
+        schema = self._schemas[document.namespace]
         try:
             stored = schema.upcast(document.values, document.schema_version)
             schema.check(stored, self._file[document.namespace])
@@ -196,14 +198,15 @@ class Builder:
             raise Unusable([FieldError("", error.message)]) from None
         except InvalidDocument as error:
             raise Unusable(error.errors or [FieldError("", error.message)]) from None
-        return typed(document.namespace, stored)
+        return typed(self._base, document.namespace, stored)
 
     def _resolve(self, namespace: str, values: dict[str, Any]) -> tuple[list[str], list[FieldError]]:
         """Puts secrets in the place of their references, wherever these come from. Those used, and those not had."""
         references: list[str] = []
         missing: list[FieldError] = []
-        for setting in settings_of(namespace):
-            reference = values.get(setting.name, getattr(self._base, setting.name))
+        base = self._base.of_namespace(namespace)
+        for setting in settings_of(self._base, namespace):
+            reference = values.get(setting.name, getattr(base, setting.name))
             if not setting.reference or not is_reference(reference):
                 continue
             references.append(reference)

@@ -123,16 +123,18 @@ def _roles(_: click.Context) -> list[str]:
 
 
 def _namespaces(_: click.Context) -> list[str]:
-    from infra.configuration.schemas import SCHEMAS
+    from infra.configuration.schemas import schemas_of
     from infra.settings import Settings
     from runtime.cli.wired import Wired
 
+    settings: Settings = import_module("runtime.modules").load(Settings.from_env())
+    software = list(schemas_of(settings))
     declared = "select namespace from configuration_heads where declarations > 0 limit 1000"
     try:
-        with Wired(Settings.from_env()).connection() as connection:
-            return [*SCHEMAS, *(name for (name,) in connection.execute(declared))]
+        with Wired(settings).connection() as connection:
+            return [*software, *(name for (name,) in connection.execute(declared))]
     except Exception:  # noqa: BLE001 - the platform's own are known without it
-        return list(SCHEMAS)
+        return software
 
 
 projection_argument = click.argument("projection", metavar="PROJECTION", shell_complete=_completed(_projections))

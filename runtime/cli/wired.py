@@ -137,4 +137,4 @@ def prepare(context: click.Context) -> None:
     if context.obj.given.modules:
         from runtime import modules
 
-        modules.load(context.obj.given)
+        context.obj.given = modules.load(context.obj.given)

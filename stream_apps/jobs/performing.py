@@ -172,6 +172,7 @@ class Performer:
             work,
             attempt.stop,
             lambda fraction, message: attempt.report(fraction, bounded(message, MESSAGE_LIMIT_CHARS)),
+            snapshot.settings,
         )
         return Going(attempt, job_type, args, work, run, snapshot, reruns)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import ParamSpec, Protocol, TypeVar
 from uuid import UUID
@@ -10,6 +10,7 @@ from uuid import UUID
 from domain.context import Context
 from domain.jobs.errors import Cancelled
 from domain.ports import Work
+from infra.settings import Settings
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -47,6 +48,8 @@ class Run:
     work: Work
     stop: Stop
     report: Callable[[float, str], None]
+    settings: Settings = field(default_factory=Settings)
+    """The configuration under which this attempt runs, from its beginning to its end."""
 
     @property
     def idempotency_key(self) -> str:

@@ -17,7 +17,7 @@ from domain.errors import FieldError
 from infra.configuration.heads import read_heads
 from infra.configuration.instances import Acknowledgement, Presence, Refused, leave, tell
 from infra.configuration.schemas import SCHEMAS
-from runtime.cli.config import answer, looking, shared
+from runtime.cli.config import answer, looking
 from tests.runtime.cli_site import Site
 
 SHOP = {
@@ -368,7 +368,7 @@ def test_of_one_key_a_script_gets_the_text_as_it_is(cli_site: Site, shop: str):
 def test_a_document_that_this_release_cant_use_is_shown_and_can_be_replaced(cli_site: Site, monkeypatch):
     cli_site.done("config", "set", "jobs", "worker_threads=9")
     newer = replace(SCHEMAS["jobs"], version=2, upcasts={1: lambda _: 1 / 0})
-    monkeypatch.setattr(shared, "SCHEMAS", {**SCHEMAS, "jobs": newer})
+    monkeypatch.setitem(SCHEMAS, "jobs", newer)
     told = cli_site.done("config", "get", "jobs", "worker_threads")
     assert (told.stdout, "can't be brought from schema 1 to 2" in told.stderr) == ("9\n", True)
     cli_site.done("config", "set", "jobs", "--replace", "worker_threads=10")

@@ -25,7 +25,6 @@ from domain.errors import FieldError
 from infra.configuration.heads import Head
 from infra.configuration.schemas import SCHEMAS
 from runtime.cli import cli
-from runtime.cli.config import shared
 from runtime.cli.config.shared import Shown
 from runtime.cli.config.text import Unreadable, annotated, parsed, pointed_out, rendered, without_notes
 from runtime.cli.wired import Wired
@@ -183,7 +182,7 @@ def test_what_is_stored_and_cant_be_used_any_more_is_opened_with_what_is_wrong(d
     name, bounded = "caches", json.loads(json.dumps(SCHEMAS["caches"].json_schema))
     desk.site.done("config", "set", name, "cache_seconds=9")
     bounded["properties"]["cache_seconds"]["minimum"] = 20
-    monkeypatch.setattr(shared, "SCHEMAS", {**SCHEMAS, name: replace(SCHEMAS[name], json_schema=bounded)})
+    monkeypatch.setitem(SCHEMAS, name, replace(SCHEMAS[name], json_schema=bounded))
     done = desk.edit(name, replacing(('"cache_seconds": 9', '"cache_seconds": 29')))
     assert done.exit_code == 0, done.stderr
     lines = desk.shown[0].splitlines()

@@ -11,8 +11,10 @@ from domain.access import Pattern, RoleName, Scope
 from domain.context import Actor, Context
 from examples.invoicing import MODULE
 from examples.invoicing.commands import AddLine, DraftInvoice, IssueInvoice, add_line, draft_invoice, issue_invoice
+from examples.invoicing.settings import InvoicingSettings
 from infra.dispatch import Dispatcher
 from infra.event_store import Log
+from infra.own_settings import Own
 from infra.settings import Settings
 from infra.work import UnitOfWork
 from runtime.modules import MODULES
@@ -76,6 +78,12 @@ class Office:
     def topics(self) -> list[str]:
         """What was recorded in invoicing and jobs, in order."""
         return [each.topic for each in self.log.read(0, 10_000) if each.topic.startswith(("invoicing.", "jobs."))]
+
+
+def configured(**chosen: int) -> Settings:
+    """Settings in which these of invoicing are chosen."""
+    assert MODULE.config_schema is not None
+    return Settings(own=(Own(MODULE.config_schema, InvoicingSettings(**chosen)),))
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """The job that reminds: what it records, and its letter, which is one however often it is tried."""
 
+from datetime import timedelta
 from uuid import UUID, uuid4
 
 import pytest
@@ -10,7 +11,9 @@ from domain.jobs import Job
 from examples.invoicing.commands import PayInvoice, pay_invoice
 from examples.invoicing.domain import Invoice
 from examples.invoicing.jobs import OUTBOX_VARIABLE, remind
-from examples.invoicing.reminders import REMINDERS_LIMIT, Reminder
+from examples.invoicing.reminders import Reminder
+from examples.invoicing.settings import InvoicingSettings
+from examples.invoicing.tests.conftest import configured
 from infra.work import UnitOfWork
 from stream_apps.jobs import Run
 
@@ -32,11 +35,11 @@ def outbox(tmp_path, monkeypatch):
 def attempt(office):
     """One attempt of the job for a reminder; what it decides is saved, as the worker does."""
 
-    def run(invoice: UUID, reminder: int = 1, job: UUID | None = None, *, saved: bool = True) -> bool:
+    def run(invoice: UUID, reminder: int = 1, job: UUID | None = None, *, saved: bool = True, **chosen: int) -> bool:
         def handler(work: UnitOfWork, _: None) -> bool:
             given = Run(
                 job or uuid4(), remind.name, remind.queue, 1, remind.max_attempts, office.log.now(), None, work,
-                NeverStops(), lambda *_: None,
+                NeverStops(), lambda *_: None, configured(**chosen),
             )  # fmt: skip
             return remind.handler(given, Reminder(invoice, reminder))
 
@@ -73,7 +76,7 @@ def test_who_has_paid_meanwhile_hears_nothing(office, outbox, attempt):
 
 
 def test_after_the_last_reminder_none_is_planned(office, outbox, attempt):
-    assert attempt(office.issued(), REMINDERS_LIMIT)
+    assert attempt(office.issued(), InvoicingSettings().reminders)
     assert "jobs.JobEnqueued" not in office.topics()
 
 
@@ -81,3 +84,13 @@ def test_without_an_outbox_the_reminder_is_a_fact_and_no_letter(office, attempt,
     monkeypatch.delenv(OUTBOX_VARIABLE, raising=False)
     assert attempt(office.issued())
     assert "invoicing.InvoiceReminded" in office.topics()
+
+
+def test_how_often_and_when_somebody_is_reminded_again_is_as_the_configuration_says(office, outbox, attempt):
+    soon, never = office.issued(), office.issued()
+    before = office.log.now()
+    attempt(soon, reminder_interval_days=2)
+    planned = office.work().get(Job, derived_id("invoice-reminder", f"{soon}:2"))
+    assert timedelta(days=2) <= planned.due - before < timedelta(days=2, hours=1)
+    attempt(never, reminders=1)
+    assert office.work().find(Job, derived_id("invoice-reminder", f"{never}:2")) is None

@@ -4,6 +4,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -184,3 +185,47 @@ def test_the_operator_lists_and_voids_invoices_at_the_machine(shop, penny):
     assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
     entries = json.loads(shop.done("audit", "list", "--action", "invoice.voided", "--json"))["items"]
     assert entries[0]["actor"] == "operator:ada"
+
+
+def issued_now(clerk: Caller) -> tuple[str, int]:
+    """An invoice, and in how many days it is due."""
+    invoice, at = issued(clerk)
+    told = clerk.done("GET", f"/api/v1/invoices/{invoice}", **at_least(at)).json()["invoice"]
+    due, since = (datetime.fromisoformat(told[name]) for name in ("due_at", "issued_at"))
+    return invoice, round((due - since) / timedelta(days=1))
+
+
+def test_what_invoicing_may_choose_is_changed_while_it_runs_in_every_process(shop, penny):
+    shown = shop.admin.done("GET", "/api/v1/config/invoicing").json()
+    assert (shown["version"], shown["values"]["payment_term_days"]) == (0, 14)
+    assert shop.admin.done("GET", "/api/v1/config/invoicing/schema").json()["properties"]["reminders"] == {
+        "type": "integer", "description": "reminders of one invoice at most; 0 = none", "default": 3,
+        "minimum": 0, "maximum": 10,
+    }  # fmt: skip
+    change = {"values": {"payment_term_days": 30}, "reason": "the summer"}
+    changed = shop.admin.done("PATCH", "/api/v1/config/invoicing", change)
+    answer = changed.json()
+    assert (answer["complete"], answer["counts"]) == (True, {"applied": 4, "refused": 0, "pending": 0})
+    assert {each["part"] for each in answer["instances"]} == {"api", "follow", "scheduler", "worker"}
+    invoice, term_days = issued_now(penny)
+    assert term_days == 30
+    recorded = shop.admin.done("GET", f"/api/v1/events?stream={invoice}&types=invoicing.InvoiceDrafted").json()
+    assert recorded["items"][0]["config_version"] == position(changed)
+
+
+def test_a_choice_that_is_out_of_bounds_is_refused_by_its_name(shop):
+    values = {"payment_term_days": 1000, "reminders": "three", "discount": 5}
+    refused = shop.admin.ask("PUT", "/api/v1/config/invoicing", {"values": values})
+    assert (refused.status_code, refused.json()["code"]) == (422, "invalid-config")
+    assert {each["field"] for each in refused.json()["errors"]} == {f"values.{name}" for name in values}
+    taken = shop.admin.ask("PUT", "/api/v1/config-namespaces/invoicing", {"schema": {"type": "object"}})
+    assert (taken.status_code, taken.json()["code"]) == (409, "namespace-reserved")
+
+
+def test_the_operator_chooses_at_the_machine_and_the_next_invoice_has_it(shop, penny):
+    shop.done("config", "set", "invoicing", "payment_term_days=45", "--reason", "the winter")
+    assert shop.done("config", "get", "invoicing", "payment_term_days") == "45\n"
+    listed = json.loads(shop.done("config", "list", "--json"))["items"]
+    assert [each["kind"] for each in listed if each["namespace"] == "invoicing"] == ["module"]
+    assert issued_now(penny)[1] == 45
+    shop.done("config", "rollback", "invoicing", "0")

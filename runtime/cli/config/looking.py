@@ -9,10 +9,9 @@ import msgspec
 from api.configuration.instances import InstanceView, updated
 from domain.configuration import NamespaceName
 from infra.configuration.instances import State, instances
-from infra.configuration.schemas import SCHEMAS
 from infra.configuration.waiting import Answered
 from runtime.cli.config.answer import print_instances, waiting
-from runtime.cli.config.shared import VERSION, Shown, as_text, in_words, look, namespace_argument
+from runtime.cli.config.shared import VERSION, Own, Shown, as_text, in_words, look, namespace_argument, own
 from runtime.cli.config.text import facts_of
 from runtime.cli.options import as_json, limited
 from runtime.cli.output import print_json, print_page, print_table, printable, say
@@ -30,25 +29,32 @@ _HEADS = """
 @as_json
 @click.pass_obj
 def list_(wired: Wired, limit: int, cursor: str, as_json: bool) -> None:
-    """List the namespaces: the platform's, and your own.
+    """List the namespaces: the platform's, those of modules, and your own.
 
     \b
     Example:
       muniment config list
     """
     wired.check()
+    software = own(wired)
+    known = list(software.schemas)
     with wired.connection() as connection:
-        found = {name: (version, number) for name, version, number in connection.execute(_HEADS, (list(SCHEMAS),))}
-    names = [name for name in sorted({*SCHEMAS, *found}) if name > cursor][: limit + 1]
-    rows = [_described(name, *found.get(name, (0, 0))) for name in names[:limit]]
+        found = {name: (version, number) for name, version, number in connection.execute(_HEADS, (known,))}
+    names = [name for name in sorted({*known, *found}) if name > cursor][: limit + 1]
+    rows = [_described(software, name, *found.get(name, (0, 0))) for name in names[:limit]]
     if not as_json:
         print_table(("NAMESPACE", "KIND", "VERSION", "SCHEMA"), [tuple(row.values()) for row in rows])
     print_page(rows, len(names), lambda row: row["namespace"], as_json, "namespaces")
 
 
-def _described(name: str, version: int, number: int) -> dict[str, Any]:
-    kind, schema = ("platform", SCHEMAS[name].version) if name in SCHEMAS else ("own", number)
-    return {"namespace": name, "kind": kind, "version": version, "schema_version": schema}
+def _described(software: Own, name: str, version: int, number: int) -> dict[str, Any]:
+    schema = software.schemas.get(name)
+    return {
+        "namespace": name,
+        "kind": "own" if schema is None else "module" if name in software.of_modules else "platform",
+        "version": version,
+        "schema_version": number if schema is None else schema.version,
+    }
 
 
 @click.command("get")

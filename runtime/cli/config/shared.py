@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar, cast
 
@@ -19,7 +19,7 @@ from domain.ports import Work
 from infra.configuration.heads import Head, read_heads
 from infra.configuration.past import NamespacePast, check_known
 from infra.configuration.references import References
-from infra.configuration.schemas import SCHEMAS, file_values
+from infra.configuration.schemas import file_values, schemas_of
 from infra.dispatch import Outcome
 from infra.event_store import Log
 from infra.secret_stores import open_secret_stores
@@ -67,7 +67,16 @@ class Own:
     """The platform's own namespaces. Implements `commands.configuration.OwnNamespaces`."""
 
     environment: Settings
-    schemas: Mapping[str, DocumentSchema] = field(default_factory=lambda: SCHEMAS)
+
+    @cached_property
+    def schemas(self) -> Mapping[str, DocumentSchema]:
+        """Of the platform's own namespaces, and of those of its modules."""
+        return schemas_of(self.environment)
+
+    @property
+    def of_modules(self) -> frozenset[str]:
+        """Those of modules of one's own."""
+        return frozenset(each.namespace for each in self.environment.own)
 
     @cached_property
     def file(self) -> Mapping[str, Values]:

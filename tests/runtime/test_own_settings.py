@@ -1,0 +1,338 @@
+"""Settings of a module of one's own: declared, refused, read, stored, followed, and told of like the platform's."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from commands.configuration import (
+    ChangeConfiguration,
+    DeclareNamespace,
+    WithdrawNamespace,
+    change_configuration,
+    declare_namespace,
+    withdraw_namespace,
+)
+from domain.configuration import InvalidDocument, NamespaceName, NamespaceReserved
+from domain.context import Actor, Context
+from infra.configuration.heads import HEADS, read_heads
+from infra.configuration.instance import Instance
+from infra.configuration.instances import State, instances
+from infra.configuration.telling import Acknowledgements
+from infra.dispatch import Dispatcher
+from infra.event_store import Log
+from infra.own_settings import Own
+from infra.settings import Section, Settings, SettingsError, at_most
+from muniment_client.secrets import Environment, SecretStores
+from runtime import modules
+from runtime.cli.config import shared
+from runtime.environment import environment
+from runtime.joined import NamespaceTaken, join
+from runtime.joining import check
+from runtime.module import ConfigSchema, Module
+from runtime.modules import MODULES
+from runtime.registry import Registry, with_modules
+from tests.runtime.bakery import MODULE, with_
+
+CONTEXT = Context(Actor("operator", "ada"), "c")
+BAKERY = Section("bakery", "the bakery")
+
+
+@dataclass(frozen=True)
+class BakerySettings:
+    oven_degrees: int = BAKERY(220, "of the oven", hot=True, least=100, most=300)
+    rest_hours: float = BAKERY(2.0, "dough rests", hot=True, least=0, most=48)
+    longest_rest_hours: float = BAKERY(12.0, "dough rests at most", hot=True, least=0, most=48)
+    flour: str = BAKERY("rye", "of the house", hot=True, choices=("rye", "wheat"))
+    cellar: Path = BAKERY(Path("cellar"), "where flour is kept")  # noqa: RUF009
+    supplier_key: str = BAKERY("", "of the supplier", hot=True, secret=True, reference=True)
+
+
+SCHEMA = ConfigSchema(BakerySettings, rules=(at_most("rest_hours", "longest_rest_hours"),))
+
+
+def joined(module: Module) -> Registry:
+    """The platform with this module. Raises SettingsError."""
+    check(MODULES, [("shop:MODULE", module)], Settings())
+    return Registry(MODULES, (module,))
+
+
+def declaring(name: str = "bakery", **fields: Any) -> ConfigSchema:
+    """The settings of a class made of these fields."""
+    return ConfigSchema(dataclass(frozen=True)(type("Made", (), {"__annotations__": {
+        key: type(made.default) for key, made in fields.items()}, **fields})))  # fmt: skip
+
+
+# --- what can't be declared
+
+
+@dataclass
+class Loose:
+    oven_degrees: int = BAKERY(220, "of the oven")
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    oven_degrees: int = Section("oven", "the oven")(220, "of the oven")
+
+
+@dataclass(frozen=True)
+class Bare:
+    oven_degrees: int = 220
+
+
+@dataclass(frozen=True)
+class Mixed:
+    oven_degrees: float = BAKERY(220, "of the oven")
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """No settings."""
+
+
+@pytest.mark.parametrize(
+    ("schema", "says"),
+    [
+        (BakerySettings, "config_schema: <class 'tests.runtime.test_own_settings.BakerySettings'> is no "),
+        (ConfigSchema(Loose), "config_schema: <class 'tests.runtime.test_own_settings.Loose'> is no frozen dataclass"),
+        (ConfigSchema(7), "config_schema: 7 is no frozen dataclass"),
+        (ConfigSchema(Nothing), "config_schema: Nothing has no settings"),
+        (ConfigSchema(Elsewhere), "oven_degrees isn't made by a Section of the name bakery"),
+        (ConfigSchema(Bare), "oven_degrees isn't made by a Section of the name bakery"),
+        (ConfigSchema(Mixed), "oven_degrees: its default 220 isn't of the type that it says"),
+        (declaring(oven=BAKERY(("rye",), "flours")), "oven is none of bool, int, float, str, Path"),
+        (declaring(oven=BAKERY(90, "degrees", least=100)), "the default of oven must be at least 100"),
+        (
+            declaring(flour=BAKERY("oat", "flour", choices=("rye", "wheat"))),
+            "the default of flour must be rye or wheat",
+        ),
+        (declaring(flour=BAKERY("rye", "flour", pattern="(?=r)rye")), "InvalidSchema: schema.properties.flour.pattern"),
+        (declaring(key=BAKERY("", "key", hot=True, secret=True)), "key: a secret that is hot is a reference"),
+        (replace(SCHEMA, version=0), "0 can't be the number of a schema"),
+        (
+            replace(SCHEMA, rules=(at_most("longest_rest_hours", "rest_hours"),)),
+            "the default of longest_rest_hours: at",
+        ),
+        (replace(SCHEMA, rules=(lambda values: values["butter"],)), "config_schema: KeyError: 'butter'"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_settings_that_cant_be_declared_are_refused_in_one_line(schema, says):
+    with pytest.raises(SettingsError) as refused:
+        joined(with_(config_schema=schema))
+    assert str(refused.value).startswith("MUNIMENT_MODULES: shop:MODULE: ")
+    assert says in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "says"),
+    [
+        ("live", "readers_max", "live: the namespace live is taken by the platform"),
+        ("worker", "threads", "worker: the variable MUNIMENT_WORKER_THREADS is taken by the platform"),
+        ("secret", "mail", "config_schema: MUNIMENT_SECRET_MAIL would be a secret's variable"),
+        ("two__words", "mail", "config_schema: Invalid: name: must be lower-case words"),
+    ],
+)
+def test_names_that_are_taken_are_refused_in_one_line(name, setting, says):
+    schema = declaring(**{setting: Section(name, "it")(7, "so many")})
+    with pytest.raises(SettingsError) as refused:
+        joined(Module(name, config_schema=schema))
+    assert says in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+# --- the environment
+
+
+def test_the_environment_says_them_under_the_modules_name():
+    environ = {"MUNIMENT_BAKERY_OVEN_DEGREES": "250", "MUNIMENT_BAKERY_REST_HOURS": "3"}
+    settings = with_modules(Settings(), [with_(config_schema=SCHEMA)], environ)
+    assert settings.of(BakerySettings) == BakerySettings(oven_degrees=250, rest_hours=3.0)
+    assert settings.to_env() == {"MUNIMENT_BAKERY_OVEN_DEGREES": "250", "MUNIMENT_BAKERY_REST_HOURS": "3.0"}
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "says"),
+    [
+        ("OVEN_DEGREES", "hot", "a number is needed, not 'hot'"),
+        ("OVEN_DEGREES", "900", "100 to 300, not 900"),
+        ("FLOUR", "oat", "rye or wheat, not oat"),
+        ("REST_HOURS", "20", "at most longest_rest_hours, which is 12.0"),
+    ],
+)
+def test_a_variable_that_says_what_cant_be_is_named(variable, text, says):
+    with pytest.raises(SettingsError, match=f"^MUNIMENT_BAKERY_{variable}: {says}$"):
+        with_modules(Settings(), [with_(config_schema=SCHEMA)], {f"MUNIMENT_BAKERY_{variable}": text})
+
+
+def test_a_part_is_told_them_and_nobody_elses(monkeypatch):
+    whole = joined(with_(config_schema=SCHEMA))
+    monkeypatch.setattr(modules, "registry", lambda: whole)
+    monkeypatch.setenv("MUNIMENT_BAKERY_FLOUR", "wheat")
+    told = environment(whole.with_own(Settings()))
+    assert {name: text for name, text in told.items() if "BAKERY" in name} == {"MUNIMENT_BAKERY_FLOUR": "wheat"}
+
+
+def test_what_no_module_declares_isnt_there():
+    with pytest.raises(SettingsError, match="BakerySettings: no module that is loaded declares these settings"):
+        Settings().of(BakerySettings)
+
+
+# --- what is stored
+
+
+class Town:
+    """A database, and who changes what is stored in it."""
+
+    def __init__(self, database: str) -> None:
+        self.database = database
+        self.log = Log(database, inline=(HEADS,))
+        self.dispatcher = Dispatcher(self.log)
+
+    def settings(self, schema: ConfigSchema | None = SCHEMA) -> Settings:
+        """Of a process with the bakery, or without."""
+        own = () if schema is None else (Own(schema, schema.settings()),)
+        return Settings(postgres_url=self.database, log_level="warning", own=own)
+
+    def does(self, handler: Any, command: Any) -> Any:
+        return self.dispatcher.dispatch(handler, command, CONTEXT).result
+
+    def store(self, schema: ConfigSchema = SCHEMA, **values: Any) -> None:
+        own = shared.Own(self.settings(schema))
+        self.does(change_configuration, ChangeConfiguration(NamespaceName("bakery"), values, own))
+
+    def declare(self) -> None:
+        """By a process that hasn't the bakery."""
+        own = shared.Own(self.settings(None))
+        self.does(declare_namespace, DeclareNamespace(NamespaceName("bakery"), {"type": "object"}, own))
+
+    def withdraw(self) -> None:
+        self.does(withdraw_namespace, WithdrawNamespace(NamespaceName("bakery"), shared.Own(self.settings(None))))
+
+    def process(self, schema: ConfigSchema | None = SCHEMA, **secrets: str) -> Instance:
+        stores = SecretStores([Environment({f"MUNIMENT_SECRET_{name}": value for name, value in secrets.items()})])
+        return Instance(self.settings(schema), "worker", stores)
+
+    @contextmanager
+    def running(self, schema: ConfigSchema | None = SCHEMA) -> Iterator[Instance]:
+        """A process that follows what is stored, and tells."""
+        with self.process(schema) as made:
+            made.start(Acknowledgements(self.connect, made.presence, made.namespaces))
+            assert made.listening.wait(10)
+            yield made
+
+    def connect(self) -> psycopg.Connection[Any]:
+        return psycopg.connect(self.database, autocommit=True)
+
+    def told(self) -> list[tuple[str, State]]:
+        """Who says what to the newest version."""
+        with self.connect() as connection:
+            (head,) = read_heads(connection, ["bakery"])
+            return [(each.id, each.state(head.version)) for each in instances(connection, "bakery")]
+
+
+@pytest.fixture
+def town(database: str) -> Iterator[Town]:
+    before = logging.getLogger().level
+    made = Town(database)
+    with closing(made.log):
+        yield made
+    logging.getLogger().setLevel(before)
+
+
+def comes_to_pass(true: Callable[[], Any]) -> None:
+    until = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_every_process_with_the_module_takes_up_what_is_stored_and_one_without_is_not_asked(town):
+    with town.running() as one, town.running() as other, town.running(None) as without:
+        assert one.live.settings.of(BakerySettings).oven_degrees == 220
+        town.store(oven_degrees=250)
+        both = {(one.presence.id, State.APPLIED), (other.presence.id, State.APPLIED)}
+        comes_to_pass(lambda: set(town.told()) == both)
+        assert one.live.settings.of(BakerySettings) == BakerySettings(oven_degrees=250)
+        assert one.live.current.version == town.log.head()
+        assert (without.live.current.version, without.refused) == (0, {})
+
+
+def test_a_process_of_another_release_refuses_what_its_own_declaration_doesnt_take(town):
+    @dataclass(frozen=True)
+    class Older(BakerySettings):
+        oven_degrees: int = BAKERY(220, "of the oven", hot=True, least=100, most=240)
+
+    with town.running() as newer, town.running(ConfigSchema(Older)) as older:
+        town.store(oven_degrees=250)
+        said = {(newer.presence.id, State.APPLIED), (older.presence.id, State.REFUSED)}
+        comes_to_pass(lambda: set(town.told()) == said)
+        (error,) = older.refused["bakery"].errors
+        assert (error.field, error.message) == ("oven_degrees", "must be at most 240")
+        assert older.live.settings.of(Older).oven_degrees == 220
+
+
+def test_what_is_wrong_is_named_and_nothing_is_stored(town):
+    with pytest.raises(InvalidDocument) as refused:
+        town.store(oven_degrees=900, cellar="/attic", rest_hours=20, butter=1)
+    assert {error.field: error.message for error in refused.value.errors} == {
+        "values.oven_degrees": "must be at most 300",
+        "values.cellar": "takes effect at a restart only: set MUNIMENT_BAKERY_CELLAR and start the processes anew",
+        "values.rest_hours": "at most longest_rest_hours, which is 12.0",
+        "values.butter": "is unknown",
+    }
+    assert town.log.head() == 0
+
+
+def test_a_document_of_the_release_before_is_brought_up(town):
+    town.store(oven_degrees=250)
+    renamed = replace(SCHEMA, version=2, upcasts={1: lambda values: {"oven_degrees": values["oven_degrees"] - 10}})
+    with town.process(renamed) as newer:
+        assert newer.live.settings.of(BakerySettings).oven_degrees == 240
+
+
+def test_a_secret_is_stored_by_its_name_and_used_by_its_value(town):
+    town.store(supplier_key="secret://mill")
+    with town.process(MILL="flour-power") as has:
+        key: Any = has.live.settings.of(BakerySettings).supplier_key
+        assert (key.reveal(), str(key)) == ("flour-power", "(hidden)")
+    with town.process() as lacks:
+        assert [error.field for error in lacks.refused["bakery"].errors] == ["supplier_key"]
+
+
+# --- the same name for services of somebody's own
+
+
+def test_a_namespace_that_somebody_has_declared_keeps_a_module_of_its_name_out_until_it_is_withdrawn(town):
+    whole = joined(with_(config_schema=SCHEMA))
+    town.declare()
+    with town.connect() as connection, pytest.raises(NamespaceTaken) as refused:
+        join(connection, whole, Settings())
+    assert str(refused.value).startswith("MUNIMENT_MODULES: the namespace bakery of configuration")
+    assert "\n" not in str(refused.value)
+    town.withdraw()
+    with town.connect() as connection:
+        join(connection, whole, Settings())
+    town.store(oven_degrees=250)
+    with town.process() as bakery:
+        assert bakery.live.settings.of(BakerySettings).oven_degrees == 250
+
+
+def test_a_module_without_settings_keeps_nobody_from_a_namespace_of_its_name(town):
+    town.declare()
+    with town.connect() as connection:
+        join(connection, joined(MODULE), Settings())
+
+
+def test_a_process_without_the_module_doesnt_let_its_namespace_be_declared(town):
+    town.store(oven_degrees=250)
+    with pytest.raises(NamespaceReserved):
+        town.declare()
