@@ -14,7 +14,10 @@ TYPES_LIMIT = 50
 
 
 class EventView(View):
-    """One recorded event. `id` is `stream:version`; `body` is what it says, without secrets."""
+    """One recorded event. `id` is `stream:version`; `body` is what it says, without secrets.
+
+    `config_version` is the log's position of the configuration under which it was decided; 0: nothing was stored.
+    """
 
     position: int
     id: str
@@ -25,6 +28,7 @@ class EventView(View):
     actor: str
     correlation_id: str
     causation_id: str | None
+    config_version: int
     body: dict[str, Any]
 
 
@@ -40,6 +44,7 @@ def view_of(recorded: Recorded) -> EventView:
         actor=recorded.metadata.actor,
         correlation_id=recorded.metadata.correlation_id,
         causation_id=recorded.metadata.causation_id,
+        config_version=recorded.metadata.config_version,
         body=disclosed(recorded),
     )
 
