@@ -107,7 +107,7 @@ class RunRow:
 
 @dataclass(frozen=True, slots=True)
 class ScheduleView:
-    """A schedule as it stands, without what is secret in the arguments of its job."""
+    """A schedule as it stands, without what is secret in the arguments of its job; `personal` names those that are."""
 
     id: UUID
     name: str
@@ -116,6 +116,7 @@ class ScheduleView:
     type: str
     type_version: int
     args: dict[str, Any]
+    personal: list[str]
     missed: str
     missed_limit: int
     overlap: str
@@ -145,7 +146,8 @@ class ScheduleView:
 
 _RUN = "instant, outcome, reason, into_instant, job_id, position, settled_at"
 _SCHEDULE = """
-    select s.id, s.name, s.cron, s.timezone, s.type, s.type_version, s.args || s.personal_args as args, s.missed,
+    select s.id, s.name, s.cron, s.timezone, s.type, s.type_version, s.args || s.personal_args as args,
+           array(select jsonb_object_keys(s.personal_args)) as personal, s.missed,
            s.missed_limit, s.overlap, s.queue, s.priority, s.standing, s.since, s.created_at, s.created_by,
            s.changed_at, s.changed_by, s.reason, s.version, clock_timestamp() as now,
            r.instant, r.outcome, r.reason as run_reason, r.into_instant, r.job_id, r.position, r.settled_at

@@ -25,6 +25,7 @@ from api.jobs.views import (
     RedrivenView,
     RetryBody,
 )
+from api.personal import hiding, sees_personal, without
 from api.ports import Outcome
 from api.routing import Answer, Asked, Command, Created, Endpoint, Keyset, Page, Query, Route
 from commands.jobs import (
@@ -94,7 +95,7 @@ async def prepare_redrive(_: JobPorts, asked: Asked) -> Redrive:
 
 
 async def get_job(asked: Asked) -> Answer:
-    """A job with all that is known of it, as of the view's position.
+    """A job with all that is known of it, as of the view's position. Personal arguments are for who may read events.
 
     While it isn't finished its progress changes without a version, so only of one that is `If-None-Match` gets a 304.
     """
@@ -103,7 +104,13 @@ async def get_job(asked: Asked) -> Answer:
     tag = b'"%d"' % found.value.version
     if found.value.state in ENDED and requests.none_match(asked.headers, tag):
         return Answer(None, 304, [(b"etag", tag)], found.position)
-    return Answer(convert(found.value, JobDetailView, from_attributes=True), 200, [(b"etag", tag)], found.position)
+    view = convert(found.value, JobDetailView, from_attributes=True)
+    personal = found.value.personal
+    if personal and not await sees_personal(asked):
+        view.unique_key = hiding(view.unique_key, view.args, personal)
+        view.concurrency_key = hiding(view.concurrency_key, view.args, personal)
+        view.args, view.withheld = without(view.args, personal), sorted(personal)
+    return Answer(view, 200, [(b"etag", tag)], found.position)
 
 
 async def sum_up(asked: Asked) -> None:

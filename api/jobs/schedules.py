@@ -1,11 +1,13 @@
 """Schedules: deciding about them, looking at them, at what they did and at what they will do."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal, Protocol
 from uuid import UUID
 
 from msgspec import UNSET, Meta, UnsetType
 
+from api.personal import sees_personal, without
 from api.routing import Answer, Asked, Body, Command, Endpoint, Keyset, Page, Paging, Query, Route, View
 from commands.jobs.schedules import (
     ChangePlan,
@@ -116,13 +118,17 @@ class OccurrenceView(View):
 
 
 class ScheduleDetail(View):
-    """A schedule: its plan, without secret arguments; how it stands, its newest occurrence and its next."""
+    """A schedule: its plan, without secret arguments; how it stands, its newest occurrence and its next.
+
+    `withheld` names the arguments that are personal and left out: in lists, and where the caller may not read events.
+    """
 
     name: str
     cron: str
     timezone: str
     type: str
     args: dict[str, Any]
+    withheld: list[str]
     missed: str
     missed_limit: int
     overlap: str
@@ -198,16 +204,21 @@ async def prepare_change(ports: SchedulePorts, asked: Asked) -> ChangePlan:
 
 
 async def get_schedule(asked: Asked) -> Answer:
-    """A schedule: its plan, how it stands, its newest occurrence and its next."""
+    """A schedule: its plan, how it stands, its newest occurrence and its next.
+
+    Personal arguments are for who may read events.
+    """
     name = asked.path["name"]
-    found = await asked.in_thread(asked.services.reader.look, lambda read: _detail(schedule_by_name(read, name)), VIEWS)
+    found = await asked.in_thread(asked.services.reader.look, lambda read: schedule_by_name(read, name), VIEWS)
+    row = found.value
+    view = _detail(row, () if not row.personal or await sees_personal(asked) else row.personal)
     # What it did and will do changes without a version of its own: a tag is for If-Match alone.
-    return Answer(found.value, 200, [(b"etag", b'"%d"' % found.value.version)], found.position)
+    return Answer(view, 200, [(b"etag", b'"%d"' % row.version)], found.position)
 
 
 def list_schedules(read: Read, limit: int, after: tuple[str] | None = None) -> list[ScheduleDetail]:
-    """All schedules by name."""
-    return [_detail(each) for each in schedules(read, limit, after)]
+    """All schedules by name, without personal arguments: each one's own route has them."""
+    return [_detail(each, each.personal) for each in schedules(read, limit, after)]
 
 
 def list_runs(
@@ -228,14 +239,19 @@ def preview(read: Read, name: str, count: int, after: datetime | None = None) ->
     return PreviewView(state=found.standing, items=items)
 
 
-def _detail(row: ScheduleView) -> ScheduleDetail:
+def _detail(row: ScheduleView, withheld: Sequence[str]) -> ScheduleDetail:
     same = {name: getattr(row, name) for name in ScheduleDetail.__struct_fields__ if name not in _OWN}
     return ScheduleDetail(
-        **same, state=row.standing, next=row.next_due, last=_occurrence(row.last) if row.last else None
+        **same,
+        args=without(row.args, withheld),
+        withheld=sorted(withheld),
+        state=row.standing,
+        next=row.next_due,
+        last=_occurrence(row.last) if row.last else None,
     )
 
 
-_OWN = {"state", "next", "last"}
+_OWN = {"state", "next", "last", "args", "withheld"}
 
 
 def _occurrence(row: RunRow) -> OccurrenceView:

@@ -191,7 +191,10 @@ class RunningView(View):
 
 
 class JobDetailView(JobView):
-    """A job with all that is known of it: its arguments without secrets, and its newest 100 attempts (`history`)."""
+    """A job with all that is known of it: its arguments without secrets, and its newest 100 attempts (`history`).
+
+    `withheld` names the arguments that are personal and left out, because the caller may not read events.
+    """
 
     type_version: int
     args: dict[str, Any]
@@ -201,6 +204,7 @@ class JobDetailView(JobView):
     result: Any
     running: RunningView | None
     history: list[AttemptView]
+    withheld: list[str] = []
 
 
 class CountView(View):

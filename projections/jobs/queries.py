@@ -74,10 +74,11 @@ class RunningRow:
 
 @dataclass(frozen=True, slots=True)
 class JobDetail(JobRow):
-    """A job with all that is known of it. `args` are without what is secret."""
+    """A job with all that is known of it. `args` have nothing secret; `personal` names the personal ones."""
 
     type_version: int
     args: dict[str, Any]
+    personal: list[str]
     timeout_seconds: float
     unique_key: str | None
     concurrency_key: str | None
@@ -94,7 +95,8 @@ _ROW = f"""
 """
 _FILTERS = (("type", "j.type = %(type)s"), ("queue", "j.queue = %(queue)s"), ("before", "j.position < %(before)s"))
 _DETAIL = f"""
-    select {_ROW}, j.type_version, j.args || j.personal_args as args, j.timeout_seconds, j.unique_key,
+    select {_ROW}, j.type_version, j.args || j.personal_args as args,
+           array(select jsonb_object_keys(j.personal_args)) as personal, j.timeout_seconds, j.unique_key,
            j.concurrency_key, j.result, j.seconds, q.lease_until
       from {{jobs}} j {LEASED} where j.id = %(id)s
 """

@@ -29,7 +29,7 @@ from tests.job_world import MAIL, NOOP, JobWorld, job_world
 
 ADA = uuid4()
 NEVER_HEARD_OF = "00000000-0000-7000-8000-000000000000"
-ROLES = {"operator": {"job", "queue"}, "reader": {"job:read", "queue:read"}, "nobody": set()}
+ROLES = {"operator": {"job", "queue", "event"}, "reader": {"job:read", "queue:read"}, "nobody": set()}
 
 
 RESERVED = JobType("keys.rotate", is_reserved=True)
@@ -165,6 +165,22 @@ def test_an_enqueued_job_is_accepted_and_can_be_looked_at_where_the_answer_says(
     assert seen.json() | {"state": "pending", "type": "mail.send", "queue": "mail", "priority": 5} == seen.json()
     assert seen.json()["args"] == {"to": "grace@navy.example", "template": "welcome"}
     assert "key" not in seen.json()["args"]
+
+
+def test_personal_arguments_are_for_who_may_read_events(ada, clients):
+    keys = {"unique_key": "welcome:Grace@navy.example", "concurrency_key": "navy"}
+    at = ada.post("/api/v1/jobs", json=letter(**keys)).headers["location"]
+    told, withheld = ada.get(at).json(), clients("reader").get(at).json()
+    assert (told["args"]["to"], told["withheld"]) == ("grace@navy.example", [])
+    assert told | keys == told
+    assert (withheld["args"], withheld["withheld"]) == ({"template": "welcome"}, ["to"])
+    assert (withheld["unique_key"], withheld["concurrency_key"]) == ("(withheld)", "navy")
+    assert "grace" not in str(withheld).lower()
+
+
+def test_where_nothing_is_personal_nothing_is_withheld(world, clients):
+    told = clients("reader").get(f"/api/v1/jobs/{world.enqueue()}").json()
+    assert (told["args"], told["withheld"]) == ({}, [])
 
 
 def test_a_duplicate_of_a_unique_key_is_answered_with_the_job_that_has_it(ada, world):

@@ -28,7 +28,7 @@ from tests.api.conftest import Client
 from tests.stream_apps.schedule import TYPES, Site
 
 ADA = uuid4()
-ROLES = {"operator": {"schedule"}, "reader": {"schedule:read"}, "nobody": set()}
+ROLES = {"operator": {"schedule", "event"}, "reader": {"schedule:read"}, "nobody": set()}
 TEA = {
     "name": "tea",
     "cron": "30 2 * * *",
@@ -200,6 +200,17 @@ def test_replaces_the_whole_plan_if_nobody_was_faster(ada):
     found = ada.get("/api/v1/schedules/tea").json()
     assert (found["cron"], found["timezone"], found["queue"]) == ("0 9 * * mon-fri", "UTC", None)
     assert found["args"] == {"leaves": "oolong"}
+
+
+def test_personal_arguments_are_for_who_may_read_events_and_in_no_list(ada, clients):
+    for name, plan in (("tea", TEA), ("visit", TEA | {"type": "tea.serve", "args": {"guest": "Ada", "cups": 2}})):
+        ada.post("/api/v1/schedules", json=plan | {"name": name})
+    told = ada.get("/api/v1/schedules/visit").json()
+    assert (told["args"], told["withheld"]) == ({"guest": "Ada", "cups": 2}, [])
+    withheld = clients("reader").get("/api/v1/schedules/visit").json()
+    assert (withheld["args"], withheld["withheld"]) == ({"cups": 2}, ["guest"])
+    listed = ada.get("/api/v1/schedules").json()["items"]
+    assert [(each["args"], each["withheld"]) for each in listed] == [(TEA["args"], []), ({"cups": 2}, ["guest"])]
 
 
 def test_pauses_resumes_and_deletes(ada):

@@ -14,6 +14,7 @@ from psycopg import Connection
 from psycopg_pool import ConnectionPool
 
 from commands.jobs.schedules import Settled, SettleOccurrences, settle_occurrences
+from domain.aggregate import Personal
 from domain.context import Context
 from domain.jobs import JobType, JobTypes
 from infra.dispatch import Dispatcher
@@ -29,8 +30,15 @@ class Brew(msgspec.Struct, frozen=True):
     leaves: str = "oolong"
 
 
+class Serve(msgspec.Struct, frozen=True):
+    """To whom."""
+
+    guest: Personal[str]
+    cups: int = 1
+
+
 BREW = JobType("tea.brew", Brew)
-TYPES = JobTypes([BREW])
+TYPES = JobTypes([BREW, JobType("tea.serve", Serve)])
 GRACE = timedelta(minutes=1)
 
 CLOCK = """
