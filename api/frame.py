@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import Any, Final, TypeVar
 
 from api import problems, requests
+from api.connection import ClientGone, Message, Receive, Send
 from api.guard import authenticate, authorisation, record_refusal
 from api.limits import Fitted, HttpLimits
 from api.metrics import RouteCounts
@@ -28,7 +29,7 @@ from api.problems import (
 from api.router import Router, parameters, plain
 from api.routing import NOBODY, OPEN, Answer, Asked, PathScope, Query, Route
 from api.running import act_of, encode
-from api.sending import Message, Receive, Send, Sender
+from api.sending import Sender
 from api.threads import Threads
 from api.values import Empty, JsonBody, QueryString, path_values
 from domain.context import ANONYMOUS, Actor, Context
@@ -41,10 +42,6 @@ log = logging.getLogger("api")
 
 _JSON: Final = b"application/json"
 _NO_METHODS: Final[Mapping[str, Any]] = {}
-
-
-class ClientGone(Exception):
-    """The client hung up before its request was complete."""
 
 
 class ReadyRoute:
@@ -193,6 +190,7 @@ class Frame:
         if ready.body is not None:
             asked.raw = await _read_body(asked.headers, receive, asked.limits)
             asked.body = ready.body.read(asked.raw, asked.limits.json_depth)
+        asked.heard_by(receive)
         if ready.authorise is not None and ready.body_first:
             await ready.authorise(asked)
         return await ready.act(asked)

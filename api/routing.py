@@ -5,13 +5,14 @@ Path parameters are `{name}`: a UUID if called `id` or `…_id`, else text; or a
 unknown fields are refused.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Generic, Literal, Protocol, TypeVar
 from uuid import UUID
 
 import msgspec
 
+from api.connection import Receive, while_connected
 from api.limits import HttpLimits
 from api.ports import Caller, Outcome, Services
 from domain.access import Scope as AccessScope
@@ -172,8 +173,8 @@ class Asked:
     """
 
     __slots__ = (
-        "_context", "_surroundings", "body", "caller", "headers", "ip", "limits", "method", "params", "path", "query",
-        "raw", "request_id", "traceparent", "url_path",
+        "_context", "_receive", "_surroundings", "body", "caller", "headers", "ip", "limits", "method", "params", "path",
+        "query", "raw", "request_id", "traceparent", "url_path",
     )  # fmt: skip
 
     body: Any
@@ -190,6 +191,7 @@ class Asked:
     ) -> None:
         self._surroundings = surroundings
         self._context: Context | None = None
+        self._receive: Receive | None = None
         self.method, self.url_path, self.headers, self.request_id = method, url_path, headers, request_id
         self.caller = NOBODY
         self.params = self.body = None
@@ -219,6 +221,14 @@ class Asked:
     async def in_thread(self, function: Callable[..., R], *args: Any) -> R:
         """Runs what blocks in the bounded pool. Raises Overloaded where too much waits already."""
         return await self._surroundings.in_thread(function, *args)
+
+    def heard_by(self, receive: Receive) -> None:
+        """Whence it is heard that the client has hung up, once its body was read."""
+        self._receive = receive
+
+    async def while_connected(self, waiting: Coroutine[Any, Any, R]) -> R:
+        """What it comes to, as long as the client is there: for what may wait long. Raises ClientGone."""
+        return await waiting if self._receive is None else await while_connected(self._receive, waiting)
 
 
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]

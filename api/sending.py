@@ -2,15 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from typing import Any, Final
+from collections.abc import AsyncIterator
+from typing import Final
 
+from api.connection import Receive, Send, disconnected
 from api.limits import Fitted, HttpLimits
 from api.routing import Answer, Asked
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 Pairs = list[tuple[bytes, bytes]]
 
 log = logging.getLogger("api")
@@ -107,7 +105,7 @@ class Sender:
     async def _stream(self, asked: Asked, stream: AsyncIterator[bytes], receive: Receive, send: Send) -> bool:
         """Sends until the stream, the client or the server ends. Whether there is anybody left to tell of the end."""
         pump = asyncio.ensure_future(_pump(stream, send))
-        gone = asyncio.ensure_future(_disconnected(receive))
+        gone = asyncio.ensure_future(disconnected(receive))
         self._streams[pump] = stream
         if self._closing:
             _end(pump, stream)
@@ -164,8 +162,3 @@ def _end(pump: "asyncio.Task[None]", stream: AsyncIterator[bytes]) -> None:
         return
     end()
     pump.get_loop().call_later(LAST_WORDS_SECONDS, pump.cancel)
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -120,18 +120,15 @@ async def watch_config(asked: Asked) -> Answer:
 async def _stream(asked: Asked) -> Answer:
     has = _last_id(asked)
     headers = [(b"x-accel-buffering", b"no")]
-    media_type = b"text/event-stream"
-    if asked.method == "HEAD":
-        return Answer(None, 200, headers, media_type=media_type)
     watch = await _watches(asked).open(asked.path["namespace"], _holder(asked), has)
-    return Answer(None, 200, headers, media_type=media_type, stream=watch)
+    return Answer(None, 200, headers, media_type=b"text/event-stream", stream=watch)
 
 
 async def _poll(asked: Asked, seconds: float) -> Answer:
     has = _tags(asked)
     watch = await _watches(asked).open(asked.path["namespace"], _holder(asked), has)
     try:
-        whole = await watch.newest(seconds)
+        whole = await asked.while_connected(watch.newest(seconds))
         if whole is None:
             if not watch.has:
                 raise Unavailable("The server stops; try again.")

@@ -76,8 +76,6 @@ async def stream_events(asked: Asked) -> Answer:
     await services.positions.wait((), after, asked.ports.settings.at_least_timeout_seconds)
     await asked.ports.crowds.read(asked.context, f"{asked.method} {asked.url_path}")
     headers = [(b"x-accel-buffering", b"no")]
-    if asked.method == "HEAD":
-        return Answer(None, 200, headers, media_type=b"text/event-stream")
     reader = _opened(tail, wanted, asked, after)
     return Answer(None, 200, headers, media_type=b"text/event-stream", stream=reader)
 

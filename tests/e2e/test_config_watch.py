@@ -1,9 +1,11 @@
 """A namespace as it changes, over HTTP, on the running platform."""
 
 import itertools
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -49,6 +51,15 @@ def store(who: Caller, namespace: str, **values: object) -> int:
 def watching(api: Api, who: Caller, namespace: str, last_id: str | None = None, **options) -> Ear:
     path = f"/api/v1/config/{namespace}/watch"
     return Ear(api.url, who.tokens["access_token"], last_id=last_id, path=path, **options)
+
+
+def hanging(api: Api, who: Caller, namespace: str, tag: str) -> socket.socket:
+    """A long poll whose answer is waited for: as long as one may."""
+    place = urlsplit(api.url)
+    client = socket.create_connection((place.hostname or "", place.port or 0), 10)
+    head = f"GET /api/v1/config/{namespace}/watch?wait=60 HTTP/1.1\r\nHost: muniment\r\nIf-None-Match: {tag}\r\n"
+    client.sendall(f"{head}Authorization: Bearer {who.tokens['access_token']}\r\n\r\n".encode())
+    return client
 
 
 def poll(who: Caller, namespace: str, wait: float, tag: str = "") -> httpx.Response:
@@ -221,9 +232,10 @@ def test_nobody_watches_without_a_token_the_permission_or_a_namespace(platform: 
     eventually(lambda: metric(platform.ada, "muniment_config_watchers") == 0)
 
 
-def test_a_head_request_opens_nothing(platform: Platform, namespace: str):
+def test_a_head_request_says_what_is_there_and_opens_nothing(platform: Platform, namespace: str):
     for query in ("", "?wait=30"):
         assert platform.admin.ask("HEAD", f"/api/v1/config/{namespace}/watch{query}").status_code == 200
+        assert platform.admin.ask("HEAD", f"/api/v1/config/no-such-thing/watch{query}").status_code == 404
     assert metric(platform.ada, "muniment_config_watchers") == 0
 
 
@@ -303,6 +315,18 @@ def test_watchers_are_limited_per_user_and_in_all(platform: Platform, small: Api
         for ear in ears:
             ear.hang_up()
     eventually(lambda: metric(small, "muniment_config_watchers") == 0)
+
+
+def test_a_long_poll_whose_client_has_hung_up_leaves_its_place_to_others(platform: Platform, small: Api, namespace):
+    eventually(lambda: metric(small, "muniment_config_watchers") == 0)
+    tag = poll(small.same(platform.admin), namespace, 0).headers["etag"]
+    polls = [hanging(small, platform.admin, namespace, tag) for _ in range(4)]
+    eventually(lambda: metric(small, "muniment_config_watchers") == 4)
+    assert poll(small.same(platform.admin), namespace, 0).status_code == 429
+    for each in polls:
+        each.close()
+    eventually(lambda: metric(small, "muniment_config_watchers") == 0)
+    assert poll(small.same(platform.admin), namespace, 0).status_code == 200
 
 
 def test_who_doesnt_read_is_given_the_newest_and_not_what_was_between(platform: Platform, namespace: str):

@@ -81,6 +81,20 @@ def test_every_route_refuses_who_has_no_permission_unless_it_is_for_oneself(plat
         assert "403" in said_of[operation]["responses"], operation
 
 
+def test_a_head_request_says_what_get_says_of_every_route(platform, operations):
+    compared = 0
+    for method, path, said in operations:
+        if method != "GET" or said["operationId"] == "stream_events":  # whose answer to GET never ends
+            continue
+        _, params = example(platform, said)
+        answers = [platform.admin.ask(verb, filled(path), params=params) for verb in ("HEAD", "GET")]
+        heads = [(each.status_code, each.headers.get("content-type")) for each in answers]
+        assert heads[0] == heads[1], path
+        assert answers[0].content == b"", path
+        compared += 1
+    assert compared > 40
+
+
 @pytest.mark.parametrize("token", ["nonsense", "a.b.c", "eyJhbGciOiJub25lIn0.e30.", "x" * 5000])
 def test_a_token_that_we_didnt_sign_is_refused(platform, token):
     answer = platform.ada.anybody.get("/api/v1/auth/me", headers={"authorization": f"Bearer {token}"})
