@@ -17,6 +17,7 @@ from domain.configuration import (
     NamespaceName,
     NamespaceNotFound,
     NamespaceReserved,
+    TooManyNamespaces,
     canonical,
     differences,
     merge_patch,
@@ -27,6 +28,9 @@ from domain.ports import Work
 
 Mode = Literal["replace", "merge"]
 """The values are the whole document, or a JSON Merge Patch (RFC 7396) of it."""
+
+NAMESPACES_LIMIT = 1_000
+"""Namespaces that customers may declare, unless the setting says otherwise."""
 
 FIELD = "values"
 """Where the document stands in what is sent; paths of what is wrong with it begin here."""
@@ -65,7 +69,9 @@ class Past(Protocol):
 class DeclareNamespace:
     """A namespace of the customers' own has this JSON Schema from now on.
 
-    `values` become its document with it, for a schema that the stored document doesn't fit.
+    `values` become its document with it, for a schema that the stored document doesn't fit. `declared` are those that
+    there were when it was asked for, of which there may be `limit`: counted before, so that who declares at the same
+    moment doesn't wait for another. Several at once may pass it by as many as they are.
     """
 
     name: NamespaceName
@@ -73,6 +79,8 @@ class DeclareNamespace:
     own: OwnNamespaces
     values: Values | None = None
     reason: str = ""
+    declared: int = 0
+    limit: int = NAMESPACES_LIMIT
 
 
 @dataclass(frozen=True)
@@ -131,7 +139,7 @@ def declare_namespace(work: Work, command: DeclareNamespace) -> Changed:
     """Opens the namespace, or gives it another schema, which its document must fit. The same schema records nothing.
 
     A namespace whose document was never written may leave open what the schema requires. Raises NamespaceReserved,
-    InvalidSchema, InvalidDocument, Invalid.
+    TooManyNamespaces, InvalidSchema, InvalidDocument, Invalid.
     """
     if command.name in command.own.schemas:
         raise NamespaceReserved
@@ -139,6 +147,8 @@ def declare_namespace(work: Work, command: DeclareNamespace) -> Changed:
     namespace = work.find(Namespace, stream) or work.add(Namespace(str(command.name)))
     if namespace.is_of_software:
         raise NamespaceReserved
+    if namespace.schema is None and command.declared >= command.limit:
+        raise TooManyNamespaces(f"At most {command.limit:,} may be declared; withdraw one that nobody needs.")
     schema = _declared(namespace, command.schema)
     changed = namespace.declare(dict(command.schema), command.reason)
     if command.values is not None or namespace.is_stored:

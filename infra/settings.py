@@ -299,6 +299,9 @@ class Settings:
     config_lease_seconds: float = CONFIGURATION(
         30.0, "a process or service silent for so long counts as gone", hot=True, least=1, most=3600
     )
+    config_namespaces: int = CONFIGURATION(
+        1_000, "namespaces that may be declared for services of one's own", hot=True, least=0, most=100_000
+    )
 
     own: tuple[Own, ...] = ()
     """The settings of modules of one's own, once these are loaded (`runtime.modules.load`)."""

@@ -59,6 +59,11 @@ class ConfigurationPorts:
         return References(self.secrets, self.live.settings)
 
     @property
+    def namespaces_limit(self) -> int:
+        """How many namespaces the customers may declare."""
+        return self.live.settings.config_namespaces
+
+    @property
     def answer_seconds(self) -> float:
         """How long an update's answer waits for the instances."""
         return self.live.settings.config_answer_seconds

@@ -65,6 +65,11 @@ class OwnConfiguration(OwnNamespaces, Protocol):
     def references(self) -> References: ...
 
     @property
+    def namespaces_limit(self) -> int:
+        """How many the customers may declare."""
+        ...
+
+    @property
     def of_modules(self) -> Collection[str]:
         """The names of those that modules of one's own have declared."""
         ...

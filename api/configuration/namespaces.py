@@ -20,7 +20,9 @@ from domain.configuration import (
     NamespaceName,
     NamespaceNotFound,
     NamespaceReserved,
+    TooManyNamespaces,
 )
+from infra.configuration import heads
 from projections.read import Read
 
 PATH = "/api/v1/config-namespaces"
@@ -73,9 +75,15 @@ def get_namespace(read: Read, name: str) -> DeclaredView:
 async def prepare_declaration(ports: ConfigurationPorts, asked: Asked) -> DeclareNamespace:
     """Raises Invalid."""
     body: DeclarationBody = asked.body
-    return DeclareNamespace(
-        NamespaceName(asked.path["name"]), body.schema, ports.configuration, body.values, body.reason
-    )
+    own = ports.configuration
+    name = NamespaceName(asked.path["name"])
+    there_are = await asked.in_thread(_counted, ports)
+    return DeclareNamespace(name, body.schema, own, body.values, body.reason, there_are, own.namespaces_limit)
+
+
+def _counted(ports: ConfigurationPorts) -> int:
+    with ports.pool.connection() as connection:
+        return heads.declared(connection)
 
 
 async def prepare_withdrawal(ports: ConfigurationPorts, asked: Asked) -> WithdrawNamespace:
@@ -101,7 +109,7 @@ ROUTES: list[Route] = [
     Command(
         "PUT", f"{PATH}/{{name}}", DeclarationBody, declare_namespace, permission="config:declare", scope=OF_NAME,
         prepare=prepare_declaration, stream=lambda asked: Namespace.id_of(asked.path["name"]), result=UpdatedView,
-        answered=declared, raises=(NamespaceReserved, InvalidSchema, InvalidDocument),
+        answered=declared, raises=(NamespaceReserved, TooManyNamespaces, InvalidSchema, InvalidDocument),
     ),
     Command(
         "DELETE", f"{PATH}/{{name}}", None, withdraw_namespace, permission="config:declare", scope=OF_NAME,

@@ -8,6 +8,7 @@ from domain.configuration.errors import (
     NamespaceReserved,
     NewerDocument,
     SecretStoreUnavailable,
+    TooManyNamespaces,
     VersionNotFound,
 )
 from domain.configuration.namespace import Namespace, NamespaceName
@@ -31,6 +32,7 @@ __all__ = [
     "SecretReference",
     "SecretStoreUnavailable",
     "Source",
+    "TooManyNamespaces",
     "Upcast",
     "VersionNotFound",
     "canonical",

@@ -15,6 +15,12 @@ class NamespaceReserved(Conflict):
     code = "namespace-reserved"
 
 
+class TooManyNamespaces(Conflict):
+    """As many namespaces are declared as may be; withdraw one that nobody needs."""
+
+    code = "too-many-namespaces"
+
+
 class VersionNotFound(NotFound):
     """This namespace has no such version."""
 

@@ -105,6 +105,12 @@ def read_heads(connection: Connection[Any], names: Sequence[str] | None = None) 
     return [head_of(row) for row in rows]
 
 
+def declared(connection: Connection[Any]) -> int:
+    """How many namespaces of the customers' own there are."""
+    row = connection.execute("select count(*) from configuration_heads where schema is not null").fetchone()
+    return int(row[0]) if row else 0
+
+
 def head_of(row: dict[str, Any]) -> Head:
     """A row of the table, whose two documents come as text.
 

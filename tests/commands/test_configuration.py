@@ -39,6 +39,7 @@ from domain.configuration import (
     NamespaceNotFound,
     NamespaceReserved,
     NewerDocument,
+    TooManyNamespaces,
     VersionNotFound,
     merge_patch,
 )
@@ -448,6 +449,21 @@ def test_a_document_that_cant_be_brought_up_can_be_replaced(site):
     assert site.validate({"grams": 4}, own=own).changes == [Change("grams", ABSENT, 4), Change("spoons", 2, ABSENT)]
     site.change({"grams": 4}, own=own)
     assert (site.stored(), site.head().schema_version) == ({"grams": 4}, 2)
+
+
+@pytest.mark.parametrize("declared", [3, 4])
+def test_there_are_as_many_namespaces_as_may_be_and_those_that_there_are_can_be_declared_anew(site, declared):
+    def declare(name: str, schema: Any) -> Changed:
+        command = DeclareNamespace(NamespaceName(name), schema, OWN, declared=declared, limit=3)
+        return site.do(declare_namespace, command)
+
+    site.declare(name="shop")
+    with pytest.raises(TooManyNamespaces, match="At most 3 may be declared"):
+        declare("till", SHOP_SCHEMA)
+    assert declare("shop", {"type": "object"}).changed
+    site.withdraw("shop")
+    with pytest.raises(TooManyNamespaces):
+        declare("shop", SHOP_SCHEMA)
 
 
 def test_a_namespace_that_was_changed_many_times_is_loaded_as_it_is(site):

@@ -15,6 +15,7 @@ from commands.configuration import (
 )
 from domain.configuration import ABSENT, Change, NamespaceName, merge_patch
 from domain.configuration.document import Values
+from infra.configuration.heads import declared
 from runtime.cli.config.answer import tell
 from runtime.cli.config.shared import (
     Shown,
@@ -150,7 +151,10 @@ def declare(
     """
     document = read_file(values) if values else None
     with wired.core() as core, told_whole():
-        command = DeclareNamespace(namespace, read_file(schema), own(wired), document, reason)
+        with wired.connection() as connection:
+            there_are = declared(connection)
+        limit = core.settings.config_namespaces
+        command = DeclareNamespace(namespace, read_file(schema), own(wired), document, reason, there_are, limit)
         outcome = decided(wired, core, namespace, declare_namespace, command, actor, if_version)
         tell(wired, core.log, namespace, outcome, as_json)
 
