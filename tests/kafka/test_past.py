@@ -137,9 +137,9 @@ def test_a_restored_store_on_a_kafka_without_anything_goes_on(settings, core, co
         # The worker listens to topics that the relay then gives up: it starts anew by itself.
         eventually(lambda: logs[1].read_text().count("partitions are ours") == 2, PATIENCE_SECONDS, 0.1)
         with part(elsewhere, "relay", logs[0]):
+            eventually(lambda: "there are other topics now: starts anew" in logs[1].read_text(), PATIENCE_SECONDS, 0.1)
             register(core, "grace@compiler.example")
             level(connection, build=2)
             spread = spread_of(connection)
-    assert "there are other topics now: starts anew" in logs[1].read_text()
     for projection in modules.projections():
         assert fold_views(settings.postgres_url, core.log, Build(projection, 2), spread) == (core.log.head(), [])
