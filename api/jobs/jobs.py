@@ -43,7 +43,7 @@ from commands.jobs import (
     retry_job,
 )
 from domain.errors import Overloaded
-from domain.jobs import JobFinished, JobNotFound, JobTypes, UnknownJobType
+from domain.jobs import JobFinished, JobNotFound, JobTypes, UniqueKeyTaken, UnknownJobType
 from domain.jobs.job import ENDED
 from projections.jobs import DeadFilter, count_dead, counts, dead_letters, job_by_id, jobs, take_forward
 from projections.read import Read
@@ -166,7 +166,7 @@ ROUTES: list[Route] = [
         command=lambda asked: RetryJob(
             asked.path["id"], asked.body.reason, asked.body.attempts_more, asked.body.run_at
         ),
-        raises=(JobNotFound, JobFinished),
+        raises=(JobNotFound, JobFinished, UniqueKeyTaken),
     ),
     Command(
         "POST", "/api/v1/jobs/dead/redrive", RedriveBody, redrive, prepare=prepare_redrive, permission="job:retry",

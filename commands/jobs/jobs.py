@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from domain.errors import Invalid, invalid_field
-from domain.jobs import Job, JobKey, JobType, JobTypes
+from domain.jobs import Job, JobKey, JobType, JobTypes, UniqueKeyTaken
 from domain.jobs.job_type import NAME
 from domain.jobs.policy import (
     ATTEMPTS_LIMIT,
@@ -200,7 +200,7 @@ def cancel_job(work: Work, command: CancelJob) -> None:
 
 
 def retry_job(work: Work, command: RetryJob) -> None:
-    """Drives a dead letter again; what waits runs at once. Raises JobNotFound, JobFinished, Invalid."""
+    """Drives a dead letter again; what waits runs at once. Raises JobNotFound, JobFinished, UniqueKeyTaken, Invalid."""
     more = command.attempts_more
     if more is not None and not 1 <= more <= ATTEMPTS_LIMIT:
         raise invalid_field("attempts_more", f"1 to {ATTEMPTS_LIMIT}")
@@ -208,11 +208,13 @@ def retry_job(work: Work, command: RetryJob) -> None:
     job = work.get(Job, command.id)
     # As with those that are enqueued: nobody gets before others by a time that is past.
     later = command.run_at is not None and command.run_at > work.now()
+    if not _has_key_again(work, job):
+        raise UniqueKeyTaken
     job.retry(_checked_reason(command.reason), more, command.run_at if later else None)
 
 
 def retry_jobs(work: Work, command: RetryJobs) -> int:
-    """How many were dead and are driven again. Raises Invalid."""
+    """How many were dead and are driven again. One whose unique key another has isn't. Raises Invalid."""
     if len(command.ids) > BATCH_LIMIT:
         raise invalid_field("ids", f"at most {BATCH_LIMIT} at a time")
     reason, begin_at, driven = _checked_reason(command.reason), command.begin_at, 0
@@ -220,7 +222,7 @@ def retry_jobs(work: Work, command: RetryJobs) -> int:
         begin_at = work.now()
     for id_ in command.ids:
         job = work.find(Job, id_)
-        if job is not None and job.is_dead:
+        if job is not None and job.is_dead and _has_key_again(work, job):
             job.retry(reason, run_at=begin_at + command.interval * driven if begin_at else None)
             driven += 1
     return driven
@@ -237,10 +239,31 @@ def _claim(work: Work, type_name: str, key: str, seconds: int | None, job_id: UU
     if held is None:
         holder = work.find(Job, found.job_id)
         held = holder is not None and not holder.is_finished
+        if holder is not None and holder.is_dead:
+            work.guard(holder)  # so that it isn't driven again at the same time
     if held:
         return found.job_id
     found.pass_to(job_id, seconds)
     return job_id
+
+
+def _has_key_again(work: Work, job: Job) -> bool:
+    """Whether a job that goes on has its unique key to itself; a dead letter's may have passed to another.
+
+    What is taken for a window only was taken when the job was enqueued, whatever comes later.
+    """
+    if job.unique_key is None or not job.is_dead:
+        return True
+    key = work.find(JobKey, JobKey.id_of(job.type, job.unique_key))
+    if key is None or key.seconds is not None:
+        return True
+    if key.job_id != job.id:
+        holder = work.find(Job, key.job_id)
+        if holder is not None and not holder.is_finished:
+            return False
+        key.pass_to(job.id, None)
+    work.guard(key)
+    return True
 
 
 def _enqueued(command: Enqueue, job_id: UUID, unique_key: str | None, unique_seconds: int | None) -> Job.Enqueued:

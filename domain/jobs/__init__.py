@@ -8,6 +8,7 @@ from domain.jobs.errors import (
     LeaseLost,
     NotRetryable,
     Snooze,
+    UniqueKeyTaken,
     UnknownJobType,
     WrongJobType,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "Queue",
     "RetryPolicy",
     "Snooze",
+    "UniqueKeyTaken",
     "UnknownJobType",
     "WrongJobType",
 ]

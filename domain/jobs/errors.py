@@ -17,6 +17,12 @@ class JobFinished(Conflict):
     code = "job-finished"
 
 
+class UniqueKeyTaken(Conflict):
+    """Another job has its unique key by now, and isn't finished."""
+
+    code = "unique-key-taken"
+
+
 class AttemptOver(Conflict):
     """This isn't the attempt that the job is at."""
 

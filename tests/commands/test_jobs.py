@@ -1,6 +1,7 @@
 """Jobs are enqueued with what they come from, once for each unique key, and what is wrong with them is named."""
 
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from uuid import uuid4
@@ -35,7 +36,7 @@ from commands.jobs import (
 )  # fmt: skip
 from domain.errors import Conflict, Invalid
 from domain.identity import User
-from domain.jobs import Job, JobFinished, JobType, JobTypes, NoArgs, UnknownJobType
+from domain.jobs import Job, JobFinished, JobType, JobTypes, NoArgs, UniqueKeyTaken, UnknownJobType
 from tests.stream_apps.working import Site
 
 
@@ -97,6 +98,68 @@ def test_of_a_unique_key_there_is_one_unfinished_job(site):
     third = site.do(enqueue_job, Enqueue(NOTE, LetterArgs("ada"), unique_key="today"))
     assert third.is_new
     assert site.queued() == 1
+
+
+def die(site, **options):
+    """A dead letter."""
+    made = site.do(enqueue_job, Enqueue(NOTE, LetterArgs("ada"), **options)).id
+
+    def fail(work, _):
+        work.get(Job, made).fail(1, 1, "w", 0.1, "not-retryable", "no", None, None)
+
+    site.connection.execute(
+        "update job_queue set state = 'leased', fence = 1, worker = 'w', lease_until = now() + '1 min' where id = %s",
+        (made,),
+    )
+    site.do(fail, None)
+    return made
+
+
+def test_a_dead_letter_whose_unique_key_another_has_is_driven_again_when_that_has_ended(site):
+    first = die(site, unique_key="today")
+    second = site.do(enqueue_job, Enqueue(NOTE, LetterArgs("bob"), unique_key="today"))
+    assert second.is_new
+    with pytest.raises(UniqueKeyTaken):
+        site.do(retry_job, RetryJob(first))
+    assert site.do(retry_jobs, RetryJobs([first])) == 0
+    site.do(cancel_job, CancelJob(second.id))
+    site.do(retry_job, RetryJob(first))
+    assert site.do(enqueue_job, Enqueue(NOTE, LetterArgs("bob"), unique_key="today")).id == first
+
+
+def test_of_dead_letters_with_one_unique_key_one_is_driven_again(site):
+    dead = [die(site, unique_key="today") for _ in range(3)]
+    assert site.do(retry_jobs, RetryJobs(dead)) == 1
+    assert site.queued("ready") == 1
+
+
+@pytest.mark.parametrize("_", range(5))
+def test_a_dead_letter_driven_again_and_another_job_at_once_are_one_job(site, _):
+    dead, barrier = die(site, unique_key="today"), threading.Barrier(2)
+
+    def drive():
+        barrier.wait()
+        with suppress(UniqueKeyTaken):
+            site.do(retry_job, RetryJob(dead))
+
+    def another():
+        barrier.wait()
+        site.do(enqueue_job, Enqueue(NOTE, LetterArgs("bob"), unique_key="today"))
+
+    threads = [threading.Thread(target=each) for each in (drive, another)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert site.queued("ready") == 1
+
+
+def test_a_window_doesnt_keep_a_dead_letter_from_being_driven_again(site):
+    dead = die(site, unique_key="today", unique_seconds=1)
+    site.connection.execute("update stored_events set recorded_at = recorded_at - interval '1 hour'")
+    assert site.do(enqueue_job, Enqueue(NOTE, LetterArgs("bob"), unique_key="today", unique_seconds=1)).is_new
+    site.do(retry_job, RetryJob(dead))
+    assert site.queued("ready") == 2
 
 
 def test_a_unique_key_with_a_window_is_taken_that_long_whatever_becomes_of_the_job(site):
