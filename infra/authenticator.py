@@ -4,11 +4,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
+from prometheus_client import Counter
+
 from domain.errors import Unauthenticated
 from infra.configuration.live import given
 from infra.sessions import Sessions
 from infra.tokens import AccessClaims, Tokens
 
+VERIFICATIONS = Counter("muniment_token_verifications_total", "Access tokens whose signature was looked at")
 TOKEN_LIMIT_CHARS = 4096
 REREAD_SECONDS = 1.0
 """How old the keyring may be while nobody tells us of its changes."""
@@ -70,6 +73,7 @@ class Authenticator:
         if len(token) > TOKEN_LIMIT_CHARS:
             raise Unauthenticated("The access token is not valid.")
         self._verified.pop(token, None)
+        VERIFICATIONS.inc()
         claims = self._tokens.verify(token)
         self._verified[token] = claims
         size = self._size()

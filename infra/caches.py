@@ -82,6 +82,11 @@ class Caches:
         """What this process has heard of last."""
         return self._known
 
+    def forget(self) -> None:
+        """Begins anew with nothing: what is remembered was remembered for as long as other limits said."""
+        for cache in self._caches:
+            cache.local.forget_all(self._listener.head)
+
     async def close(self) -> None:
         """Ends the connections to the shared level."""
         if self.shared:
@@ -96,8 +101,7 @@ class Caches:
         row = await (await connection.execute(READ)).fetchone()
         self._known = Versions(*row) if row else UNKNOWN
         # What others stored before counts only if it holds at the head of now: who knows what was missed.
-        for cache in self._caches:
-            cache.local.forget_all(self._listener.head)
+        self.forget()
 
     def _moved(self, payload: str) -> None:
         self._known = Versions.parse(payload).newer(self._known)

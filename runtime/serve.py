@@ -37,7 +37,7 @@ from infra.cache import Loaded
 from infra.caches import Caches
 from infra.configuration.instance import Instance
 from infra.configuration.live import Derived, Live, Snapshot
-from infra.configuration.schemas import file_values, schemas_of
+from infra.configuration.schemas import file_values, schemas_of, settings_of
 from infra.embedded import DataFolder
 from infra.embedded.parent import end_with_parent
 from infra.listener import Listener
@@ -98,6 +98,8 @@ class Api:
         stores = self.instance.secrets if self.instance is not None else None
         self.secrets = open_secret_stores(settings) if stores is None else stores
         self.core = build_core(self.configuration)
+        self._cached_by: dict[str, Any] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.lookups = ThreadPoolExecutor(LOOKUP_THREADS, "lookup")
         self.projections = modules.projections()
         self.listener = Listener(
@@ -235,8 +237,18 @@ class Api:
         """What lives longer than requests takes the new limits over; who calls is another thread."""
         allow_open_files(snapshot.settings)
         self.core.passwords.change_dummy()
+        caches = {each.name: getattr(snapshot.settings, each.name) for each in settings_of(self.settings, "caches")}
+        if self._cached_by not in ({}, caches) and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._forget)
+        self._cached_by = caches
         self.live.limits = live_limits(snapshot.settings)
         self.watches.audience.limits = watch_limits(snapshot.settings)
+
+    def _forget(self) -> None:
+        """What is remembered was remembered under other limits: a smaller cache is small at once."""
+        self.caches.forget()
+        self.sessions.forget()
+        self.authenticator.forget()
 
     def _announced(self, announcements: Sequence[str]) -> None:
         for announcement in announcements:
@@ -300,6 +312,7 @@ class Api:
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        self._loop = asyncio.get_running_loop()
         await self.access_reader.open()
         with suppress(psycopg.Error):  # then it is done at the listener's first connection
             await asyncio.to_thread(discard_other_past, self.settings)

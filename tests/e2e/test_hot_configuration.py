@@ -1,9 +1,10 @@
 """The running platform lives by what is stored: changed over HTTP, in force in every process, without a restart."""
 
+import re
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -42,6 +43,12 @@ def store(platform: Platform) -> Iterator[Store]:
     yield change
     for namespace in touched:
         platform.admin.done("PUT", f"/api/v1/config/{namespace}", {"values": {}})
+
+
+def counted(api: Api, name: str) -> float:
+    """A counter of a process, which may have none of it yet."""
+    found = re.search(rf"^{re.escape(name)} (\S+)$", api.anybody.get("/metrics").text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
 
 
 def states(answer: dict[str, Any]) -> set[str]:
@@ -143,6 +150,137 @@ def test_live_readers_are_limited_as_the_configuration_says(platform, store):
     with platform.ada.http.stream("GET", "/api/v1/events/stream", headers=platform.admin._headers) as stream:
         assert stream.status_code == 200
         assert platform.admin.get("/api/v1/events/stream").status_code == 429
+
+
+IN_VALKEY = 'muniment_cache_lookups_total{cache="identity",level="valkey"}'
+LOCAL = 'muniment_cache_lookups_total{cache="%s",level="local"}'
+CHECKED = 'muniment_check_seconds_count{level="local"}'
+MEMORY = 'muniment_session_lookups_total{source="memory"}'
+VERIFIED = "muniment_token_verifications_total"
+
+
+def asked_for_users(platform: Platform, people: list[Caller]) -> None:
+    for each in people:
+        platform.admin.done("GET", f"/api/v1/users/{each.me}")
+
+
+def asked_what_users_may(platform: Platform, people: list[Caller]) -> None:
+    for each in people:
+        platform.admin.check(each.me, "engine:start")
+
+
+def asked_by_users(_: Platform, people: list[Caller]) -> None:
+    for each in people:
+        each.done("GET", "/api/v1/auth/me")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "ask", "name", "remembers", "forgets"),
+    [
+        ("user_cache_size", 1, asked_for_users, LOCAL % "identity", 6, 0),
+        ("access_cache_size", 1, asked_what_users_may, CHECKED, 12, 0),
+        ("cache_seconds", 0, asked_for_users, LOCAL % "identity", 6, 0),
+        ("session_cache_size", 1, asked_by_users, MEMORY, 6, 0),
+        ("token_cache_size", 1, asked_by_users, VERIFIED, 0, 6),
+    ],
+    ids=lambda value: value if isinstance(value, str) and value.endswith(("size", "seconds")) else "",
+)
+def test_an_api_process_remembers_as_much_as_the_configuration_says(
+    platform, store, newcomer, setting, value, ask, name, remembers, forgets
+):
+    """Two people in turn: with room for one, the one is never remembered when it is asked for."""
+    people = [newcomer("Ada Byron"), newcomer("Mary Somerville")]
+    platform.level()
+
+    def seen() -> float:
+        """How often it was remembered, or looked at anew, in three rounds after the first."""
+        ask(platform, people)
+        before = counted(platform.ada, name)
+        for _ in range(3):
+            ask(platform, people)
+        return counted(platform.ada, name) - before
+
+    eventually(lambda: seen() == remembers)  # a process that hasn't heard anything for long trusts no memory
+    assert states(store("caches", **{setting: value})) == {"applied"}
+    assert seen() == forgets
+    store("caches", **{setting: None})
+    eventually(lambda: seen() == remembers)
+
+
+def test_what_processes_share_they_share_for_as_long_as_the_configuration_says(platform, store, newcomer):
+    def shared() -> float:
+        """Of somebody new: how often Babbage's process finds in Valkey what Ada's has looked up."""
+        user = newcomer().me
+        platform.level()
+        before = counted(platform.babbage, IN_VALKEY)
+        for api in (platform.ada, platform.babbage):
+            api.same(platform.admin).done("GET", f"/api/v1/users/{user}")
+        return counted(platform.babbage, IN_VALKEY) - before
+
+    eventually(lambda: shared() == 1)
+    store("caches", shared_cache_seconds=0)
+    assert shared() == 0
+
+
+def test_a_receipt_is_kept_for_as_long_as_the_configuration_says(platform, store):
+    def asked() -> str:
+        body = {"schema": {"type": "object"}, "reason": "again and again"}
+        answer = platform.admin.ask(
+            "PUT", "/api/v1/config-namespaces/kept", body, headers={"idempotency-key": "kept-for-hours"}
+        )
+        return str(answer.json().get("version", answer.json().get("code")))
+
+    assert asked() == "2"
+    platform.sql("update receipts set fulfilled_at = fulfilled_at - interval '3 hours'")
+    platform.sql("update receipt_reservations set until = until - interval '3 hours'")
+    platform.admin.done("DELETE", "/api/v1/config-namespaces/kept")
+    assert asked() == "2"  # the first answer, once more
+    store("api", receipt_hours=2)
+    assert asked() == "4"  # it is forgotten, and declares anew
+
+
+@contextmanager
+def nothing_is_committed(platform: Platform) -> Iterator[None]:
+    """Saves gather for as long as this lasts: less than they wait."""
+    with psycopg.connect(platform.settings.postgres_url) as connection:
+        connection.execute("select from log_head for update")
+        yield
+
+
+def saved_at_once(platform: Platform, refused: int) -> tuple[list[int], int]:
+    """Eight saves at once, of which so many are refused while the others wait: their answers, and their commits."""
+    entry = {"action": "engine.started", "target": "engine:1", "outcome": "success"}
+    (head,) = platform.sql("select position from log_head")[0]
+    with ThreadPoolExecutor(8) as hands:
+        with nothing_is_committed(platform):
+            sent = [hands.submit(platform.admin.post, "/api/v1/audit/events", entry) for _ in range(8)]
+            eventually(lambda: sum(each.done() for each in sent) >= refused, 3)
+            wait(sent, 0.2)
+        answers = [each.result().status_code for each in sent]
+    topic = "audit.EntryRecorded"
+    sql = "select count(distinct xmin::text) from stored_events where notification_id > %s and topic = %s"
+    return answers, platform.sql(sql, head, topic)[0][0]
+
+
+@pytest.mark.parametrize(
+    ("setting", "refused", "commits"),
+    [("commit_queue_limit", 6, 2), ("commit_group_limit", 0, 8)],
+)
+def test_saves_wait_and_are_committed_together_as_the_configuration_says(platform, store, setting, refused, commits):
+    store("log", **{setting: 1})
+    answers, found = saved_at_once(platform, refused)
+    assert answers.count(503) >= refused  # a save of the platform's own may have been among those that waited
+    assert found == answers.count(201) <= commits
+    store("log", **{setting: None})
+    answers, _ = saved_at_once(platform, 0)
+    assert answers.count(503) == 0
+
+
+def test_as_many_namespaces_are_declared_as_the_configuration_says(platform, store):
+    store("configuration", config_namespaces=0)
+    refused = platform.admin.ask("PUT", "/api/v1/config-namespaces/one-more", {"schema": {"type": "object"}})
+    assert (refused.status_code, refused.json()["code"]) == (409, "too-many-namespaces")
+    assert "At most 0 may be declared" in refused.json()["detail"]
 
 
 def test_what_can_only_change_at_a_restart_is_refused_with_the_variable_to_set(platform):
