@@ -25,21 +25,6 @@ _NAMES = (
 )  # fmt: skip
 
 
-class Chained(NamedTuple):
-    """Of whom a message tells, and where in its chain. `stream` is an id as text."""
-
-    stream: bytes
-    version: int
-    position: int
-    previous: int
-    layout: int
-
-    @property
-    def event_id(self) -> bytes:
-        """`stream:version`."""
-        return b"%b:%d" % (self.stream, self.version)
-
-
 class Frame(NamedTuple):
     """What the headers of an event say of its metadata, and the names of all of them, sorted, but for the seal's."""
 
@@ -74,15 +59,22 @@ WITHOUT_SUBJECT = tuple(name for name in UNTOLD.names if name != "ce_subject")
 
 
 def contents(
-    said: Frame, chain: Chained, kind: bytes, recorded_at: datetime, identity: bytes, *subject: bytes
+    said: Frame,
+    kind: bytes,
+    identity: bytes,
+    recorded_at: datetime,
+    position: int,
+    previous: int,
+    layout: int,
+    *subject: bytes,
 ) -> tuple[bytes, ...]:
     """What the headers say, in the order of their names, as the seal wants them."""
     return (
         *said.before,
         identity,
-        b"%d" % chain.layout,
-        b"%d" % chain.position,
-        b"%d" % chain.previous,
+        b"%d" % layout,
+        b"%d" % position,
+        b"%d" % previous,
         _SOURCE,
         _SPECVERSION,
         *subject,

@@ -17,8 +17,11 @@ from infra.topics import topic_name
 CHANNEL = "muniment_bus"
 """Notified when a layout begins; the payload is its number."""
 
-PROTOCOL = "2"
-"""Moves when what a message says changes: then a new layout begins. 2: watermarks of all topics in one message."""
+PROTOCOL = "3"
+"""Moves when what a message says changes: then a new layout begins.
+
+2: watermarks of all topics in one message. 3: sealed over MessagePack.
+"""
 
 _COLUMNS = "layout, incarnation, partitions, topics, types_digest, from_position"
 _CURRENT = f"select {_COLUMNS} from bus_layouts order by layout desc limit 1"

@@ -27,7 +27,7 @@ from eventsourcing.persistence import MapperDeserialisationError
 
 from domain.aggregate import SECRET
 from infra.disclosure import marked
-from infra.envelope import CONTENT_TYPE, UNTOLD, WITHOUT_SUBJECT, Chained, Frame, contents, frame, frame_of, time_in
+from infra.envelope import CONTENT_TYPE, UNTOLD, WITHOUT_SUBJECT, contents, frame, frame_of, time_in
 from infra.event_store import Metadata, Recorded
 from infra.recorder import StoredRow
 from infra.seal import Seal
@@ -149,19 +149,15 @@ class Messages:
     def event(self, place: Place, recorded: Recorded, *, previous: int, layout: int) -> Message:
         """The message of one event: what its type may say, and its metadata."""
         kind, metadata = type(recorded.event), recorded.metadata
-        said = vars(recorded.event)
-        state = {name: said[name] for name in published(kind) if name in said}
+        fields = vars(recorded.event)
+        state = {name: fields[name] for name in published(kind) if name in fields}
         if (version := getattr(kind, "class_version", 1)) > 1:
             state["class_version"] = version
-        return self._event(
-            place,
-            Chained(str(recorded.stream).encode(), recorded.version, recorded.position, previous, layout),
-            recorded.topic.encode(),
-            recorded.recorded_at,
-            self._transcoder.encode(state),
-            metadata.to_bytes(),
-            frame(metadata.causation_id, metadata.correlation_id, metadata.traceparent),
-        )
+        said = frame(metadata.causation_id, metadata.correlation_id, metadata.traceparent)
+        stream, topic, event_id = str(recorded.stream).encode(), recorded.topic.encode(), recorded.id.encode()
+        told = contents(said, topic, event_id, recorded.recorded_at, recorded.position, previous, layout, stream)
+        value = _body(self._transcoder.encode(state), metadata.to_bytes())
+        return self._sealed(place, stream, value, said.names, told)
 
     def row(self, place: Place, row: StoredRow, *, previous: int, layout: int) -> Message:
         """The same message from the event as it is stored: several times faster, since nothing is made of it.
@@ -180,8 +176,8 @@ class Messages:
             kept = row.state
         else:
             kept = orjson.dumps({name: value for name, value in state.items() if name in carried.fields})
-        chain = Chained(row.name, row.version, row.position, previous, layout)
-        return self._event(place, chain, carried.topic, row.recorded_at, kept, row.metadata, said)
+        told = contents(said, carried.topic, row.event_id, row.recorded_at, row.position, previous, layout, row.name)
+        return self._sealed(place, row.name, _body(kept, row.metadata), said.names, told)
 
     def pointer(
         self,
@@ -195,10 +191,9 @@ class Messages:
         layout: int,
     ) -> Message:
         """The message in place of an event that is too large for one, or unreadable."""
-        key = str(stream).encode()
-        chain = Chained(key, version, position, previous, layout)
-        said = contents(UNTOLD, chain, POINTER.encode(), recorded_at, chain.event_id, key)
-        return self._sealed(place, key, b"{}", UNTOLD.names, said)
+        key, event_id = str(stream).encode(), f"{stream}:{version}".encode()
+        told = contents(UNTOLD, POINTER.encode(), event_id, recorded_at, position, previous, layout, key)
+        return self._sealed(place, key, b"{}", UNTOLD.names, told)
 
     def watermark(
         self, place: Place, event_id: str, recorded_at: datetime, *, position: int, previous: int, layout: int
@@ -208,7 +203,8 @@ class Messages:
         `event_id` and `recorded_at` are those of the event at `position`, wherever that was sent.
         """
         identity = f"{event_id}@{place.topic}:{place.partition}:{layout}".encode()
-        return self._mark(place, Chained(b"", 0, position, previous, layout), WATERMARK, recorded_at, identity, b"{}")
+        told = contents(UNTOLD, WATERMARK.encode(), identity, recorded_at, position, previous, layout)
+        return self._sealed(place, None, b"{}", WITHOUT_SUBJECT, told)
 
     def watermarks(
         self,
@@ -226,9 +222,9 @@ class Messages:
         among them), up to `position`; where there is none, that from which the layout starts.
         """
         identity = f"{event_id}@*:{place.partition}:{layout}".encode()
-        chain = Chained(b"", 0, position, newest[place.topic], layout)
+        told = contents(UNTOLD, WATERMARKS.encode(), identity, recorded_at, position, newest[place.topic], layout)
         value = orjson.dumps({"newest": newest}, option=orjson.OPT_SORT_KEYS)
-        return self._mark(place, chain, WATERMARKS, recorded_at, identity, value)
+        return self._sealed(place, None, value, WITHOUT_SUBJECT, told)
 
     def open(
         self, place: Place, key: bytes | None, value: bytes | None, headers: Headers | None
@@ -253,18 +249,16 @@ class Messages:
             if name.startswith("ce_") or name == CONTENT_TYPE:  # those of intermediaries mean nothing here
                 if name in known:
                     raise Refused("garbled", "a header that stands twice")
+                if content is None:
+                    raise Refused("garbled", "a header without a value")
                 known[name] = content
         seal = known.pop(SEAL, None)
         if seal is None:
             raise Refused("unsealed")
         if len(known) > HEADER_LIMIT:
             raise Refused("garbled", "too many headers")
-        try:
-            names, contents = zip(*sorted(known.items()), strict=True) if known else ((), ())
-            ours = self._seal.over(place, key, value, names, contents)
-        except TypeError:
-            raise Refused("garbled", "a header without a value") from None
-        if not hmac.compare_digest(ours, seal):
+        names = sorted(known)
+        if not hmac.compare_digest(self._seal.over(place, key, value, names, [known[name] for name in names]), seal):
             raise Refused("forged")
         return known
 
@@ -297,32 +291,15 @@ class Messages:
         metadata = Metadata.from_bytes(row.metadata)
         return Recorded(row.position, stream, row.version, row.topic, row.recorded_at, metadata, event)
 
-    def _event(
-        self,
-        place: Place,
-        chain: Chained,
-        kind: bytes,
-        recorded_at: datetime,
-        state: bytes,
-        metadata: bytes,
-        said: Frame,
-    ) -> Message:
-        key, value = chain.stream, b'{"event":%b,"metadata":%b}' % (state, metadata)
-        return self._sealed(
-            place, key, value, said.names, contents(said, chain, kind, recorded_at, chain.event_id, key)
-        )
-
-    def _mark(
-        self, place: Place, chain: Chained, kind: str, recorded_at: datetime, identity: bytes, value: bytes
-    ) -> Message:
-        said = contents(UNTOLD, chain, kind.encode(), recorded_at, identity)
-        return self._sealed(place, None, value, WITHOUT_SUBJECT, said)
-
     def _sealed(
-        self, place: Place, key: bytes | None, value: bytes, names: tuple[str, ...], said: tuple[bytes, ...]
+        self, place: Place, key: bytes | None, value: bytes, names: tuple[str, ...], told: tuple[bytes, ...]
     ) -> Message:
-        seal = self._seal.over(place, key, value, names, said)
-        return Message(key, value, [*zip(names, said, strict=True), (SEAL, seal)])
+        seal = self._seal.over(place, key, value, names, told)
+        return Message(key, value, [*zip(names, told, strict=True), (SEAL, seal)])
+
+
+def _body(state: bytes, metadata: bytes) -> bytes:
+    return b'{"event":%b,"metadata":%b}' % (state, metadata)
 
 
 class _Kind(NamedTuple):

@@ -35,7 +35,8 @@ __all__ = ["Committed", "InlineRefused", "Limits", "LogDatastore", "LogFactory",
 T = TypeVar("T")
 
 STORED = (
-    "uuid_send(originator_id), convert_to(originator_id::text, 'UTF8'), originator_version, topic, state,"
+    "uuid_send(originator_id), convert_to(originator_id::text, 'UTF8'),"
+    " convert_to(originator_id || ':' || originator_version, 'UTF8'), originator_version, topic, state,"
     " notification_id, recorded_at, metadata"
 )
 COLUMNS = "originator_id, originator_version, topic, state, notification_id, recorded_at, metadata"
@@ -51,21 +52,20 @@ _BOUNDED = f"""
 
 
 class StoredRow(NamedTuple):
-    """A row of the log for who makes nothing of it: the stream's id as its 16 bytes, and as text."""
+    """A row of the log for who makes nothing of it.
+
+    The stream's id as its 16 bytes, and as text (`name`); the event's, `stream:version`, as text.
+    """
 
     stream: bytes
     name: bytes
+    event_id: bytes
     version: int
     topic: str
     state: bytes
     position: int
     recorded_at: datetime
     metadata: bytes
-
-    @property
-    def event_id(self) -> str:
-        """`stream:version`."""
-        return f"{self.name.decode()}:{self.version}"
 
 
 class LogFactory(PostgresFactory):

@@ -254,21 +254,25 @@ class _Term:
         self._read_at = time.monotonic()
         rows = self._read(self._position, limit)
         while rows:
-            is_last = len(rows) < limit or time.monotonic() >= self._renew_at or self._wake.stopping
+            is_all = len(rows) < limit
+            is_last = is_all or time.monotonic() >= self._renew_at or self._wake.stopping
             # What follows is read while this goes out: the database and the bus needn't wait for each other.
             following = None if is_last else self._reader.submit(self._read, rows[-1].position, limit)
             self._publish(rows)
-            self._look_after()
+            self._look_after(more_follows=not is_all)
             if following is None:
                 return
             rows = following.result()
 
-    def _look_after(self) -> None:
+    def _look_after(self, *, more_follows: bool = False) -> None:
         """What is due beside publishing: watermarks, news of deliveries, noting how far it has come."""
         now = time.monotonic()
         if self._marked < self._position and now >= self._mark_at():
             self._mark()
-        self._outbox.poll()
+        if more_follows:
+            self._outbox.poll()
+        else:
+            self._outbox.hurry()
         self._unstored |= self._outbox.acknowledged()
         metrics.WAITING.set(self._outbox.waiting)
         if self._unstored and now >= self._store_at:
@@ -335,10 +339,10 @@ class _Term:
         self._is_first_round = False
 
     def _mark_each(self, newest: StoredRow, late: Mapping[Place, int]) -> None:
-        layout = self._layout.number
+        event_id, layout = newest.event_id.decode(), self._layout.number
         for place, previous in late.items():
             message = self._setup.messages.watermark(
-                place, newest.event_id, newest.recorded_at, position=newest.position, previous=previous, layout=layout
+                place, event_id, newest.recorded_at, position=newest.position, previous=previous, layout=layout
             )
             self._send(place, message, Reached(newest.position, previous))
         metrics.WATERMARKS.inc(len(late))
@@ -350,7 +354,7 @@ class _Term:
         for partition, marked in by_partition.items():
             place = Place(topic, partition)
             message = self._setup.messages.watermarks(
-                place, newest.event_id, newest.recorded_at,
+                place, newest.event_id.decode(), newest.recorded_at,
                 position=newest.position, layout=self._layout.number, newest=self._chains.newest(partition),
             )  # fmt: skip
             self._send(place, message, None, marked)

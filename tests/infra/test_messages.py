@@ -2,7 +2,7 @@
 
 import hmac
 from datetime import UTC, datetime
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from cloudevents.core.bindings.kafka import KafkaMessage, from_kafka_event
@@ -28,7 +28,7 @@ from infra.messages import (
     published,
 )
 from infra.recorder import StoredRow
-from infra.seal import hmac_sha256
+from infra.seal import Seal, hmac_sha256
 from infra.transcoding import EventMapper, NewerSoftware, OrjsonTranscoder
 from tests.stream_apps.events import KINDS, any_recorded, recorded
 
@@ -45,7 +45,11 @@ def stored(sent) -> StoredRow:
     """The row of an event, as the log has it."""
     row = EventMapper(OrjsonTranscoder()).to_stored_event(sent.event)
     stream, place = row.originator_id, (sent.position, sent.recorded_at, sent.metadata.to_bytes())
-    return StoredRow(stream.bytes, str(stream).encode(), row.originator_version, row.topic, row.state, *place)
+    return stored_row(stream, row.originator_version, row.topic, row.state, *place)
+
+
+def stored_row(stream: UUID, version: int, *more) -> StoredRow:
+    return StoredRow(stream.bytes, str(stream).encode(), f"{stream}:{version}".encode(), version, *more)
 
 
 def renamed(name: str = "Ada") -> Message:
@@ -212,8 +216,7 @@ class Ship(Aggregate):
 
 def test_what_an_older_version_said_and_this_one_doesnt_stays_behind():
     old = b'{"originator_topic":"parcels.Ship","old_name":"Fram","password":"hidden"}'
-    ship = uuid4()
-    row = StoredRow(ship.bytes, str(ship).encode(), 1, "parcels.ShipChristened", old, 8, NOON, b"{}")
+    row = stored_row(uuid4(), 1, "parcels.ShipChristened", old, 8, NOON, b"{}")
     message = MESSAGES.row(HERE, row, previous=5, layout=1)
     assert b"hidden" not in message.value
     assert opened(message).recorded.fields() == {"name": "Fram"}
@@ -224,6 +227,13 @@ def test_a_row_that_cant_be_read_makes_no_message(state):
     row = stored(recorded(8, User.Renamed, uuid4(), 2, {"name": "Ada"}))._replace(state=state)
     with pytest.raises(MapperDeserialisationError):
         MESSAGES.row(HERE, row, previous=5, layout=1)
+
+
+def test_the_seal_is_over_the_messagepack_of_all_that_a_message_means():
+    """Spelled out: another encoder of it, or another version of ours, must come to the same bytes."""
+    text = b"\x95\x92\xa3tea\x03\xc4\x01k\xc4\x02{}\x92\xa5ce_id\xa7ce_type\x92\xc4\x03a:1\xc4\x01t"
+    sealed = Seal(b"key").over(Place("tea", 3), b"k", b"{}", ("ce_id", "ce_type"), (b"a:1", b"t"))
+    assert sealed == hmac.digest(b"key", text, "sha256").hex().encode()
 
 
 @given(st.binary(max_size=200), st.binary(max_size=300))
