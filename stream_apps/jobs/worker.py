@@ -13,18 +13,14 @@ from dataclasses import dataclass, field
 from selectors import EVENT_READ, DefaultSelector
 from uuid import UUID
 
-import orjson
 import psycopg
-from psycopg import Notify
 
-from domain.errors import Unavailable
 from infra.configuration.live import given
-from infra.conninfo import bounded
-from infra.job_queue_claims import Claimed, Held, Pg, Presence, claim, configure, expired, hand_back, look, next_instant
-from infra.listener import LOG_CHANNEL
+from infra.job_queue_claims import Claimed, Held, Pg, Presence, claim, expired, hand_back, next_instant
 from infra.wake import Wake
 from stream_apps.jobs.attempt import Attempt, Phase
 from stream_apps.jobs.keeper import Keeper, Keeping
+from stream_apps.jobs.line import Line
 from stream_apps.jobs.metrics import HANDED_BACK, RUNNING, WAITED, queue_label
 from stream_apps.jobs.performing import Performer
 from stream_apps.jobs.threads import Loop, Threads
@@ -79,9 +75,9 @@ class Worker:
         self.name = name
         self.stuck = False
         self.unfinished = False
-        self.listening = threading.Event()
+        self._line = Line(conninfo, opened=self._anything_may_be, heard=self._heard)
+        self.listening = self._line.listening
         """It hears of what is enqueued from now on."""
-        self._conninfo = conninfo
         self._given_limits = given(limits)
         self._clock = clock
         self._chance = chance
@@ -97,9 +93,6 @@ class Worker:
         self._woken_for_room = False
         self._timer = 0.0
         self._seconds = 0.0
-        self._connection: Pg | None = None
-        self._look_lock = threading.Lock()
-        self._look_connection: Pg | None = None
         self._performer = make_performer(self)
         threads = self._limits.threads
         self._threads = Threads(threads, self._perform, self._ended)
@@ -139,23 +132,13 @@ class Worker:
             except (psycopg.Error, OSError) as error:
                 failures += 1
                 logger.warning("the queue can't be read right now: %s", error)
-                self._disconnect()
+                self._line.drop()
                 self._wake.wait(min(LONGEST_BACKOFF_SECONDS, 0.05 * 2.0**failures) * (0.5 + self._chance() / 2))
         self._drain()
 
     def look(self, claimed: Claimed) -> Held | None:
         """How a claimed row stands now. For performers; raises Unavailable."""
-        with self._look_lock:
-            for final in (False, True):
-                try:
-                    if self._look_connection is None:
-                        self._look_connection = self._connect("muniment worker looks")
-                    return look(self._look_connection, claimed)
-                except psycopg.Error as error:
-                    self._look_connection = None
-                    if final:
-                        raise Unavailable(f"The queue can't be read: {error}") from error
-        raise AssertionError  # pragma: no cover - the loop returns or raises
+        return self._line.look(claimed)
 
     def give_back(self, attempt: Attempt) -> None:
         """An attempt ends without an outcome, for the worker is going to end."""
@@ -165,17 +148,20 @@ class Worker:
     # The thread that claims
 
     def _turn(self) -> None:
-        connection = self._connected()
-        self._hear(connection)
+        connection = self._line.connected()
+        self._line.hear()
         now = self._clock()
         if now >= self._timer:
             # Whoever freed a key's slot and died at once can't say which.
-            self._called = self._look_at_all_keys = True
+            self._anything_may_be()
         room = self._room()
         if room > 0 and (self._called or self._there_may_be_more or self._freed):
             self._claim(connection, room)
         if not self._wake.stopping:
             self._sleep(connection)
+
+    def _anything_may_be(self) -> None:
+        self._called = self._look_at_all_keys = True
 
     def _claim(self, connection: Pg, room: int) -> None:
         with self._lock:
@@ -271,20 +257,12 @@ class Worker:
         # Jobs take longer than those of late: nothing is claimed ahead until they don't any more.
         self._seconds = max(self._seconds, 2 * self._limits.threads * AHEAD_SECONDS)
 
-    def _hear(self, connection: Pg) -> None:
-        """Takes what has been notified since."""
-        connection.pgconn.consume_input()
-        while notify := connection.pgconn.notifies():
-            self._notified(Notify(notify.relname.decode(), notify.extra.decode(), notify.be_pid))
-
-    def _notified(self, notify: Notify) -> None:
-        for word in orjson.loads(notify.payload).get("announce") or ():
-            kind, _, what = word.partition(":")
-            if kind == "*" or (kind == "jobs" and self._serves(what)):
-                self._called = True
-            if kind in {"job", "*"}:
-                self._called = True
-                self._job_changed(what)
+    def _heard(self, kind: str, what: str) -> None:
+        if kind == "*" or (kind == "jobs" and self._serves(what)):
+            self._called = True
+        if kind in {"job", "*"}:
+            self._called = True
+            self._job_changed(what)
 
     def _serves(self, queue: str) -> bool:
         return queue == "*" or self._limits.queues is None or queue in self._limits.queues
@@ -347,7 +325,7 @@ class Worker:
         """Finishes what has begun, within its time; the rest is handed back. An attempt that is cut off was none."""
         began = self._clock()
         until = began + self._limits.drain_seconds
-        self._give_back(self._threads.take_back(lambda _: True))
+        self._give_back(self._not_begun())
         asked = False
         while self._unfinished() and (now := self._clock()) < until:
             if not asked and now >= began + self._limits.drain_seconds * STOP_ASKED_AT:
@@ -361,17 +339,20 @@ class Worker:
         self.unfinished = any(attempt.phase is not Phase.OVER for attempt in self._snapshot())
         self._loop.close()
         self._keeper.stop(timeout_seconds=1.0)
-        self._disconnect()
-        if self._look_connection is not None:
-            self._look_connection.close()
+        self._line.close()
         self._wake.close()
+
+    def _not_begun(self) -> list[Attempt]:
+        """What was claimed and won't begin any more."""
+        tasks = [attempt for attempt in self._snapshot() if attempt.is_async and attempt.take_back()]
+        return tasks + self._threads.take_back(lambda _: True)
 
     def _unfinished(self) -> list[Attempt]:
         return [attempt for attempt in self._snapshot() if attempt.phase in {Phase.RUNNING, Phase.DECIDING}]
 
     def _give_back(self, attempts: Sequence[Attempt]) -> None:
         try:
-            self._hand_back(self._connected(), attempts)
+            self._hand_back(self._line.connected(), attempts)
         except (psycopg.Error, OSError) as error:
             logger.warning("%d jobs couldn't be handed back; their leases run out: %s", len(attempts), error)
 
@@ -394,24 +375,3 @@ class Worker:
     def _is_async(self, type_name: str) -> bool:
         job_type = self._performer.types.find(type_name)
         return job_type is not None and job_type.is_async
-
-    def _connected(self) -> Pg:
-        if self._connection is None:
-            connection = self._connect("muniment worker")
-            connection.add_notify_handler(self._notified)
-            connection.execute(f"listen {LOG_CHANNEL}".encode())
-            self._connection = connection
-            self._called = self._look_at_all_keys = True
-            self.listening.set()
-        return self._connection
-
-    def _connect(self, name: str) -> Pg:
-        connection = psycopg.connect(bounded(self._conninfo), autocommit=True, application_name=name)
-        configure(connection)
-        return connection
-
-    def _disconnect(self) -> None:
-        self.listening.clear()
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None

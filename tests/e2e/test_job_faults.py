@@ -178,8 +178,9 @@ class Works:
     def keep(self) -> None:
         """Starts again what ended by itself, as the supervisor does."""
         for part in (*self.workers, *self.schedulers):
-            if part.process.poll() is not None:
-                self.happened["ended by itself"] += 1
+            if (status := part.process.poll()) is not None:
+                said = part.log.read_text().splitlines()[-1:]
+                self.happened[f"{part.name} ended by itself ({status}: {''.join(said)[:200]})"] += 1
                 part.start()
 
     # What came of it

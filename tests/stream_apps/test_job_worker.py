@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from datetime import timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
 import msgspec
@@ -609,6 +610,34 @@ def test_a_worker_that_is_told_to_stop_finishes_what_it_can_and_hands_the_rest_b
         with site.working() if kind is write else site.working(limits=limits):
             if kind is write:
                 until(lambda: site.queued() == 0)
+
+
+def test_async_jobs_that_have_not_begun_are_handed_back_too(open_site):
+    over = threading.Event()
+
+    def slow(args: dict[str, Any]) -> dict[str, Any]:
+        over.wait(20)
+        return args
+
+    @job("letter.seal", version=2, upcasts={1: slow})
+    async def seal(run: Run) -> None:
+        pass
+
+    site = open_site(seal)
+    with site.working(limits=WorkerLimits(threads=1, drain_seconds=0.3, keeping=KEEPING)):
+        site.do(enqueue_batch, EnqueueBatch([Enqueue(JobType("letter.seal"), NoArgs())] * 5))
+        until(lambda: site.queued("leased") == 5)
+    assert site.rows("select state, attempts, worker from job_queue") == [("ready", 0, None)] * 5
+    over.set()
+
+
+@pytest.mark.parametrize("forged", ["", "knock, knock", "[]", "7", '{"announce": 7}', '{"announce": [7, {}, "jobs"]}'])
+def test_a_notification_that_no_commit_has_sent_stops_nobody(open_site, forged):
+    site = open_site()
+    with site.working():
+        site.rows("select pg_notify('muniment_log', %s)", forged)
+        found = site.enqueue(noop)
+        site.last(found)
 
 
 def test_what_was_claimed_ahead_goes_to_who_has_time(open_site):
