@@ -145,13 +145,9 @@ class Setting:
     def _reference_problem(self, value: str) -> str:
         if not self.reference:
             return "the value itself: a reference isn't resolved here"
-        from domain.configuration.reference import SecretReference  # noqa: PLC0415 - most settings need none of it
+        from domain.configuration import reference  # noqa: PLC0415 - most settings need none of it
 
-        try:
-            SecretReference.parse(value)
-        except ValueError:
-            return "secret://NAME or secret://NAME#VERSION"
-        return ""
+        return "" if reference.is_reference(value) else "secret://NAME or secret://NAME#VERSION"
 
     def _converted(self, text: str) -> Any:
         if self.kind is bool:

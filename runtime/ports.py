@@ -162,22 +162,19 @@ def http_limits(settings: Settings) -> HttpLimits:
 def live_limits(settings: Settings) -> LiveLimits:
     """What live readers may cost, as the settings say."""
     return LiveLimits(
-        readers=settings.live_readers,
-        per_user=settings.live_readers_per_user,
+        settings.live_readers,
+        settings.live_readers_per_user,
+        *_patience(settings),
         buffer_events=settings.live_buffer_events,
         buffer_bytes=settings.live_buffer_bytes,
-        heartbeat_seconds=settings.live_heartbeat_seconds,
-        stall_seconds=settings.live_stall_seconds,
-        check_seconds=settings.live_check_seconds,
     )
 
 
 def watch_limits(settings: Settings) -> AudienceLimits:
     """What watchers of configuration may cost, as the settings say."""
-    return AudienceLimits(
-        readers=settings.live_watchers,
-        per_user=settings.live_watchers_per_user,
-        heartbeat_seconds=settings.live_heartbeat_seconds,
-        stall_seconds=settings.live_stall_seconds,
-        check_seconds=settings.live_check_seconds,
-    )
+    return AudienceLimits(settings.live_watchers, settings.live_watchers_per_user, *_patience(settings))
+
+
+def _patience(settings: Settings) -> tuple[float, float, float]:
+    """With whoever has a stream open: how long it may be silent, take nothing, and go unasked; in seconds."""
+    return settings.live_heartbeat_seconds, settings.live_stall_seconds, settings.live_check_seconds

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, ClassVar, Final, Literal, Self
@@ -42,7 +43,7 @@ class Holder:
     scope: str = "/"
 
 
-class Opened:
+class Opened(ABC):
     """The bytes of one stream, as an async iterator. What it tells, and where to go on from, a subclass knows."""
 
     ENDED: ClassVar[Counter]
@@ -61,9 +62,9 @@ class Opened:
 
     # What a subclass knows
 
+    @abstractmethod
     def take(self) -> bytes | None:
         """What waits for the client, in a piece of bounded size; None if nothing does."""
-        raise NotImplementedError
 
     async def idle(self) -> None:
         """Nothing waits: returns when something may."""
@@ -74,17 +75,17 @@ class Opened:
         """Whether a message was begun and not sent whole: nothing can be said behind that any more."""
         return False
 
+    @abstractmethod
     def place(self) -> tuple[bytes, dict[str, object]]:
         """Where to go on from: as the id of the last event, and in its data."""
-        raise NotImplementedError
 
+    @abstractmethod
     def beat(self) -> None:
         """It was silent for long: shows that it lives."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forget(self) -> None:
         """Nobody takes it any more: lets go what was kept."""
-        raise NotImplementedError
 
     def leave(self) -> None:
         """The stream is over. Twice is once."""

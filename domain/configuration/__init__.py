@@ -12,15 +12,13 @@ from domain.configuration.errors import (
     VersionNotFound,
 )
 from domain.configuration.namespace import Namespace, NamespaceName
-from domain.configuration.reference import SecretReference
-from domain.configuration.schema import HIDDEN, DocumentSchema, FoundReference, Rule, Source, Upcast
+from domain.configuration.schema import HIDDEN, DocumentSchema, Rule, Source, Upcast
 
 __all__ = [
     "ABSENT",
     "HIDDEN",
     "Change",
     "DocumentSchema",
-    "FoundReference",
     "InvalidDocument",
     "InvalidSchema",
     "Namespace",
@@ -29,7 +27,6 @@ __all__ = [
     "NamespaceReserved",
     "NewerDocument",
     "Rule",
-    "SecretReference",
     "SecretStoreUnavailable",
     "Source",
     "TooManyNamespaces",

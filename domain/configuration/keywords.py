@@ -15,7 +15,7 @@ from domain.configuration.applying import Errors, Keyword, applied, is_valid, ma
 from domain.configuration.budget import resolved, spend
 from domain.configuration.formats import FORMATS
 from domain.configuration.patterns import size_of
-from domain.configuration.reference import SecretReference
+from domain.configuration.reference import NO_REFERENCE, is_reference
 from domain.configuration.unevaluated import unevaluated_items, unevaluated_properties
 
 Assertion = Callable[[Any, Any, Any], str | None]
@@ -113,11 +113,7 @@ def _secret(is_secret: Any, instance: Any, _: Any) -> str | None:
             if (wrong := _secret(is_secret, each, None)) is not None:
                 return wrong
         return None
-    try:
-        SecretReference.parse(instance if isinstance(instance, str) else "")
-    except ValueError as error:
-        return str(error)
-    return None
+    return None if isinstance(instance, str) and is_reference(instance) else NO_REFERENCE
 
 
 def _bound(words: str, fits: Callable[[Any, Any], bool], kind: Callable[[Any], bool] = _is_number) -> Assertion:

@@ -19,7 +19,7 @@ from domain.configuration.document import (
     strings,
 )
 from domain.configuration.errors import InvalidDocument, NewerDocument
-from domain.configuration.reference import SecretReference, looks_like_reference
+from domain.configuration.reference import looks_like_reference
 from domain.errors import FieldError
 
 _KEY: Final = re.compile(r"[.\[]")
@@ -38,14 +38,6 @@ Source = Literal["default", "file", "stored"]
 
 HIDDEN: Final = "(hidden)"
 """Stands in the layer `file` for a secret's value, which nobody is told."""
-
-
-@dataclass(frozen=True, slots=True)
-class FoundReference:
-    """A reference to a secret, and where in the document it stands."""
-
-    field: str
-    reference: SecretReference
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,12 +147,6 @@ class DocumentSchema:
         except Exception as error:  # noqa: BLE001 - an upcast may fail in any way; what it was given isn't told
             message = f"can't be brought from schema {number} to {number + 1}: {type(error).__name__}"
             raise InvalidDocument(message, errors=[FieldError("", message)]) from None
-
-    def references(self, values: Values) -> list[FoundReference]:
-        """The references to secrets in a document that is valid, or in a part of it."""
-        return [
-            FoundReference(path, SecretReference.parse(text)) for path, text in self._dialect.secrets(values) if text
-        ]
 
     def _restart_only_in(self, stored: Values) -> Iterator[FieldError]:
         for key, variable in self.restart_only.items():

@@ -12,7 +12,11 @@ LIMIT_CHARS = 300
 _REFERENCE = re.compile(
     r"secret://(?P<name>[A-Za-z0-9_][A-Za-z0-9._-]*(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)*)(?:#(?P<version>[A-Za-z0-9._-]+))?"
 )
-"""No part of a name begins with a dot: neither `..` nor Kubernetes' own `..data` can be named."""
+"""No part of a name begins with a dot: neither `..` nor Kubernetes' own `..data` can be named.
+
+The platform's documents take what this takes: it has the same form (`domain/configuration/reference.py`), since this
+package is installed without the platform, and its rules import nothing.
+"""
 COUNTED = re.compile(r"[1-9][0-9]{0,17}")
 """A version that is a number."""
 VALUE_LIMIT_BYTES = 65_536

@@ -114,7 +114,6 @@ def test_a_schema_that_is_taken_is_applied_without_surprise(schema, one, two, na
             assert error.errors  # noqa: PT017 - it may as well be valid
         else:
             assert taken.merged(whole_document) == whole_document
-            taken.references(whole_document)
 
 
 def test_messages_name_the_place_and_quote_nothing():

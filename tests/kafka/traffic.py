@@ -2,6 +2,7 @@
 
 import random
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
@@ -140,8 +141,8 @@ class _Worker(AbstractContextManager["_Worker"]):
         except BaseException as error:  # noqa: BLE001 - raised again by whoever leaves
             self._error = error
 
-    def _work(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _work(self) -> None: ...
 
 
 class Commander(_Worker):
