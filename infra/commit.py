@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -68,6 +68,8 @@ class Flight:
     """A group on its way, with what its leaders need to know of each other."""
 
     saves: list[Save]
+    followers: Iterator[Save] = field(init=False)
+    """All but the leader, each once: whoever is woken wakes the next."""
     handed_over: bool = False
     """Who leads it got it from the former leader, who sends it."""
     begun: bool = False
@@ -76,6 +78,14 @@ class Flight:
     """What was sent; None if all is still to do."""
     wire: Wire | None = None
     started: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.followers = iter(self.saves[1:])
+
+    @property
+    def leader(self) -> Save:
+        """Whose saver sees to it that each gets its result."""
+        return self.saves[0]
 
 
 class Committer:

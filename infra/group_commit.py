@@ -18,8 +18,11 @@ class GroupCommit:
     """Leader and followers, without a thread of its own.
 
     Who finds no leader leads: it sends its save at once. When the answer is there, the leader sends what has gathered
-    meanwhile, hands that group to one of *its* savers, who becomes the leader, wakes its own group and goes. So the
-    database is never idle while anybody waits, and nobody leads longer than its own save takes.
+    meanwhile, hands that group to one of *its* savers, who becomes the leader, and goes. So the database is never idle
+    while anybody waits, and nobody leads longer than its own save takes.
+
+    Of a group that has its results one saver wakes the next: all at once would only wait again, for the interpreter,
+    and the leader, who has an answer to read, among them.
     """
 
     def __init__(self, committer: Committer, limits: Limits) -> None:
@@ -36,11 +39,13 @@ class GroupCommit:
     def commit(self, save: Save) -> Committed:
         """Returns when the save is durable; else raises its error. Raises Overloaded, Unavailable."""
         try:
-            self._enter(save)
-            if save.leads is None:
+            if not self._enter(save):
                 save.latch.acquire()
-            if save.leads is not None:
-                self._lead(save.leads)
+            flight = save.flight
+            if flight is not None and flight.leader is save:
+                self._lead(flight)
+            elif flight is not None:
+                _wake_next(flight)
         except BaseException:
             self._leave(save)
             raise
@@ -58,32 +63,39 @@ class GroupCommit:
         self._idle.wait(self.limits.close_seconds)
         self._committer.close()
 
-    def _enter(self, save: Save) -> None:
+    def _enter(self, save: Save) -> bool:
+        """Whether the save is on its way at once, led by its own saver; else it has to wait."""
         with self._mutex:
             if self._closed:
                 raise Unavailable(_CLOSED)
             if not self._leading:
                 self._leading = True
                 self._idle.clear()
-                save.leads = Flight([save])
-            elif len(self._queue) < self.limits.queue_saves:
+                save.flight = Flight([save])
+                return True
+            if len(self._queue) < self.limits.queue_saves:
                 save.enqueued_at = time.monotonic()
                 self._queue.append(save)
-            else:
-                metrics.overloaded()
-                raise Overloaded
+                return False
+            metrics.overloaded()
+            raise Overloaded
 
     def _leave(self, save: Save) -> None:
-        """The saver was interrupted, or refused at the door: the others must not be left without a leader."""
+        """The saver was interrupted, or refused at the door: the others must not be left without who leads or wakes."""
         with self._mutex:
             if save in self._queue:
                 self._queue.remove(save)
-            flight = save.leads
-        if flight is None or flight.passed_on:
+            flight = save.flight
+        if flight is None:
             return
-        while flight.handed_over and not flight.begun:
+        if flight.leader is save and not flight.passed_on:
+            while flight.handed_over and not flight.begun:
+                time.sleep(_HANDOVER_PAUSE_SECONDS)
+            self._lead(flight)
+            return
+        while not flight.passed_on:
             time.sleep(_HANDOVER_PAUSE_SECONDS)
-        self._lead(flight)
+        _wake_next(flight)
 
     def _lead(self, flight: Flight) -> None:
         try:
@@ -108,9 +120,8 @@ class GroupCommit:
             # The new leader first: it has an answer to read.
             if following is not None:
                 following.begun = True
-                _wake(following.saves[0])
-            for save in flight.saves:
-                _wake(save)
+                _wake(following.leader)
+            _wake_next(flight)
 
     def _take(self) -> Flight | None:
         """The next group, given to its first saver to lead; None if nobody waits."""
@@ -133,13 +144,20 @@ class GroupCommit:
         if not group:
             return None
         flight = Flight(group, handed_over=True)
-        group[0].leads = flight
+        for save in group:
+            save.flight = flight
         return flight
 
 
 def _refuse(save: Save, error: Exception) -> None:
     save.error = error
     _wake(save)
+
+
+def _wake_next(flight: Flight) -> None:
+    save = next(flight.followers, None)
+    if save is not None:
+        _wake(save)
 
 
 def _wake(save: Save) -> None:

@@ -106,10 +106,10 @@ class Save:
         "enqueued_at",
         "error",
         "events",
+        "flight",
         "guards",
         "inline",
         "latch",
-        "leads",
         "metadata",
         "retried",
         "size",
@@ -136,7 +136,7 @@ class Save:
         self.latch.acquire()
         self.committed: Committed | None = None
         self.error: BaseException | None = None
-        self.leads: Any = None
+        self.flight: Any = None
         self.retried = False
         self.enqueued_at = 0.0
 

@@ -256,6 +256,31 @@ def test_a_saver_that_is_interrupted_while_it_waits_to_lead_serves_its_group_fir
     assert interrupted.committed
 
 
+def test_a_saver_that_is_interrupted_once_its_group_is_on_its_way_still_wakes_the_next(recorder, database) -> None:
+    recorder.save(Save([arrival(uuid4(), 1)]))
+    group_commit = recorder._group_commit
+    with psycopg.connect(database) as holder, ThreadPoolExecutor(4) as threads:
+        holder.execute("select from log_head for update")
+        first = threads.submit(recorder.save, Save([arrival(uuid4(), 1)]))
+        while not group_commit._leading:
+            pass
+        leader = threads.submit(recorder.save, Save([arrival(uuid4(), 1)]))
+        while not group_commit._queue:
+            pass
+        interrupted, last = Save([arrival(uuid4(), 1)]), Save([arrival(uuid4(), 1)])
+        group_commit._enter(interrupted)
+        waiting = threads.submit(recorder.save, last)
+        while len(group_commit._queue) < 3:
+            pass
+        holder.rollback()
+        assert isinstance(first.result(timeout=5), Committed)
+        assert isinstance(leader.result(timeout=5), Committed)
+        group_commit._leave(interrupted)
+
+        assert isinstance(waiting.result(timeout=5), Committed)
+    assert interrupted.committed
+
+
 def test_who_hands_over_gets_its_own_result_whatever_is_wrong_with_the_next_group(recorder, database) -> None:
     recorder.save(Save([arrival(uuid4(), 1)]))
     group_commit = recorder._group_commit
