@@ -14,6 +14,7 @@ from infra.event_store import Log, Recorded
 from infra.secrets import Secrets
 from infra.work import UnitOfWork
 from projections.identity import SESSIONS
+from tests.commands.configuration_site import Site
 
 R = TypeVar("R")
 
@@ -54,3 +55,11 @@ def given(database: str) -> Iterator[Given]:
     log = Log(database, inline=[SESSIONS])
     yield Given(log)
     log.close()
+
+
+@pytest.fixture
+def site(database: str) -> Iterator[Site]:
+    """Where configuration is decided about."""
+    made = Site(database)
+    yield made
+    made.close()
