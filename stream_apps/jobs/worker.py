@@ -94,6 +94,7 @@ class Worker:
         self._timer = 0.0
         self._seconds = 0.0
         self._performer = make_performer(self)
+        self._knows_async = any(job_type.is_async for job_type in self._performer.types)
         threads = self._limits.threads
         self._threads = Threads(threads, self._perform, self._ended)
         self._loop = Loop(self._performer, self._ended, threads=min(threads, 8))
@@ -210,13 +211,16 @@ class Worker:
         limits = self._limits
         with self._lock:
             in_hand, async_in_hand = len(self._attempts), self._async_in_hand
-        if async_in_hand >= limits.async_tasks:
+        room_for_async = limits.async_tasks - async_in_hand
+        if room_for_async <= 0:
             return 0
         ahead = int(limits.threads * AHEAD_SECONDS / self._seconds) if self._seconds > 0 else 0
         ahead = min(ahead, limits.claim_ahead)
         wanted = limits.threads + ahead - (in_hand - async_in_hand)
-        # In batches: not one by one as places become free.
-        return wanted if wanted > ahead // 2 else 0
+        if wanted <= ahead // 2:  # in batches: not one by one as places become free
+            return 0
+        # What comes is known when it is claimed: any of it may be async.
+        return min(wanted, room_for_async) if self._knows_async else wanted
 
     def _set_timer(self, connection: Pg) -> None:
         seconds, lost = next_instant(connection, self.name)

@@ -612,6 +612,23 @@ def test_a_worker_that_is_told_to_stop_finishes_what_it_can_and_hands_the_rest_b
                 until(lambda: site.queued() == 0)
 
 
+def test_no_more_async_jobs_run_at_once_than_are_allowed(open_site):
+    going, most = set(), []
+
+    @job("letter.fetch")
+    async def fetch(run: Run) -> None:
+        going.add(run.job_id)
+        most.append(len(going))
+        await asyncio.sleep(0.02)
+        going.remove(run.job_id)
+
+    site = open_site(fetch)
+    site.do(enqueue_batch, EnqueueBatch([Enqueue(fetch, NoArgs()), Enqueue(noop, NoArgs())] * 20))
+    with site.working(limits=WorkerLimits(threads=8, async_tasks=3, keeping=KEEPING)):
+        until(lambda: site.queued() == 0)
+    assert 1 < max(most) <= 3
+
+
 def test_async_jobs_that_have_not_begun_are_handed_back_too(open_site):
     over = threading.Event()
 
