@@ -140,6 +140,10 @@ class Keeper:
         keeping = self._keeping()
         if attempt.cut_at is not None:
             return self._mind_cut(attempt, attempt.cut_at + keeping.grace_seconds, now)
+        if attempt.phase is Phase.CLAIMED:
+            return now + attempt.claimed.timeout_seconds  # it may begin any time, and nobody says so
+        if attempt.phase is Phase.DECIDING:
+            return max(attempt.deadline, now + RETRY_SECONDS)  # and it may come to a further run
         if attempt.phase is not Phase.RUNNING:
             return NEVER
         asked_until = NEVER if attempt.asked_at is None else attempt.asked_at + keeping.cancel_grace_seconds

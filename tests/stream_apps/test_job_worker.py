@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -610,6 +611,28 @@ def test_a_worker_that_is_told_to_stop_finishes_what_it_can_and_hands_the_rest_b
         with site.working() if kind is write else site.working(limits=limits):
             if kind is write:
                 until(lambda: site.queued() == 0)
+
+
+def test_an_async_job_that_began_late_is_cut_off_when_its_time_is_up_and_not_with_the_next_heartbeat(open_site):
+    def slow(args: dict[str, Any]) -> dict[str, Any]:
+        time.sleep(0.5)  # so long the next one can't begin
+        return args
+
+    @job("letter.seal", version=2, upcasts={1: slow})
+    async def seal(run: Run) -> None:
+        pass
+
+    @job("letter.fetch", timeout_seconds=0.1, max_attempts=1)
+    async def fetch(run: Run) -> None:
+        await asyncio.sleep(60)
+
+    site = open_site(seal, fetch)
+    rarely = replace(KEEPING, lease_seconds=60.0, seen_seconds=60.0)
+    limits = WorkerLimits(threads=1, drain_seconds=2.0, keeping=rarely)
+    both = [Enqueue(JobType("letter.seal"), NoArgs()), Enqueue(fetch, NoArgs())]
+    found = [each.id for each in site.do(enqueue_batch, EnqueueBatch(both))]
+    with site.working(limits=limits):
+        assert site.last(found[1], patience=10).reason == "timeout"
 
 
 def test_no_more_async_jobs_run_at_once_than_are_allowed(open_site):
