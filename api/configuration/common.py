@@ -65,6 +65,11 @@ class OwnConfiguration(OwnNamespaces, Protocol):
     def references(self) -> References: ...
 
     @property
+    def lease_seconds(self) -> float:
+        """A process that is silent for so long is gone."""
+        ...
+
+    @property
     def namespaces_limit(self) -> int:
         """How many the customers may declare."""
         ...

@@ -23,6 +23,7 @@ from domain.configuration import (
     TooManyNamespaces,
 )
 from infra.configuration import heads
+from infra.configuration.instances import holds
 from projections.read import Read
 
 PATH = "/api/v1/config-namespaces"
@@ -73,16 +74,19 @@ def get_namespace(read: Read, name: str) -> DeclaredView:
 
 
 async def prepare_declaration(ports: ConfigurationPorts, asked: Asked) -> DeclareNamespace:
-    """Raises Invalid."""
+    """Raises Invalid, NamespaceReserved."""
     body: DeclarationBody = asked.body
     own = ports.configuration
     name = NamespaceName(asked.path["name"])
-    there_are = await asked.in_thread(_counted, ports)
+    there_are = await asked.in_thread(_counted, ports, name)
     return DeclareNamespace(name, body.schema, own, body.values, body.reason, there_are, own.namespaces_limit)
 
 
-def _counted(ports: ConfigurationPorts) -> int:
+def _counted(ports: ConfigurationPorts, name: NamespaceName) -> int:
+    """How many there are. Raises NamespaceReserved for a name that a module has which isn't here."""
     with ports.pool.connection() as connection:
+        if holds(connection, name, ports.configuration.lease_seconds):
+            raise NamespaceReserved
         return heads.declared(connection)
 
 

@@ -263,8 +263,11 @@ class Unasked:
 
 
 def stored(connection: Connection[Any], namespaces: Sequence[str]) -> dict[str, Document]:
-    """The newest document of each of these namespaces that has one. Raises psycopg.Error."""
-    return {head.namespace: Document.of(head) for head in read_heads(connection, namespaces)}
+    """The newest document of each of these namespaces that has one. Raises psycopg.Error.
+
+    What somebody has declared under the name of a module meanwhile is not that module's.
+    """
+    return {head.namespace: Document.of(head) for head in read_heads(connection, namespaces) if head.schema is None}
 
 
 def follow_log_level(live: Live) -> Callable[[], None]:

@@ -155,6 +155,10 @@ LOOK = f"""
      where i.namespace in ('{OWN}', %(namespace)s) and i.running ? %(namespace)s and {ALIVE}
 """
 _ALL = f"{LOOK} order by i.part, i.id"
+_HELD = f"""
+    select exists (select from configuration_instances i
+                    where i.namespace = '{OWN}' and i.running ? %(namespace)s and {ALIVE})
+"""
 _ROOM = """
     with room as (
         select case when exists (select from configuration_instances where namespace = %(namespace)s and id = %(id)s)
@@ -226,6 +230,13 @@ def has_room(connection: Connection[Any], namespace: str, instance: str, lease_s
     """
     who = {"namespace": namespace, "id": instance, "limit": INSTANCES_LIMIT, "lease": lease_seconds}
     row = connection.execute(_ROOM, who).fetchone()
+    return bool(row and row[0])
+
+
+def holds(connection: Connection[Any], namespace: str, lease_seconds: float = LEASE_SECONDS) -> bool:
+    """Whether a process of the platform that lives has a namespace of this name: one of its modules may."""
+    asked = {"namespace": namespace, "lease": lease_seconds}
+    row = connection.execute(_HELD, asked).fetchone()
     return bool(row and row[0])
 
 

@@ -402,6 +402,19 @@ def test_whoever_sends_back_what_is_shown_is_understood(platform, shown):
         assert answer.status_code == 200, (name, answer.text)
 
 
+def test_a_name_that_a_module_of_another_process_has_cant_be_declared(platform):
+    sql = (
+        "insert into configuration_instances (namespace, id, part, host, pid, running) values ('*', %s, '', '', 1, %s)"
+    )
+    platform.sql(sql, "of-another-list", '{"bakery": 0}')
+    answers = []
+    for name in ("bakery", "butchery"):
+        answers.append(platform.admin.ask("PUT", f"/api/v1/config-namespaces/{name}", {"schema": {"type": "object"}}))
+    platform.sql("delete from configuration_instances where id = %s", "of-another-list")
+    assert [answer.status_code for answer in answers] == [409, 200]
+    assert answers[0].json()["code"] == "namespace-reserved"
+
+
 def test_the_platforms_own_cant_be_declared(platform):
     answer = platform.admin.ask("PUT", "/api/v1/config-namespaces/identity", {"schema": {}})
     assert (answer.status_code, answer.json()["code"]) == (409, "namespace-reserved")

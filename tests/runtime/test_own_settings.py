@@ -23,11 +23,12 @@ from domain.configuration import InvalidDocument, NamespaceName, NamespaceReserv
 from domain.context import Actor, Context
 from infra.configuration.heads import HEADS, read_heads
 from infra.configuration.instance import Instance
-from infra.configuration.instances import State, instances
+from infra.configuration.instances import State, holds, instances
 from infra.configuration.telling import Acknowledgements
 from infra.dispatch import Dispatcher
 from infra.event_store import Log
 from infra.own_settings import Own
+from infra.refill import refill
 from infra.settings import Section, Settings, SettingsError, at_most
 from muniment_client.secrets import Environment, SecretStores
 from runtime import modules
@@ -209,10 +210,10 @@ class Town:
         own = shared.Own(self.settings(schema))
         self.does(change_configuration, ChangeConfiguration(NamespaceName("bakery"), values, own))
 
-    def declare(self) -> None:
+    def declare(self, values: dict[str, Any] | None = None) -> None:
         """By a process that hasn't the bakery."""
         own = shared.Own(self.settings(None))
-        self.does(declare_namespace, DeclareNamespace(NamespaceName("bakery"), {"type": "object"}, own))
+        self.does(declare_namespace, DeclareNamespace(NamespaceName("bakery"), {"type": "object"}, own, values))
 
     def withdraw(self) -> None:
         self.does(withdraw_namespace, WithdrawNamespace(NamespaceName("bakery"), shared.Own(self.settings(None))))
@@ -308,6 +309,20 @@ def test_a_secret_is_stored_by_its_name_and_used_by_its_value(town):
         assert [error.field for error in lacks.refused["bakery"].errors] == ["supplier_key"]
 
 
+def test_what_somebody_has_declared_under_its_name_is_not_the_modules_document(town):
+    """A process without the module has let it be declared while others ran with it."""
+    with town.running() as bakery:
+        town.declare({"oven_degrees": 130})
+        town.declare({"oven_degrees": "none"})
+        with town.connect() as connection:
+            assert holds(connection, "bakery")
+            assert not holds(connection, "butcher")
+        assert (bakery.live.settings.of(BakerySettings).oven_degrees, bakery.refused) == (220, {})
+    with town.process() as later, town.connect() as connection:
+        assert later.live.settings.of(BakerySettings).oven_degrees == 220
+        assert not holds(connection, "bakery")
+
+
 # --- the same name for services of somebody's own
 
 
@@ -322,8 +337,14 @@ def test_a_namespace_that_somebody_has_declared_keeps_a_module_of_its_name_out_u
     with town.connect() as connection:
         join(connection, whole, Settings())
     town.store(oven_degrees=250)
+    town.store(oven_degrees=260)
+    with town.connect() as connection:
+        written = read_heads(connection)
+        with connection.transaction():
+            refill(connection, town.log.mapper, (HEADS,))
+        assert read_heads(connection) == written
     with town.process() as bakery:
-        assert bakery.live.settings.of(BakerySettings).oven_degrees == 250
+        assert bakery.live.settings.of(BakerySettings).oven_degrees == 260
 
 
 def test_a_module_without_settings_keeps_nobody_from_a_namespace_of_its_name(town):

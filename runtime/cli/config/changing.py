@@ -13,9 +13,10 @@ from commands.configuration import (
     declare_namespace,
     validate_configuration,
 )
-from domain.configuration import ABSENT, Change, NamespaceName, merge_patch
+from domain.configuration import ABSENT, Change, NamespaceName, NamespaceReserved, merge_patch
 from domain.configuration.document import Values
 from infra.configuration.heads import declared
+from infra.configuration.instances import holds
 from runtime.cli.config.answer import tell
 from runtime.cli.config.shared import (
     Shown,
@@ -152,6 +153,8 @@ def declare(
     document = read_file(values) if values else None
     with wired.core() as core, told_whole():
         with wired.connection() as connection:
+            if holds(connection, namespace, core.settings.config_lease_seconds):
+                raise NamespaceReserved
             there_are = declared(connection)
         limit = core.settings.config_namespaces
         command = DeclareNamespace(namespace, read_file(schema), own(wired), document, reason, there_are, limit)
