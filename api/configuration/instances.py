@@ -201,7 +201,7 @@ def list_instances(
     """Every instance that lives, by part and id, with what it says to the newest version. Raises NamespaceNotFound."""
     ports: ConfigurationPorts = asked.ports.configuration
     head = read.one(_HEAD, {"namespace": namespace})
-    if head is None and namespace not in ports.schemas:
+    if namespace not in ports.schemas and not (head and head["declared"]):
         raise NamespaceNotFound
     version = head["version"] if head else 0
     part, last = after or (None, None)
@@ -311,7 +311,7 @@ def _head_of_service(connection: Connection[Any], ports: InstancePorts, namespac
     if namespace in ports.configuration.schemas:
         raise NamespaceReserved("The platform's own processes say themselves what they run with.")
     row = connection.execute(_HEAD, {"namespace": namespace}).fetchone()
-    if row is None:
+    if row is None or not row[1]:  # it may be that of a module which this process hasn't
         raise NamespaceNotFound
     return int(row[0])
 

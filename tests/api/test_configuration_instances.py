@@ -186,9 +186,11 @@ def test_a_namespace_that_was_never_changed_has_instances_too(house, ada):
     assert says(ada.get("/api/v1/config/log/instances")) == [("ada", "applied", 0)]
 
 
+@pytest.mark.parametrize("name", ["harbour", "bakery"])
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
-def test_there_are_no_instances_of_what_isn_t_there(ada, method):
-    path = "/api/v1/config/harbour/instances" + ("" if method == "GET" else "/web-1")
+def test_there_are_no_instances_of_what_isn_t_there_or_is_a_module_s_that_isn_t_here(house, ada, method, name):
+    house.head("bakery", 3)
+    path = f"/api/v1/config/{name}/instances" + ("" if method == "GET" else "/web-1")
     answer = ada(method, path, **({"json": {"version": 0, "state": "applied"}} if method == "PUT" else {}))
     assert (answer.status_code, answer.json()["code"]) == (404, "namespace-not-found")
 
