@@ -12,6 +12,12 @@ from infra.disclosure import SECRET_CHARS, without_rows
 LEFT_OUT = "(left out)"
 _FRAMES = 40
 """Frames of a traceback, the innermost ones."""
+SCRUBBED_CHARS = 200_000
+"""Of a longer text the rest is dropped unread: others say what is in it, such as the body of somebody's answer."""
+CUT_CHARS = 1_000
+"""What stands before such a cut is dropped as well, and as much as the longest value that is to be hidden: half of a
+secret isn't recognised.
+"""
 _PATTERNS = (
     # a name that says so, and what it is set to
     (re.compile(r"(?i)((?:pass(?:word|wd|phrase)?|secret|token|api[_-]?key|credential)s?[\"']?\s*[:=]\s*)"
@@ -20,8 +26,8 @@ _PATTERNS = (
     (re.compile(r"(?i)\b(basic|bearer)\s+[A-Za-z0-9+/=._~-]{8,}"), r"\1 " + LEFT_OUT),
     # user and password of a URL
     (re.compile(r"(?<=://)[^/\s@:]*:[^/\s@]*(?=@)"), LEFT_OUT),
-    # JSON Web Tokens
-    (re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"), LEFT_OUT),
+    # JSON Web Tokens; none begins within a word of its own letters, or a long word of many beginnings took for ever
+    (re.compile(r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"), LEFT_OUT),
     # keys in PEM
     (re.compile(r"-----BEGIN [A-Z ]*KEY-----.*?(-----END [A-Z ]*KEY-----|$)", re.DOTALL), LEFT_OUT),
 )  # fmt: skip
@@ -49,11 +55,15 @@ def traceback_text(error: BaseException, hidden: Iterable[str] = ()) -> str:
 
 
 def scrubbed(text: str, hidden: Iterable[str] = ()) -> str:
-    """The text without these values, and without what looks like a secret."""
-    for value in sorted(hidden, key=len, reverse=True):
+    """The text without these values, and without what looks like a secret. Takes time as the text is long."""
+    was_cut = len(text) > SCRUBBED_CHARS
+    text, longest_first = text[:SCRUBBED_CHARS], sorted(hidden, key=len, reverse=True)
+    for value in longest_first:
         text = text.replace(value, LEFT_OUT)
     for pattern, replacement in _PATTERNS:
         text = pattern.sub(replacement, text)
+    if was_cut:
+        text = text[: -max([CUT_CHARS, *map(len, longest_first)])] + "..."
     return storable(text)
 
 
