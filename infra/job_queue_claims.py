@@ -292,8 +292,13 @@ def seen(connection: Pg, presence: Presence) -> None:
 
 
 def gone(connection: Pg, name: str) -> None:
-    """This worker has ended; others that ended without saying so are forgotten after an hour."""
+    """This worker has ended."""
     connection.execute(_GONE, (name,))
+    forget_old(connection)
+
+
+def forget_old(connection: Pg) -> None:
+    """Workers that ended without saying so are forgotten after an hour."""
     connection.execute(_FORGET_OLD)
 
 

@@ -10,7 +10,7 @@ import psycopg
 
 from infra.configuration.live import given
 from infra.conninfo import bounded
-from infra.job_queue_claims import Pg, Presence, configure, gone, heartbeat, seen
+from infra.job_queue_claims import Pg, Presence, configure, forget_old, gone, heartbeat, seen
 from stream_apps.jobs.attempt import Attempt, Phase
 
 logger = logging.getLogger("muniment.jobs")
@@ -128,6 +128,8 @@ class Keeper:
         # First what needs no database.
         self._next_at = min([NEVER, *(self._mind(attempt, now) for attempt in attempts)])
         if now >= self._seen_at:
+            if self._seen_at == 0.0:
+                forget_old(self._connected())  # who keeps dying says no goodbye, but begins each time
             seen(self._connected(), self._presence())
             self._seen_at = now + self._keeping().seen_seconds
         held = [attempt for attempt in attempts if attempt.phase is not Phase.CUT and attempt.phase is not Phase.OVER]

@@ -744,6 +744,18 @@ def test_a_job_that_kills_its_workers_is_a_dead_letter_in_the_end(open_site):
         assert (site.last(found).reason, site.last(found).exhausted) == ("lost", True)
 
 
+def test_who_begins_forgets_the_workers_that_died_long_ago(open_site):
+    site = open_site()
+    for name, age in (("long dead", "61 minutes"), ("just dead", "1 minute")):
+        site.connection.execute(
+            "insert into job_workers (name, host, pid, threads, running, seen_at) values (%s, 'loom', 1, 1, 0,"
+            " now() - %s::interval)",
+            (name, age),
+        )
+    with site.working(name="alive"):
+        until(lambda: {name for (name,) in site.rows("select name from job_workers")} == {"alive", "just dead"})
+
+
 def test_two_types_of_one_name_are_refused():
     with pytest.raises(Exception, match="two job types"):
         JobTypes([noop, noop])
