@@ -59,6 +59,8 @@ class ConfigSchema:
         if not (isinstance(kind, type) and is_dataclass(kind) and made_by.frozen):
             yield f"{kind!r} is no frozen dataclass"
             return
+        if hasattr(kind, "__post_init__"):
+            yield f"{kind.__qualname__} has a __post_init__: what several fields have to say together is a rule"
         if not fields(kind):
             yield f"{kind.__qualname__} has no settings"
             return

@@ -187,8 +187,13 @@ class Declaration:
         """What the rules say of all values. Raises SettingsError naming the variable."""
         variables = {each.name: each.variable for each in self.settings}
         for rule in self.rules:
-            for name, problem in rule(values):
-                raise SettingsError(f"{variables[name]}: {problem}")
+            try:
+                problems = [f"{variables[name]}: {problem}" for name, problem in rule(values)]
+            except Exception as error:  # a rule may be anybody's
+                name = self.section.namespace
+                raise SettingsError(f"the settings of {name}: a rule fails with {type(error).__name__}") from error
+            if problems:
+                raise SettingsError(problems[0])
 
     def to_env(self, values: Values) -> dict[str, str]:
         """The variables that give these values to a child process."""

@@ -163,7 +163,7 @@ class DocumentSchema:
         found: list[FieldError] = []
         for rule in self.rules:
             seen = _Seen(usable)
-            said = list(rule(seen))
+            said = _said(rule, seen)
             if not seen.keys_seen & wrong:
                 found += said
         return found
@@ -174,6 +174,14 @@ class DocumentSchema:
         for path, text in strings(stored):
             if looks_like_reference(text) and path not in meant:
                 yield FieldError(path, "isn't declared as a secret (x-secret), so that a reference isn't resolved here")
+
+
+def _said(rule: Rule, values: Values) -> list[FieldError]:
+    """What a rule says; a rule that fails takes nothing, and what it was given isn't told."""
+    try:
+        return list(rule(values))
+    except Exception as error:  # noqa: BLE001 - a rule may be anybody's
+        return [FieldError("", f"a rule of this namespace fails with {type(error).__name__}")]
 
 
 class _Seen(dict[str, Any]):

@@ -94,6 +94,14 @@ class Mixed:
 
 
 @dataclass(frozen=True)
+class Choosy:
+    oven_degrees: int = BAKERY(220, "of the oven")
+
+    def __post_init__(self) -> None:
+        """Nobody could say which field is wrong."""
+
+
+@dataclass(frozen=True)
 class Nothing:
     """No settings."""
 
@@ -104,6 +112,7 @@ class Nothing:
         (BakerySettings, "config_schema: <class 'tests.runtime.test_own_settings.BakerySettings'> is no "),
         (ConfigSchema(Loose), "config_schema: <class 'tests.runtime.test_own_settings.Loose'> is no frozen dataclass"),
         (ConfigSchema(7), "config_schema: 7 is no frozen dataclass"),
+        (ConfigSchema(Choosy), "config_schema: Choosy has a __post_init__: what several fields have to say together"),
         (ConfigSchema(Nothing), "config_schema: Nothing has no settings"),
         (ConfigSchema(Elsewhere), "oven_degrees isn't made by a Section of the name bakery"),
         (ConfigSchema(Bare), "oven_degrees isn't made by a Section of the name bakery"),
@@ -172,6 +181,12 @@ def test_the_environment_says_them_under_the_modules_name():
 def test_a_variable_that_says_what_cant_be_is_named(variable, text, says):
     with pytest.raises(SettingsError, match=f"^MUNIMENT_BAKERY_{variable}: {says}$"):
         with_modules(Settings(), [with_(config_schema=SCHEMA)], {f"MUNIMENT_BAKERY_{variable}": text})
+
+
+def test_a_rule_that_fails_at_the_start_is_one_line():
+    module = with_(config_schema=replace(SCHEMA, rules=(fails,)))
+    with pytest.raises(SettingsError, match=r"^the settings of bakery: a rule fails with ZeroDivisionError$"):
+        with_modules(Settings(), [module], {"MUNIMENT_BAKERY_OVEN_DEGREES": "250"})
 
 
 def test_a_part_is_told_them_and_nobody_elses(monkeypatch):
@@ -291,6 +306,26 @@ def test_what_is_wrong_is_named_and_nothing_is_stored(town):
         "values.butter": "is unknown",
     }
     assert town.log.head() == 0
+
+
+def fails(values: Any) -> Iterator[tuple[str, str]]:
+    """A rule that its author has thought of other values for."""
+    yield from [("flour", "too much")] * (values["oven_degrees"] // (values["oven_degrees"] - 250) < 0)
+
+
+def test_a_rule_that_fails_takes_nothing_and_keeps_nobody_elses_configuration_away(town):
+    failing = replace(SCHEMA, rules=(fails,))
+    with pytest.raises(InvalidDocument) as refused:
+        town.store(failing, oven_degrees=250)
+    (error,) = refused.value.errors
+    assert (error.field, error.message) == ("values", "a rule of this namespace fails with ZeroDivisionError")
+    with town.running(failing) as bakery:
+        town.store(SCHEMA, oven_degrees=250)  # a process of another release has stored it
+        comes_to_pass(lambda: "bakery" in bakery.refused)
+        own = shared.Own(town.settings())
+        town.does(change_configuration, ChangeConfiguration(NamespaceName("api"), {"page_size": 7}, own))
+        comes_to_pass(lambda: bakery.live.settings.page_size == 7)
+        assert bakery.live.settings.of(BakerySettings).oven_degrees == 220
 
 
 def test_a_document_of_the_release_before_is_brought_up(town):
