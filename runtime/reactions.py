@@ -68,6 +68,8 @@ class _Made:
             self._last = self._by_name(settings)
         except SettingsError as error:
             logger.error("reactions stay as they were: %s", error)  # noqa: TRY400 - one line says all
+        except Exception:  # a module's own error would be one of every reaction, whose events would be parked
+            logger.exception("reactions stay as they were: a module can't make its own of these settings")
         return self._last
 
     @staticmethod

@@ -71,6 +71,8 @@ def choosy(monkeypatch) -> Iterator[None]:
     def reactions(settings: Settings) -> tuple[Reaction, ...]:
         if settings.mail_from == "nobody":
             raise SettingsError("MUNIMENT_MAIL_FROM: somebody")
+        if settings.mail_from == "a ghost":
+            raise LookupError("whose author didn't think of it")
         intention = Intention(lambda *_: None, settings.mail_from)
         return (Reaction("choosy", {User.Registered: lambda _: intention}),)
 
@@ -81,7 +83,9 @@ def choosy(monkeypatch) -> Iterator[None]:
 def test_a_module_that_refuses_the_new_settings_reacts_as_before(choosy, caplog):
     live = Live.of(replace(BASE, mail_from="ada"))
     reaction = named(live, "choosy")
-    for version, (sender, decided) in enumerate([("grace", "grace"), ("nobody", "grace"), ("mary", "mary")], start=1):
+    senders = [("grace", "grace"), ("nobody", "grace"), ("mary", "mary"), ("a ghost", "mary"), ("ada", "ada")]
+    for version, (sender, decided) in enumerate(senders, start=1):
         store(live, version, mail_from=sender)
         assert [each.command for each in reaction.decide(registered())] == [decided]
     assert "reactions stay as they were: MUNIMENT_MAIL_FROM: somebody" in caplog.text
+    assert "whose author didn't think of it" in caplog.text
