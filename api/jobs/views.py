@@ -123,7 +123,8 @@ class RedriveBody(Body):
 class RedrivenView(View):
     """How many were driven again, how many such dead letters are left (100,000 at most are counted).
 
-    To go on, ask again, with `begin_at` = `next_at` where there is a rate.
+    To go on, ask again while neither is 0, with `begin_at` = `next_at` where there is a rate. One whose unique key
+    another job has by now is left.
     """
 
     redriven: int

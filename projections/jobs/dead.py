@@ -30,11 +30,14 @@ _CONDITIONS = (
 )
 
 
-def dead_letters(read: Read, which: DeadFilter, limit: int) -> list[UUID]:
-    """The dead letters, the oldest jobs first. One that was driven again already isn't among them, however far the
-    view is.
+def dead_letters(read: Read, which: DeadFilter, limit: int, passed_over: int = 0) -> list[UUID]:
+    """The dead letters, the oldest jobs first, without the first few that were passed over. One that was driven again
+    already isn't among them, however far the view is.
     """
-    rows = read.all(f"select j.id {_from(which)} order by j.position limit %(limit)s", _given(which) | {"limit": limit})
+    rows = read.all(
+        f"select j.id {_from(which)} order by j.position limit %(limit)s offset %(passed_over)s",
+        _given(which) | {"limit": limit, "passed_over": passed_over},
+    )
     return [row["id"] for row in rows]
 
 

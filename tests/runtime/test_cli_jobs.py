@@ -17,6 +17,7 @@ import pytest
 
 from domain.jobs import JobState
 from projections.jobs import JobRow, QueueRow, WorkerRow
+from runtime.cli.jobs import driving
 from runtime.cli.jobs.live import Frame, Rates, lines
 from runtime.core import open_core
 from runtime.worker import build_worker, worker_limits
@@ -165,6 +166,20 @@ def test_dead_letters_are_driven_again_by_what_they_died_of(cli_site: Site, dead
     assert states == {"pending"}
     retried = cli_site.events("jobs.JobRetried")
     assert [event.metadata.actor for event in retried[:2]] == ["operator:ada"] * 2
+
+
+def test_those_behind_one_whose_unique_key_another_has_are_driven_again(cli_site: Site, monkeypatch):
+    monkeypatch.setattr(driving, "BATCH_LIMIT", 1)
+    doomed = ("--args", '{"times": 9}', "--queue", "keyed", "--max-attempts", 1)
+    for key in ("a", "b", "a"):
+        with working(cli_site):
+            job = enqueued(cli_site, *doomed, "--unique-key", key, type_="muniment.fail")
+            eventually(lambda job=job: shown(cli_site, job)["state"] == "dead-letter")
+    cli_site.done("queues", "pause", "keyed")
+    enqueued(cli_site, *doomed, "--unique-key", "a", type_="muniment.fail")
+    told = cli_site.json("jobs", "redrive", "--queue", "keyed")
+    assert (told["redriven"], told["remaining"]) == (1, 2)
+    assert len(listed(cli_site, "--state", "dead-letter", "--queue", "keyed")) == 2
 
 
 def test_one_is_driven_again_and_cancelled(cli_site: Site):

@@ -77,7 +77,8 @@ def _drive(
     looked_at, driven, following, remaining = 0, 0, None, 0
     with nullcontext() if quiet else progress("redrive", "dead letters", wanted) as shown:
         while looked_at < wanted:
-            ids, found = _next(wired, which, min(BATCH_LIMIT, wanted - looked_at))
+            # Those that can't be driven again stay where they are, before all others.
+            ids, found = _next(wired, which, min(BATCH_LIMIT, wanted - looked_at), looked_at - driven)
             if not ids:
                 break
             command = Redrive(ids, found, reason, per_second, following)
@@ -86,11 +87,11 @@ def _drive(
             following, remaining = outcome.next_at, outcome.remaining
             if shown:
                 shown.advance_to(looked_at)
-    return Redriven(driven, remaining, following)
+    return Redriven(driven, remaining + looked_at - driven, following)
 
 
-def _next(wired: Wired, which: DeadFilter, many: int) -> tuple[list[UUID], int]:
+def _next(wired: Wired, which: DeadFilter, many: int, passed_over: int) -> tuple[list[UUID], int]:
     def look(read: Read) -> tuple[list[UUID], int]:
-        return dead_letters(read, which, many), count_dead(read, which)
+        return dead_letters(read, which, many, passed_over), max(0, count_dead(read, which) - passed_over)
 
     return reader(wired).run(look, JOBS).value
