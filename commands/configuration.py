@@ -160,10 +160,16 @@ def declare_namespace(work: Work, command: DeclareNamespace) -> Changed:
 
 
 def withdraw_namespace(work: Work, command: WithdrawNamespace) -> None:
-    """Its past stays in the log. Raises NamespaceReserved, NamespaceNotFound, Invalid."""
-    if command.name in command.own.schemas:
+    """Its past stays in the log. One that was declared before there was a module of its name can be withdrawn, too.
+
+    Raises NamespaceReserved, NamespaceNotFound, Invalid.
+    """
+    namespace = work.find(Namespace, Namespace.id_of(command.name))
+    if command.name in command.own.schemas and (namespace is None or namespace.schema is None):
         raise NamespaceReserved
-    work.get(Namespace, Namespace.id_of(command.name)).withdraw(command.reason)
+    if namespace is None:
+        raise NamespaceNotFound
+    namespace.withdraw(command.reason)
 
 
 def change_configuration(work: Work, command: ChangeConfiguration) -> Changed:

@@ -48,16 +48,15 @@ class NamespaceTaken(SettingsError):
 def join(connection: Connection[Any], registry: Registry, settings: Settings) -> None:
     """Remembers the modules of this process. Raises ModuleMissing, NamespaceTaken."""
     check_complete(connection, registry)
+    check_namespaces(connection, registry)
     connection.execute(_JOIN, {"names": [module.name for module in registry.own], "setting": settings.modules})
 
 
 def check_complete(connection: Connection[Any], registry: Registry) -> None:
     """Raises ModuleMissing for the first that joined, isn't here, and has an event in the log.
 
-    A module that has recorded nothing may go as it came. Raises NamespaceTaken where a namespace of the customers' own
-    is called as a module that has settings.
+    A module that has recorded nothing may go as it came.
     """
-    _check_namespaces(connection, registry)
     here = [module.name for module in registry.modules]
     for name, setting in connection.execute(_MISSING, (here,)).fetchall():
         found = connection.execute(_FIRST, {"name": name}).fetchone()
@@ -68,14 +67,16 @@ def check_complete(connection: Connection[Any], registry: Registry) -> None:
             )
 
 
-def _check_namespaces(connection: Connection[Any], registry: Registry) -> None:
+def check_namespaces(connection: Connection[Any], registry: Registry) -> None:
+    """Raises NamespaceTaken where a namespace of the customers' own is called as a module that has settings."""
     names = [module.name for module in registry.own if module.config_schema is not None]
     found = connection.execute(_DECLARED, (names,)).fetchone() if names else None
     if found is not None:
+        name = found[0]
         raise NamespaceTaken(
-            f"MUNIMENT_MODULES: the namespace {found[0]} of configuration, which the module {found[0]} has settings in,"
-            f" was declared by somebody for services of their own: withdraw it (DELETE"
-            f" /api/v1/config-namespaces/{found[0]}), or name the module otherwise"
+            f"MUNIMENT_MODULES: the namespace {name} of configuration, which the module {name} has settings in, was"
+            f" declared by somebody for services of their own: withdraw it (`muniment config withdraw {name}`), or name"
+            " the module otherwise"
         )
 
 

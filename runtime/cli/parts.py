@@ -39,7 +39,7 @@ def api(wired: Wired) -> None:
     """
     from runtime.serve import serve
 
-    wired.check()
+    wired.check(starts=True)
     serve(wired.settings)
 
 
@@ -56,7 +56,7 @@ def follow(wired: Wired) -> None:
     """
     from runtime.follow import follow as run
 
-    wired.check()
+    wired.check(starts=True)
     run(wired.settings)
 
 
@@ -74,7 +74,7 @@ def relay(wired: Wired) -> None:
     """
     from runtime.relay import relay as run
 
-    wired.check()
+    wired.check(starts=True)
     run(wired.settings)
 
 
@@ -92,7 +92,7 @@ def stream(wired: Wired) -> None:
     """
     from runtime.stream import stream as run
 
-    wired.check()
+    wired.check(starts=True)
     run(wired.settings)
 
 
@@ -111,7 +111,7 @@ def worker(wired: Wired) -> None:
     """
     from runtime.worker import worker as run
 
-    wired.check()
+    wired.check(starts=True)
     run(wired.settings)
 
 
@@ -128,5 +128,5 @@ def scheduler(wired: Wired) -> None:
     """
     from runtime.scheduler import scheduler as run
 
-    wired.check()
+    wired.check(starts=True)
     run(wired.settings)

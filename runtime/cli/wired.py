@@ -91,14 +91,15 @@ class Wired:
         with connection:
             yield connection
 
-    def check(self) -> None:
+    def check(self, *, starts: bool = False) -> None:
         """Whether there is a database, at a schema and with modules that this release understands.
 
-        Raises NotRunning, MigrationError, ModuleMissing.
+        `starts`: for a part that will run, and not for a command that may be needed to mend what keeps it from that.
+        Raises NotRunning, MigrationError, ModuleMissing, NamespaceTaken.
         """
         from infra.migrate import Limits, MigrationError, check_compatible
         from runtime import modules
-        from runtime.joined import check_complete
+        from runtime.joined import check_complete, check_namespaces
 
         with self.connection():
             pass
@@ -107,6 +108,8 @@ class Wired:
             raise MigrationError(found.problems[0].code if found.problems else found.state, found.message)
         with self.connection() as connection:
             check_complete(connection, modules.registry())
+            if starts:
+                check_namespaces(connection, modules.registry())
 
     def complete(self, say: Callable[[str], None]) -> None:
         """The tables of this release's views and, in an empty store, the first facts. Raises SettingsError."""

@@ -231,7 +231,8 @@ class Town:
         self.does(declare_namespace, DeclareNamespace(NamespaceName("bakery"), {"type": "object"}, own, values))
 
     def withdraw(self) -> None:
-        self.does(withdraw_namespace, WithdrawNamespace(NamespaceName("bakery"), shared.Own(self.settings(None))))
+        """By a process that has the bakery, as the operator's command may be."""
+        self.does(withdraw_namespace, WithdrawNamespace(NamespaceName("bakery"), shared.Own(self.settings())))
 
     def process(self, schema: ConfigSchema | None = SCHEMA, **secrets: str) -> Instance:
         stores = SecretStores([Environment({f"MUNIMENT_SECRET_{name}": value for name, value in secrets.items()})])
@@ -369,6 +370,8 @@ def test_a_namespace_that_somebody_has_declared_keeps_a_module_of_its_name_out_u
     assert str(refused.value).startswith("MUNIMENT_MODULES: the namespace bakery of configuration")
     assert "\n" not in str(refused.value)
     town.withdraw()
+    with pytest.raises(NamespaceReserved):
+        town.withdraw()
     with town.connect() as connection:
         join(connection, whole, Settings())
     town.store(oven_degrees=250)
