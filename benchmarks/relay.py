@@ -10,6 +10,7 @@ librdkafka's threads are included.
 """
 
 import argparse
+import gc
 import subprocess
 import sys
 import time
@@ -170,6 +171,7 @@ def main(events: int, rounds: int, address: str) -> None:
         fill(log, events)
         mapper = library()
         bare(log, mapper)  # warm: both read from PostgreSQL's memory
+        gc.freeze()  # as the relay's process does once it has started; of both sides
         theirs, faster, ours = [], [], []
         for _ in range(rounds):
             theirs.append(bare(log, mapper))

@@ -154,6 +154,7 @@ class _Term:
         self._newest: StoredRow | None = None
         self._marked = 0
         self._is_first_round = True
+        self._was_behind = False
         self._unstored: dict[Place, Reached] = {}
         self._reader = ThreadPoolExecutor(1, "relay-reader")
 
@@ -258,6 +259,7 @@ class _Term:
             is_last = is_all or time.monotonic() >= self._renew_at or self._wake.stopping
             # What follows is read while this goes out: the database and the bus needn't wait for each other.
             following = None if is_last else self._reader.submit(self._read, rows[-1].position, limit)
+            self._was_behind |= not is_all
             self._publish(rows)
             self._look_after(more_follows=not is_all)
             if following is None:
@@ -275,7 +277,9 @@ class _Term:
             self._outbox.hurry()
         self._unstored |= self._outbox.acknowledged()
         metrics.WAITING.set(self._outbox.waiting)
-        if self._unstored and now >= self._store_at:
+        is_level_again = self._was_behind and not more_follows and not self._outbox.waiting
+        if self._unstored and (is_level_again or now >= self._store_at):
+            self._was_behind &= not is_level_again
             self._store(now)
 
     def _store(self, now: float) -> None:
