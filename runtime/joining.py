@@ -155,7 +155,8 @@ def _config_schema(name: str, schema: ConfigSchema) -> Iterator[str]:
     try:
         NamespaceName(name)
         yield from (f"config_schema: {each}" for each in schema.flaws())
-        DocumentSchema.declared(json_schema(schema.declaration))
+        if any(setting.pattern for setting in schema.declaration.settings):  # what knows them takes long to load
+            DocumentSchema.declared(json_schema(schema.declaration))
     except Exception as error:  # noqa: BLE001 - a rule of the author's may fail in any way
         yield f"config_schema: {type(error).__name__}: {error}"
     for setting in schema.declaration.settings:
