@@ -3,9 +3,10 @@
 The counts are as of the view's position, like lists; ages, limits and workers are the queue's own, of this moment.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from domain.jobs import JobState
 from infra.moments import POSITION_AT
@@ -34,14 +35,26 @@ _COUNTS = f"""
 _COUNTED = (
     ("type", "type = %(type)s"),
     ("queue", "queue = %(queue)s"),
+    ("queues", "queue = any(%(queues)s::text[])"),
     ("after", "(queue, type, state) > (%(after_queue)s, %(after_type)s, %(after_state)s)"),
 )
+_NAMES = """
+    with recursive seen as (
+        (select queue from {jobs} where queue > %(after)s order by queue limit 1)
+        union all
+        select (select j.queue from {jobs} j where j.queue > s.queue order by j.queue limit 1)
+          from seen s where s.queue is not null
+    ), few as (select queue as name from seen where queue is not null limit %(limit)s)
+    select name from few union select name from job_queues where name > %(after)s order by 1 limit %(limit)s
+"""
+"""Loosely by an index of the view: one look for each name, however many jobs it has."""
 _READY = """
     select queue, extract(epoch from clock_timestamp() - min(run_at))::float8 as seconds
-      from job_queue where state in ('ready', 'held') or (state = 'scheduled' and run_at <= clock_timestamp())
+      from job_queue where (state in ('ready', 'held') or (state = 'scheduled' and run_at <= clock_timestamp()))
+       and (%(queues)s::text[] is null or queue = any(%(queues)s))
      group by queue
 """
-_DECIDED = "select name, paused, reason, slots from job_queues"
+_DECIDED = "select name, paused, reason, slots from job_queues where name = any(%(queues)s)"
 _WORKERS = """
     select name, host, pid, queues, threads, running, started_at, seen_at,
            seen_at > clock_timestamp() - make_interval(secs => %(alive)s) as alive
@@ -107,14 +120,20 @@ def counts(
 
     Each job is in one. `after` are the queue, type and state of the one before the page.
     """
-    given = {"type": type, "queue": queue, "after": after}
-    filters = [sql for name, sql in _COUNTED if given[name] is not None]
+    return _counted(read, limit, after, {"type": type, "queue": queue})
+
+
+def _counted(
+    read: Read, limit: int | None, after: tuple[str, str, str] | None, which: Mapping[str, Any]
+) -> list[StateCount]:
+    given = {**which, "after": after}
+    filters = [sql for name, sql in _COUNTED if given.get(name) is not None]
     after_queue, after_type, after_state = after or (None, None, None)
     rows = read.all(
         f"{_COUNTS} {'where ' + ' and '.join(filters) if filters else ''} group by 1, 2, 3 order by 1, 2, 3"
         " limit %(limit)s",
         through(read)
-        | {"type": type, "queue": queue, "limit": limit}
+        | {**which, "limit": limit}
         | {"after_queue": after_queue, "after_type": after_type, "after_state": after_state},
     )
     return [StateCount(**row) for row in rows]
@@ -125,27 +144,25 @@ def queues(read: Read, limit: int | None = None, after: tuple[str] | None = None
 
     Of each the age of its oldest job, throughput, limit and pause, as they are at this moment.
     """
-    found: dict[str, QueueRow] = {}
-
-    def queue(name: str) -> QueueRow:
-        return found.setdefault(name, QueueRow(name))
-
-    for each in counts(read):
-        queue(each.queue).counts[each.state] += each.count
-    for row in read.all(_DECIDED):
-        one = queue(row["name"])
+    names = [row["name"] for row in read.all(_NAMES, {"after": after[0] if after else "", "limit": limit})]
+    found = {name: QueueRow(name) for name in names}
+    for each in _counted(read, None, None, {"queues": names}):
+        found[each.queue].counts[each.state] += each.count
+    for row in read.all(_DECIDED, {"queues": names}):
+        one = found[row["name"]]
         one.paused, one.pause_reason, one.limit = row["paused"], row["reason"], row["slots"]
-    for name, seconds in oldest(read).items():
-        queue(name).oldest_seconds = seconds
+    for name, seconds in oldest(read, names).items():
+        found[name].oldest_seconds = seconds
     for name, ended in ended_since(read, _minute_ago(read)).items():
-        queue(name).per_minute = ended * 60 / THROUGHPUT_SECONDS
-    names = sorted(name for name in found if after is None or name > after[0])
-    return [found[name] for name in names[:limit]]
+        if name in found:
+            found[name].per_minute = ended * 60 / THROUGHPUT_SECONDS
+    return list(found.values())
 
 
-def oldest(read: Read) -> dict[str, float]:
-    """By queue, for how long the job that waits longest could have run, in seconds."""
-    return {row["queue"]: max(0.0, row["seconds"]) for row in read.all(_READY)}
+def oldest(read: Read, of: Sequence[str] | None = None) -> dict[str, float]:
+    """By queue, for how long the job that waits longest could have run, in seconds; of all queues or of these."""
+    rows = read.all(_READY, {"queues": None if of is None else list(of)})
+    return {row["queue"]: max(0.0, row["seconds"]) for row in rows}
 
 
 def workers(read: Read) -> list[WorkerRow]:

@@ -435,6 +435,25 @@ def test_counts_come_in_pages_and_of_one_queue_or_type(ada, world):
     assert ada.get("/api/v1/jobs/counts?type=mail.send").json()["items"] == [found[3]]
 
 
+def test_queues_come_in_pages_that_say_what_the_whole_does(ada, world):
+    for queue in ("a", "b", "b", "d"):
+        world.enqueue(queue=queue)
+    world.succeed(world.claim_one())
+    ada.put("/api/v1/queues/c/limit", json={"limit": 3})  # no job was ever there
+    whole = [untimed(each) for each in ada.get("/api/v1/queues").json()["items"]]
+    assert [(each["name"], sum(each["counts"].values())) for each in whole] == [("a", 1), ("b", 2), ("c", 0), ("d", 1)]
+    asked, found = "/api/v1/queues?limit=1", []
+    while asked:
+        page = ada.get(asked).json()
+        found += map(untimed, page["items"])
+        asked = page["next"] and f"/api/v1/queues?limit=1&cursor={page['next']}"
+    assert found == whole
+
+
+def untimed(queue: dict[str, Any]) -> dict[str, Any]:
+    return queue | {"oldest_seconds": None if queue["oldest_seconds"] is None else "some"}
+
+
 def test_more_counts_than_a_page_may_have_are_refused_by_name(refused):
     assert fields(refused("reader").get("/api/v1/jobs/counts?limit=100000")) == {"limit"}
 
