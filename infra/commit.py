@@ -167,7 +167,7 @@ class Committer:
         """Gives each save its part of the answer; on an error finds whose it was, and leaves the others to be done."""
         error, saves = answer.error, group.saves
         if error is None or answer.failed is None:
-            return _succeed(saves, answer, sent.append_at)
+            return _succeed(saves, answer)
         if answer.failed in sent.owners:
             owners = sent.owners[answer.failed]
             return _without_culprit(group, owners[0], error) if len(owners) == 1 else [_Group([s]) for s in saves]
@@ -177,7 +177,7 @@ class Committer:
             return [replace(group, carefully=True)]
         if len(saves) > 1 and not isinstance(error, _NOT_THEIRS):
             return [_Group([save]) for save in saves]
-        if answer.failed > sent.append_at and not isinstance(error, _NOT_THEIRS):
+        if answer.failed > 0 and not isinstance(error, _NOT_THEIRS):
             return _fail(saves, partial(InlineRefused, error))
         return self._refuse(saves, error)
 
@@ -255,8 +255,8 @@ def _settings(limits: Limits) -> str:
     """
 
 
-def _succeed(saves: Sequence[Save], answer: Answer, append_at: int) -> Todo:
-    result = answer.results[append_at]
+def _succeed(saves: Sequence[Save], answer: Answer) -> Todo:
+    result = answer.results[0]
     if result.ntuples != 1:
         return _fail(saves, partial(Unavailable, "The log is damaged: log_head has no row."))
     head, recorded_at = read_bigint(result.get_value(0, 0)), read_time(result.get_value(0, 1))

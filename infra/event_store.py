@@ -7,7 +7,6 @@ from typing import Any, Self
 from uuid import UUID
 
 import msgspec
-import orjson
 from eventsourcing.application import Application, ProcessingEvent
 from eventsourcing.persistence import (
     EventStore,
@@ -31,7 +30,7 @@ from infra.transcoding import EventMapper, OrjsonTranscoder, RecordedEvent
 from infra.wanted import Wanted
 
 
-class Metadata(msgspec.Struct, frozen=True):
+class Metadata(msgspec.Struct, frozen=True, omit_defaults=True):
     """Who, why and from where: on every event, as JSON. Fields as in `domain.context.Context`."""
 
     actor: str = ""
@@ -60,9 +59,8 @@ class Metadata(msgspec.Struct, frozen=True):
         )
 
     def to_bytes(self) -> bytes:
-        """JSON, without what is None, or 0."""
-        values = {name: getattr(self, name) for name in self.__struct_fields__}
-        return orjson.dumps({name: value for name, value in values.items() if value not in {None, 0}})
+        """JSON, without what is None, 0 or empty."""
+        return _metadata_to(self)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -73,6 +71,7 @@ class Metadata(msgspec.Struct, frozen=True):
             raise ValueError(str(error)) from error
 
 
+_metadata_to = msgspec.json.Encoder().encode
 _metadata_of = msgspec.json.Decoder(Metadata).decode
 
 

@@ -210,19 +210,17 @@ class InlineTables:
 
     def steps(self, events: Sequence[Event], rows: Sequence[StoredEvent], metadata: bytes) -> list[InlineStep]:
         """What the commit of these events, whose rows are given, writes into inline tables, in the events' order."""
-        if not self._statements and not self._of_runs:
-            return []
-        given = {"actor": actor_of(metadata), "metadata": metadata.decode()}
         found: list[InlineStep] = []
         end = 0
         for kind, run in groupby(events, type):
-            start, end = end, end + sum(1 for _ in run)
-            statements = self._statements.get(kind, ())
-            found += [
-                inline_step((sql, self._params(events[number], given, len(events) - number - 1)))
-                for number in (range(start, end) if statements else ())
-                for sql in statements
-            ]
+            start, end = end, end + len(list(run))
+            if statements := self._statements.get(kind):
+                given = {"actor": actor_of(metadata), "metadata": metadata.decode()}
+                found += [
+                    inline_step((sql, self._params(events[number], given, len(events) - number - 1)))
+                    for number in range(start, end)
+                    for sql in statements
+                ]
             if run_statements := self._of_runs.get(kind):
                 written = as_json(rows[start:end])
                 found += [
