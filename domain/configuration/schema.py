@@ -2,7 +2,7 @@
 
 The platform's own namespaces and the customers' have the same mechanism; the platform's come from code, the customers'
 by an event. Annotations that mean something here: `default`, `x-unit`, `x-restart` (true: takes effect at a restart
-only), `x-variable` (the environment variable that sets it then) and `x-secret` (true: must be a reference to a secret).
+only), `x-variable` (the environment variable that sets it) and `x-secret` (true: must be a reference to a secret).
 """
 
 import re

@@ -33,6 +33,7 @@ def json_schema(declaration: Declaration) -> dict[str, Any]:
 def _property(setting: Setting) -> dict[str, Any]:
     kind = TYPES.get(setting.kind, "string")
     said: dict[str, Any] = {"type": kind, "description": setting.help, "default": plain(setting.default)}
+    said["x-variable"] = setting.variable
     bounds = {"minimum": _number(setting, setting.least), "maximum": _number(setting, setting.most)}
     said |= {name: bound for name, bound in bounds.items() if bound is not None}
     if setting.choices:
@@ -42,7 +43,7 @@ def _property(setting: Setting) -> dict[str, Any]:
     if setting.unit:
         said["x-unit"] = setting.unit
     if not setting.hot:
-        said |= {"x-restart": True, "x-variable": setting.variable}
+        said["x-restart"] = True
     if setting.secret:
         said["x-secret"] = True
     return said

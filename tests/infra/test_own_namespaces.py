@@ -35,3 +35,8 @@ def test_the_environment_is_a_layer_between_the_defaults_and_what_is_stored():
     assert SCHEMAS["api"].sources({"page_limit": 300}, api)["page_size"] == "file"
     assert onboarding["smtp_url"] == HIDDEN
     SCHEMAS["onboarding"].check({}, onboarding)
+
+
+def test_every_key_says_which_variable_sets_it():
+    said = {key: text["x-variable"] for schema in SCHEMAS.values() for key, text in schema.properties.items()}
+    assert said == {name: setting.variable for name, setting in SETTINGS.items()}

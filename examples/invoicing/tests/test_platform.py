@@ -200,7 +200,7 @@ def test_what_invoicing_may_choose_is_changed_while_it_runs_in_every_process(sho
     assert (shown["version"], shown["values"]["payment_term_days"]) == (0, 14)
     assert shop.admin.done("GET", "/api/v1/config/invoicing/schema").json()["properties"]["reminders"] == {
         "type": "integer", "description": "reminders of one invoice at most; 0 = none", "default": 3,
-        "minimum": 0, "maximum": 10,
+        "minimum": 0, "maximum": 10, "x-variable": "MUNIMENT_INVOICING_REMINDERS",
     }  # fmt: skip
     change = {"values": {"payment_term_days": 30}, "reason": "the summer"}
     changed = shop.admin.done("PATCH", "/api/v1/config/invoicing", change)
