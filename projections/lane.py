@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from threading import Event, Thread
 from typing import Any, Protocol
 
-import psycopg
 from psycopg import Connection
 
+from infra import pipelining
 from infra.conninfo import bounded
 from infra.event_store import Log
 from infra.transcoding import NewerSoftware
@@ -93,7 +93,7 @@ class Backoff:
 
 def connect(conninfo: str, limits: FollowerLimits, fence: int = 0) -> Connection[Any]:
     """A connection in autocommit that waits neither for locks nor for answers without end."""
-    connection = psycopg.connect(bounded(conninfo), autocommit=True)
+    connection = pipelining.Connection.connect(bounded(conninfo), autocommit=True)
     settings = {
         "lock_timeout": f"{limits.lock_timeout_seconds * 1000:.0f}ms",
         "statement_timeout": f"{limits.statement_timeout_seconds * 1000:.0f}ms",
