@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import TypeAlias
 
-Work: TypeAlias = Callable[[], None]
+Work: TypeAlias = Callable[[], object]
 
 
 def side_by_side(threads: Executor, works: Sequence[Work]) -> list[Exception | None]:

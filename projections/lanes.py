@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -18,12 +17,12 @@ from psycopg import Connection, Cursor
 
 from infra.event_store import Log, Recorded
 from infra.partitions import partition_of
-from infra.past import SEEN
 from infra.transcoding import event_types
-from projections.engine import CHANNEL, EVERYTHING, PAYLOAD_LIMIT, Applied, Build, Engine, Lane, Settle, rate
+from projections.engine import CHANNEL, EVERYTHING, PAYLOAD_LIMIT, Applied, Build, Engine, Lane, Settle
 from projections.errors import BuildGone, Fenced, Hole
 from projections.facts import Fact
 from projections.obey import Batch, is_control
+from projections.passing import MOVE, announce, goals, pass_over, places, quoted
 from projections.projection import Projection
 
 CONTROL = "projections"
@@ -108,46 +107,10 @@ _PARKED = """
     select distinct stream from projection_parked
      where projection = %(projection)s and version = %(version)s and build = %(build)s and stream = any(%(streams)s)
 """
-_SET = f"""
-    update projection_progress p
-       set position = m.position, recorded_at = coalesce(m.recorded_at, p.recorded_at), updated_at = clock_timestamp(),
-           rate = {rate("m.position", "p.")},
-           {SEEN.format(position="m.position")}
-"""
-_MOVE = f"""
-    {_SET}
-      from unnest(%(topics)s::text[], %(partitions)s::int[], %(positions)s::bigint[], %(times)s::timestamptz[])
-           as m (topic, partition, position, recorded_at)
-     where p.projection = %(projection)s and p.version = %(version)s and p.build = %(build)s
-       and p.layout = %(layout)s and p.topic = m.topic and p.partition = m.partition
-"""
-# What does nothing here needs no transaction of several round trips: lanes that stand as they were left are moved.
-_PASS = f"""
-    with held as materialized (
-         select topic, partition, position, fence from projection_progress
-          where {_BUILD} and {_OF_LANES} order by topic, partition for update),
-    moved as (
-         {_SET}
-           from held join unnest(%(topics)s::text[], %(partitions)s::int[], %(positions)s::bigint[],
-                                 %(times)s::timestamptz[], %(former)s::bigint[], %(fences)s::bigint[])
-                          as m (topic, partition, position, recorded_at, former, fence) using (topic, partition)
-          where held.position = m.former and held.fence = m.fence
-            and p.projection = %(projection)s and p.version = %(version)s and p.build = %(build)s
-            and p.layout = %(layout)s and p.topic = m.topic and p.partition = m.partition
-         returning true)
-    select count(*), set_config('synchronous_commit', 'off', true) from moved
-"""
 _LEAST = f"select min(position) from projection_progress where {_BUILD}"
 _LEAST_OTHER = f"{_LEAST} and (topic, partition) <> (%(topic)s, %(partition)s)"
 _SAY = f"""
     select pg_notify('{CHANNEL}', jsonb_set(%(payload)s::jsonb, '{{position}}', to_jsonb(({_LEAST})))::text)
-"""
-# After the commit, so that of two lanes that commit at once the later to look sees both.
-_SAY_LEAST = f"""
-    select least, set_config('synchronous_commit', 'off', true),
-           case when least > %(told)s
-                then pg_notify('{CHANNEL}', jsonb_set(%(payload)s::jsonb, '{{position}}', to_jsonb(least))::text) end
-      from ({_LEAST}) as found (least)
 """
 _TAKE = f"""
     update projection_progress p set fence = fence + 1
@@ -157,33 +120,6 @@ _TAKE = f"""
                       and b.layout = p.layout)
     returning topic, partition, position, fence
 """
-
-
-def places(lanes: Sequence[Lane]) -> dict[str, Any]:
-    """The lanes as parameters of SQL."""
-    return {
-        "topics": _array(_quoted(lane.topic) for lane in lanes),
-        "partitions": _array(str(lane.partition) for lane in lanes),
-    }
-
-
-def _array(elements: Iterable[str]) -> str:
-    """An array as PostgreSQL reads it; psycopg takes ten times as long to look at each element."""
-    return f"{{{','.join(elements)}}}"
-
-
-@cache
-def _quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
-
-
-def _goals(stretches: Sequence[Stretch]) -> dict[str, str]:
-    """Where these lanes go, as parameters of SQL."""
-    return places([stretch.lane for stretch in stretches]) | {
-        "positions": _array(str(stretch.upto) for stretch in stretches),
-        "times": _array(stretch.recorded_at.isoformat() if stretch.recorded_at else "null" for stretch in stretches),
-    }
 
 
 def take_lanes(connection: Connection[Any], build: Build, lanes: Sequence[Lane]) -> dict[Lane, Hold]:
@@ -217,11 +153,15 @@ class LanesEngine(Engine):
         super().__init__(connection, log, build, committed=committed, quiet=quiet)
         self.spread = spread
         self.positions = {lane: hold.position for lane, hold in held.items()}
-        self._fences = {lane: hold.fence for lane, hold in held.items()}
+        self.fences = {lane: hold.fence for lane, hold in held.items()}
         self._key = build.key | {"layout": spread.layout}
         self._in_hand: Sequence[Stretch] = ()
         self._committing = committing
-        self._told = 0
+        self.is_quiet = quiet
+        self.told = 0
+        """How far the build had come when that was last told."""
+        self.notice = quoted(self._payload((), {}))
+        """What is told of it then, but for the position."""
 
     def advance(self, stretches: Sequence[Stretch]) -> None:
         """Applies what is new in these lanes, in one transaction where no operator's decision stands among it.
@@ -272,33 +212,29 @@ class LanesEngine(Engine):
         if batch.moved:
             self._committed(self._applied(batch))
             if not batch.is_told:
-                self._hear(self._announce())
+                announce(self._connection, [self])()
 
     def _pass(self, stretches: Sequence[Stretch]) -> bool:
         """Moves the lanes, in one round trip, where nothing in hand does anything here. Whether that is done.
 
         It isn't where a lane doesn't stand as it was left: the usual way says why.
         """
-        at = self.positions
-        if any(stretch.after > at[stretch.lane] for stretch in stretches) or any(
-            self._plan.concerns(fact) for stretch in stretches for fact in stretch.facts
-        ):
-            return False
-        former = {
-            "former": _array(str(at[stretch.lane]) for stretch in stretches),
-            "fences": _array(str(self._fences[stretch.lane]) for stretch in stretches),
-        }
-        with self._connection.pipeline() as pipeline:
-            moved = self._connection.execute(_PASS, self._key | _goals(stretches) | former)
-            pipeline.sync()  # ends its transaction
-            told = self._announce()
-        row = moved.fetchone()
-        self._hear(told)
-        if row is None or row[0] < len(stretches):
-            return False
+        return self.passes(stretches) and bool(pass_over(self._connection, {self: stretches}))
+
+    def passes(self, stretches: Sequence[Stretch]) -> bool:
+        """Whether these continue their lanes and nothing in them does anything here: then they need no transaction."""
+        return all(stretch.after <= self.positions[stretch.lane] for stretch in stretches) and not any(
+            self.concerns(fact) for stretch in stretches for fact in stretch.facts
+        )
+
+    def concerns(self, fact: Fact) -> bool:
+        """Whether an event does anything here."""
+        return is_control(fact) or self._plan.concerns(fact)
+
+    def note_passed(self, stretches: Sequence[Stretch]) -> None:
+        """These have been moved."""
         self.positions.update({stretch.lane: stretch.upto for stretch in stretches})
         self._committed(Applied(self.build, max(stretch.upto for stretch in stretches), (), ()))
-        return True
 
     def _transaction(
         self, facts: Sequence[Fact], after: int, settle: Settle, exchange: AbstractContextManager[object]
@@ -315,8 +251,9 @@ class LanesEngine(Engine):
             cursor.execute("commit")
             # Where nothing became old, nothing must be done before it is told: one round trip less.
             batch.is_told = batch.moved and not batch.stale
-            told = self._announce() if batch.is_told else None
-        self._hear(told)
+            hear = announce(self._connection, [self]) if batch.is_told else None
+        if hear:
+            hear()
         return batch
 
     def _begin(self, streams: Iterable[UUID], after: int = 0) -> _LanesBatch:
@@ -340,7 +277,7 @@ class LanesEngine(Engine):
             if stretch.lane not in rows:
                 raise BuildGone
             position, fence = rows[stretch.lane]
-            if fence > self._fences[stretch.lane]:
+            if fence > self.fences[stretch.lane]:
                 raise Fenced
             if position < stretch.after:
                 raise Hole(position)
@@ -351,7 +288,7 @@ class LanesEngine(Engine):
         moved = [stretch for stretch in self._in_hand if stretch.upto > batch.positions[stretch.lane]]
         if not moved:
             return
-        cursor.execute(_MOVE, self._key | _goals(moved))
+        cursor.execute(MOVE, self._key | goals(moved))
         batch.moved = True
         batch.positions.update({stretch.lane: stretch.upto for stretch in moved})
         batch.position = max(stretch.upto for stretch in moved)
@@ -371,16 +308,6 @@ class LanesEngine(Engine):
         assert isinstance(batch, _LanesBatch)  # noqa: S101 - tells the type checker
         lane = self.spread.lane(fact)
         return lane is not None and fact.position <= batch.positions.get(lane, 0)
-
-    def _announce(self) -> Cursor[Any] | None:
-        """How far the build has come by now, to whoever waits for it."""
-        if self._quiet:
-            return None
-        return self._connection.execute(_SAY_LEAST, self._key | {"payload": self._payload((), {}), "told": self._told})
-
-    def _hear(self, told: Cursor[Any] | None) -> None:
-        row = told.fetchone() if told else None
-        self._told = row[0] if row and row[0] else self._told
 
     def _payload(self, stale: Sequence[str], extra: Mapping[str, Any]) -> str:
         payload = self.build.key | {"position": 0, "invalidate": stale} | dict(extra)

@@ -32,6 +32,7 @@ from projections.errors import is_poison
 from projections.facts import Fact, read_range, read_streams
 from projections.families import Family, families
 from projections.lanes import LanesEngine, Stretch, module_of, topics_of
+from projections.passing import announce
 from projections.skips import skipped
 
 LEAST_EVENTS = 5000
@@ -169,7 +170,7 @@ class LanesBySets(LanesEngine):
         self.positions.update(batch.positions)
         if batch.moved:
             self._committed(self._applied(batch))
-            self._hear(self._announce())
+            announce(self._connection, [self])()
 
     def _lane_of(self, fact: Fact) -> Lane:
         lane = self.spread.lane(fact)

@@ -20,14 +20,15 @@ from psycopg import Connection
 
 from infra.layouts import CHANNEL as LAYOUTS_CHANNEL
 from infra.messages import Place
-from infra.side_by_side import side_by_side
+from infra.side_by_side import Work, side_by_side
 from infra.transcoding import NewerSoftware
 from projections.builds import CHANNEL as BUILDS_CHANNEL
 from projections.engine import Build, Lane
 from projections.errors import BuildGone, Fenced, Hole
 from projections.feeds import FAUST, FeedBusy, catch_up_together, change_feed, fed
 from projections.lane import Backoff, connect
-from projections.lanes import Spread
+from projections.lanes import LanesEngine, Spread, Stretch
+from projections.passing import pass_over
 from stream_apps.build_feed import DUPLICATES, HEALED, HOLES, LAG, BuildFeed
 from stream_apps.feeding import Companion, FeederLimits, FeederSetup, Raw
 from stream_apps.inbox import DROPPED, Inbox, Sorted
@@ -168,14 +169,34 @@ class Feeder:
     def _deliver(self, lanes: Sorted) -> None:
         if not lanes:
             return
-        feeds = list(self._feeds.values())
-        errors = side_by_side(self._threads, [partial(feed.deliver, lanes) for feed in feeds])
-        for feed, error in zip(feeds, errors, strict=True):
+        passing = self._passing(lanes)
+        feeds = [feed for feed in self._feeds.values() if feed not in passing]
+        moving: dict[LanesEngine, Sequence[Stretch]] = {
+            feed.engine: stretches for feed, stretches in passing.items() if stretches
+        }
+        works: list[Work] = [
+            partial(pass_over, self._watching(), moving),
+            *(partial(feed.deliver, lanes) for feed in feeds),
+        ]
+        failed, *errors = side_by_side(self._threads, works)
+        if failed:
+            raise failed
+        stayed = [feed for feed, stretches in passing.items() if not feed.has(stretches)]
+        errors += side_by_side(self._threads, [partial(feed.deliver, lanes) for feed in stayed])
+        for feed, error in zip(feeds + stayed, errors, strict=True):
             if error:
                 with self._standing_back(feed.build):
                     raise error
         for companion in self._setup.companions:
             companion.deliver(lanes)
+
+    def _passing(self, lanes: Sorted) -> dict[BuildFeed, Sequence[Stretch]]:
+        """Where lanes go in which these messages do nothing: of each projection, those of one build."""
+        found: dict[str, tuple[BuildFeed, Sequence[Stretch]]] = {}
+        for (projection, *_), feed in self._feeds.items():
+            if projection not in found and (stretches := feed.passing(lanes)) is not None:
+                found[projection] = feed, stretches
+        return dict(found.values())
 
     def _standing(self, lane: Lane) -> int | None:
         """How far all views have come in a lane; None where none has it."""

@@ -12,6 +12,7 @@ from projections.errors import BuildGone, Fenced, Hole
 from projections.facts import read
 from projections.feeds import FAUST, change_feed
 from projections.lanes import Hold, LanesEngine, Stretch, take_lanes
+from projections.passing import pass_over
 from tests.stream_apps.streaming import BUILDS, PROJECTIONS, fleet, positions, record_layout, sail, spread
 
 ONE = spread()
@@ -136,3 +137,22 @@ def test_names_of_topics_are_taken_as_they_are(connection, log, layout):
     engine = LanesEngine(connection, log, BUILD, ONE, held)
     engine.advance(over(engine, 5))
     assert {hold.position for hold in take_lanes(connection, BUILD, odd).values()} == {5}
+
+
+def test_several_builds_move_by_one_statement_and_who_was_replaced_stays(connection, log, taken, committed):
+    first, other = taken(), LanesEngine(
+        connection, log, BUILDS[1], ONE, take_lanes(connection, BUILDS[1], ONE.lanes(BUILDS[1].projection)),
+        committed=committed.append,
+    )  # fmt: skip
+    connection.execute("listen muniment_progress")
+    passing = {first: over(first, 7), other: over(other, 7)}
+    assert pass_over(connection, passing) == {first, other}
+    assert committed == [Applied(BUILD, 7, (), ()), Applied(BUILDS[1], 7, (), ())]
+    told = [note.payload for note in connection.notifies(timeout=0.2)]
+    assert sorted("harbour" in payload for payload in told if '"position": 7' in payload) == [False, True]
+    taken()
+    assert pass_over(connection, {first: over(first, 9), other: over(other, 9)}) == {other}
+    assert set(positions(connection)) == {7}
+    assert set(positions(connection, BUILDS[1].projection.name)) == {9}
+    assert set(first.positions.values()) == {7}, "why it didn't move, the usual way says"
+    assert pass_over(connection, {}) == set()
