@@ -3,6 +3,7 @@ and the aggregates that these load, and neither the views nor other reactions sh
 """
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -17,7 +18,11 @@ from projections.lanes import Spread
 logger = logging.getLogger("muniment.reactions")
 
 WAITING = 20
-"""Deliveries that wait for a reaction which is busy."""
+"""Works that wait for a reaction which is busy."""
+
+GATHERED = 20
+"""Deliveries in which nothing concerns a reaction that it is given together: they only bring its positions forward, and
+to wake its thread for each costs more than to look at them."""
 
 CLOSE_SECONDS = 2.0
 """How long an end waits for the command in hand."""
@@ -42,6 +47,10 @@ class Stoppable(Protocol):
         """Once a second."""
         ...
 
+    def concerns(self, messages: Mapping[Lane, Sequence[Delivered]]) -> bool:
+        """Whether there is anything in them to react to; called from another thread than the others."""
+        ...
+
     def is_level(self, head: int) -> bool:
         """Whether a tick would find nothing to do while the log's head is there, and nothing is delivered."""
         ...
@@ -61,6 +70,7 @@ class Aside:
     def __init__(self, companion: Stoppable, waiting: int = WAITING) -> None:
         self._companion = companion
         self._queue: Queue[_Work] = Queue(waiting)
+        self._gathered: list[Mapping[Lane, Sequence[Delivered]]] = []
         self._owned: tuple[Spread | None, frozenset[Place]] = (None, frozenset())
         self._ending = Event()
         self._error: BaseException | None = None
@@ -74,14 +84,17 @@ class Aside:
         self._given += 1
 
     def deliver(self, messages: Mapping[Lane, Sequence[Delivered]]) -> None:
-        """Returns at once."""
+        """Returns at once. What concerns nobody waits for what does, or for the next tick."""
         self._given += 1
-        self._hand_over(partial(self._companion.deliver, messages))
+        self._gathered.append(messages)
+        if len(self._gathered) >= GATHERED or self._companion.concerns(messages):
+            self._hand_over_gathered()
 
     def tick(self, head: int, long_ago: int = 0) -> None:
         """Returns at once. Wakes nobody while nothing has come since the other one had nothing left to do."""
         at = (head, self._given)
         if at != self._level_at:
+            self._hand_over_gathered()
             self._hand_over(partial(self._tick, at, long_ago))
 
     def _tick(self, at: tuple[int, int], long_ago: int) -> None:
@@ -92,6 +105,7 @@ class Aside:
     def close(self) -> None:
         """Ends the thread when the command in hand is done; it may be used again."""
         self._level_at = None
+        self._gathered.clear()  # a hole like any other
         if self._thread is None:
             return
         self._ending.set()
@@ -100,6 +114,11 @@ class Aside:
         self._thread.join(CLOSE_SECONDS)
         if self._thread.is_alive():
             logger.warning("a reaction is still busy")
+
+    def _hand_over_gathered(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        if gathered:
+            self._hand_over(partial(self._companion.deliver, _together(gathered)))
 
     def _hand_over(self, work: _Work) -> None:
         if self._error:
@@ -126,6 +145,17 @@ class Aside:
             self._error = error
         finally:
             self._companion.close()
+
+
+def _together(deliveries: Sequence[Mapping[Lane, Sequence[Delivered]]]) -> Mapping[Lane, Sequence[Delivered]]:
+    """One delivery in place of several, each lane's in its order."""
+    if len(deliveries) == 1:
+        return deliveries[0]
+    found: dict[Lane, list[Delivered]] = defaultdict(list)
+    for delivery in deliveries:
+        for lane, messages in delivery.items():
+            found[lane].extend(messages)
+    return found
 
 
 def _nothing() -> None:

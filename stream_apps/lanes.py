@@ -50,8 +50,8 @@ def lanes_of(reaction: Reaction, spread: Spread) -> tuple[Lane, ...]:
     )
 
 
-def _wanted(reaction: Reaction) -> set[str]:
-    """The topics of events that it must see: its own, and the operators' decisions about what it has parked."""
+def wanted(reaction: Reaction) -> set[str]:
+    """The types of events that it must see: its own, and the operators' decisions about what it has parked."""
     return {topic for topic in event_types() if module_of(topic) == CONTROL} | reaction.topics
 
 
@@ -81,7 +81,7 @@ class LanesDriver:
             lane: Driver(connection, log, dispatcher, reaction, lane=lane, hop_limit=hop_limit, settled=self._settled)
             for lane in lanes
         }
-        self._ignored = sorted(set(event_types()) - _wanted(reaction))
+        self._ignored = sorted(set(event_types()) - wanted(reaction))
         self._connection = connection
         self._stored = {lane: driver.take_over() for lane, driver in self._drivers.items()}
         self.positions = dict(self._stored)

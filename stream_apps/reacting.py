@@ -16,7 +16,7 @@ from psycopg import Connection
 
 from infra.dispatch import Dispatcher
 from infra.event_store import Log
-from infra.messages import Delivered, Place
+from infra.messages import Carried, Delivered, Place, Pointed
 from infra.reaction_store import places_of
 from infra.transcoding import NewerSoftware
 from projections.engine import Lane
@@ -24,7 +24,7 @@ from projections.errors import BuildGone
 from projections.lane import Backoff, FollowerLimits, connect
 from projections.lanes import Spread
 from stream_apps.feed import deliver
-from stream_apps.lanes import LanesDriver, hand_over, lanes_of
+from stream_apps.lanes import LanesDriver, hand_over, lanes_of, wanted
 from stream_apps.reactions import HOP_LIMIT, Reaction
 
 logger = logging.getLogger("muniment.reactions")
@@ -56,6 +56,7 @@ class ReactionFeeds:
         self._spread: Spread | None = None
         self._owned: frozenset[Place] = frozenset()
         self._feeds = {reaction.name: _Feed(setup, reaction) for reaction in setup.reactions}
+        self._wanted = frozenset[str]().union(*map(wanted, setup.reactions))
         self.stopping: Callable[[], bool] = lambda: False
         """Asked between batches of what is read from the log; who is told to stop comes back to it later."""
 
@@ -86,6 +87,14 @@ class ReactionFeeds:
                     behind = [lane for lane, at in driver.positions.items() if at < long_ago or at < far]
                     driver.heal(behind, head)
                     driver.store()
+
+    def concerns(self, messages: Mapping[Lane, Sequence[Delivered]]) -> bool:
+        """Whether a reaction must see any of them; the others only say how far a lane has come."""
+        return any(
+            message.recorded.topic in self._wanted if isinstance(message, Carried) else isinstance(message, Pointed)
+            for delivered in messages.values()
+            for message in delivered
+        )
 
     def is_level(self, head: int) -> bool:
         """Whether every reaction has come to this head of the log, and that is stored."""

@@ -10,7 +10,7 @@ import pytest
 from infra.dispatch import Dispatcher
 from infra.transcoding import NewerSoftware
 from projections.lanes import Spread
-from stream_apps.aside import Aside
+from stream_apps.aside import GATHERED, Aside
 from stream_apps.feeder import Feeder
 from stream_apps.reacting import ReactingSetup, ReactionFeeds
 from stream_apps.spreads import spread_of
@@ -50,6 +50,9 @@ class Slow:
         while not (self.free.wait(0.01) or self.stopping()):
             pass
 
+    def concerns(self, _: object) -> bool:
+        return True
+
     def is_level(self, head: int) -> bool:
         return self.level >= head
 
@@ -68,6 +71,42 @@ def test_nobody_waits_for_one_that_is_busy_and_not_everything_waits_with_it() ->
     eventually(lambda: len(slow.ticks) == 3)
     aside.close()
     assert slow.ticks == [1, 2, 3]
+
+
+class Hearing(Slow):
+    """One that is interested in some of what is delivered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.free.set()
+        self.heard: list[dict[str, list[int]]] = []
+
+    def concerns(self, messages: object) -> bool:
+        return "tea" in messages
+
+    def deliver(self, messages: object) -> None:
+        self.heard.append({lane: list(each) for lane, each in messages.items()})
+
+
+def test_what_concerns_nobody_waits_for_what_does_or_for_the_next_tick() -> None:
+    hearing = Hearing()
+    aside = Aside(hearing)
+    aside.deliver({"rum": [1]})
+    aside.deliver({"rum": [2], "gin": [2]})
+    aside.deliver({"tea": [3], "rum": [3]})
+    eventually(lambda: hearing.heard == [{"rum": [1, 2, 3], "gin": [2], "tea": [3]}])
+    aside.deliver({"rum": [4]})
+    aside.tick(4)
+    eventually(lambda: hearing.ticks == [4])
+    assert hearing.heard[1:] == [{"rum": [4]}]
+    for number in range(GATHERED):
+        aside.deliver({"rum": [number]})
+    eventually(lambda: len(hearing.heard) == 3)
+    aside.deliver({"rum": [5]})
+    aside.close()
+    aside.deliver({"tea": [6]})
+    eventually(lambda: hearing.heard[3:] == [{"tea": [6]}])
+    aside.close()
 
 
 def test_who_has_nothing_left_to_do_isnt_woken_until_something_comes() -> None:
