@@ -7,15 +7,18 @@ handling failed.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import suppress
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 T = TypeVar("T")
 
-BURST_SECONDS = 0.004
-"""How long further messages are waited for while they come in bursts, as the relay sends them: several partitions of
-one burst come one after the other, and are one batch so, in place of three."""
+Mark: TypeAlias = tuple[Hashable, int]
+"""At the end of which burst it stands, and in which partition."""
+
+BURST_SECONDS = 0.01
+"""How long the rest of a burst is waited for, at most. As the relay sends them, several partitions of one come one
+after the other, and in the end a mark in each; so they are one batch, in place of three."""
 
 LULL_SECONDS = 0.1
 """Whoever comes after so long a silence isn't waited with."""
@@ -28,14 +31,27 @@ class Batches(Generic[T]):
     """One puts, one takes, both in one event loop; at most `buffer` wait, and `batch` are taken at once.
 
     `is_far` tells of the newest whether a whole batch stands behind it. Then that is waited for, since a batch costs
-    the database about as much as a single message, and nobody waits for the first of thousands.
+    the database about as much as a single message, and nobody waits for the first of thousands. `mark_of` tells which
+    burst one is a mark of, and in which partition; with one in each a burst is whole.
     """
 
-    def __init__(self, batch: int, buffer: int, is_far: Callable[[T], bool] = lambda _: False) -> None:
+    def __init__(
+        self,
+        batch: int,
+        buffer: int,
+        is_far: Callable[[T], bool] = lambda _: False,
+        mark_of: Callable[[T], Mark | None] = lambda _: None,
+    ) -> None:
         self.taken = 0
         """How many were taken so far."""
+        self.partitions = 0
+        """In how many there is a mark for each burst; 0 where that isn't known."""
         self._batch, self._buffer = min(batch, buffer), buffer
         self._is_far = is_far
+        self._mark_of = mark_of
+        self._burst: Hashable = None
+        self._marked: set[int] = set()
+        self._is_whole = False
         self._waiting: deque[T] = deque()
         self._taken_at = 0.0
         self._wanted = 1
@@ -53,16 +69,18 @@ class Batches(Generic[T]):
             self._has_room.clear()
             await self._has_room.wait()
         self._waiting.append(one)
-        if len(self._waiting) >= self._wanted:
+        if mark := self._mark_of(one):
+            self._note(*mark)
+        if len(self._waiting) >= self._wanted or self._is_whole:
             self._has_come.set()
 
     async def take(self) -> list[T]:
         """What is there, in order, as soon as there is something; a whole batch or burst where that is on its way."""
         await self._come(1)
-        if len(self._waiting) < self._batch and (seconds := self._patience()):
+        if len(self._waiting) < self._batch and not self._is_whole and (seconds := self._patience()):
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._come(self._batch), seconds)
-        self._taken_at = time.monotonic()
+        self._taken_at, self._is_whole = time.monotonic(), False
         taken = [self._waiting.popleft() for _ in range(min(self._batch, len(self._waiting)))]
         self._has_room.set()
         self.taken += len(taken)
@@ -75,6 +93,12 @@ class Batches(Generic[T]):
 
     async def _come(self, wanted: int) -> None:
         self._wanted = wanted
-        while len(self._waiting) < wanted:
+        while len(self._waiting) < wanted and not (self._waiting and self._is_whole):
             self._has_come.clear()
             await self._has_come.wait()
+
+    def _note(self, burst: Hashable, partition: int) -> None:
+        if burst != self._burst:
+            self._burst, self._marked = burst, set()
+        self._marked.add(partition)
+        self._is_whole = self._is_whole or len(self._marked) >= self.partitions > 0

@@ -9,8 +9,8 @@ import contextlib
 import gc
 import logging
 import signal
-import ssl
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ from typing import Any, TypeAlias
 
 import faust
 from faust.types import TP, EventT, StreamT
-from faust.types.auth import CredentialsT
 
 from infra.kafka import answers, client_config
-from infra.messages import Place
+from infra.messages import WATERMARKS, Place
 from infra.settings import Settings
-from stream_apps import sharing
-from stream_apps.batches import Batches
+from stream_apps import fetching, sharing
+from stream_apps.batches import Batches, Mark
+from stream_apps.credentials import credentials
 from stream_apps.feeder import Feeder, Raw
 
 logger = logging.getLogger("muniment.stream")
@@ -52,6 +52,8 @@ METADATA_SECONDS = 5.0
 
 
 sharing.install()
+
+_WATERMARKS = WATERMARKS.encode()
 
 _Taken: TypeAlias = tuple[EventT[bytes], StreamT[bytes]]
 """A message, and the stream that it is acknowledged to."""
@@ -81,7 +83,10 @@ def build_app(
 ) -> tuple[faust.App, Batches["_Taken"]]:
     """The app with its one agent, and where that puts what it gets."""
     app = configured(settings, instance, limits)
-    batches: Batches[_Taken] = Batches(limits.batch_messages, limits.buffer_messages, partial(_is_far, app, limits))
+    app.transport = fetching.Transport(app.conf.broker_consumer, app)
+    batches: Batches[_Taken] = Batches(
+        limits.batch_messages, limits.buffer_messages, partial(_is_far, app, limits), _mark_of
+    )
     channel = app.topic(*sorted(topics), key_serializer="raw", value_serializer="raw")
 
     async def project_views(stream: Any) -> None:
@@ -89,15 +94,22 @@ def build_app(
         acknowledged = stream.noack()
         async for event in acknowledged.events():
             await batches.put((event, acknowledged))
+            # One goes through the stream, which turns the loop for each; those behind it are taken with it.
+            queue, heard = acknowledged.channel.queue, app.monitor.stream_inbound_time
+            while not queue.empty():
+                following = queue.get_nowait()
+                heard[following.message.tp] = time.monotonic()
+                await batches.put((following, acknowledged))
 
     app.agent(channel, name="project_views", concurrency=1)(project_views)
-    app.on_partitions_assigned.connect(partial(_assigned, feeder), weak=False)
+    app.on_partitions_assigned.connect(partial(_assigned, feeder, batches), weak=False)
     return app, batches
 
 
 # What is revoked needs no word: the new assignment names all that is ours, and who has a lane since, has its fence.
-async def _assigned(feeder: Feeder, _: Any, assigned: Collection[TP], **__: Any) -> None:
+async def _assigned(feeder: Feeder, batches: Batches[_Taken], _: Any, assigned: Collection[TP], **__: Any) -> None:
     logger.info("%d partitions are ours", len(assigned))
+    batches.partitions = len({each.partition for each in assigned})
     feeder.own(Place(each.topic, each.partition) for each in assigned)
 
 
@@ -304,6 +316,15 @@ def _is_far(app: faust.App, limits: BusLimits, taken: _Taken) -> bool:
     return bool(newest and newest - message.offset > limits.batch_messages)
 
 
+def _mark_of(taken: _Taken) -> Mark | None:
+    """Whether it is what the relay sends in the end, as it says itself: whether that is true, the feeder will see."""
+    message: Any = taken[0].message
+    if message.key is not None:
+        return None
+    told = dict(message.headers or ())
+    return (told.get("ce_position"), message.partition) if told.get("ce_type") == _WATERMARKS else None
+
+
 async def _tick(batches: Batches[_Taken], feeder: Feeder, thread: ThreadPoolExecutor) -> None:
     loop, taken = asyncio.get_running_loop(), -1
     while True:
@@ -363,26 +384,3 @@ def _raw(event: EventT[bytes]) -> Raw:
 
 def _listed(headers: Any) -> Sequence[tuple[str, bytes]]:
     return list(headers or ())
-
-
-def credentials(settings: Settings) -> CredentialsT | None:
-    """TLS and SASL, from the same settings that the relay has."""
-    protocol = settings.kafka_security_protocol.upper()
-    context = _tls(settings) if protocol in {"SSL", "SASL_SSL"} else None
-    if protocol.startswith("SASL"):
-        return faust.SASLCredentials(
-            username=settings.kafka_sasl_username,
-            password=settings.kafka_sasl_password,
-            mechanism=settings.kafka_sasl_mechanism or "PLAIN",
-            ssl_context=context,
-        )
-    return faust.SSLCredentials(context) if context else None
-
-
-def _tls(settings: Settings) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=settings.kafka_ssl_ca or None)
-    if settings.kafka_ssl_certificate:
-        context.load_cert_chain(
-            settings.kafka_ssl_certificate, settings.kafka_ssl_key or None, settings.kafka_ssl_key_password or None
-        )
-    return context

@@ -104,3 +104,36 @@ def test_the_rest_of_a_burst_is_waited_for_a_moment() -> None:
         return [first, await asyncio.wait_for(taking, PATIENCE_SECONDS)]
 
     assert asyncio.run(exchange()) == [[1], [2, 3]]
+
+
+def test_a_burst_is_waited_for_until_there_is_a_mark_in_each_partition_and_no_longer() -> None:
+    async def exchange() -> list[list[int]]:
+        # 100 and 101 are the marks of one burst, in two partitions, 200 and 201 those of the next.
+        batches: Batches[int] = Batches(9, 20, never, lambda one: divmod(one, 100) if one >= 100 else None)
+        batches.partitions = 2
+        await batches.put(1)
+        found = [await batches.take()]
+        for burst in ([2, 100, 100, 3, 101], [4, 200, 201]):
+            taking = asyncio.ensure_future(batches.take())
+            for one in burst:
+                await asyncio.sleep(0)
+                assert not taking.done()
+                await batches.put(one)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            found.append(taking.result())
+        return found
+
+    assert asyncio.run(exchange()) == [[1], [2, 100, 100, 3, 101], [4, 200, 201]]
+
+
+def test_marks_are_waited_for_by_nobody_who_doesnt_know_of_how_many() -> None:
+    async def exchange() -> list[int]:
+        batches: Batches[int] = Batches(9, 20, never, lambda one: (one, 0))
+        await batches.put(1)
+        await batches.take()
+        await batches.put(2)
+        return await asyncio.wait_for(batches.take(), PATIENCE_SECONDS)
+
+    assert asyncio.run(exchange()) == [2]
