@@ -22,7 +22,7 @@ from commands.configuration import (
 from domain.configuration import InvalidDocument, NamespaceName, NamespaceReserved
 from domain.context import Actor, Context
 from infra.configuration.heads import HEADS, read_heads
-from infra.configuration.instance import Instance
+from infra.configuration.instance import Instance, for_one_command
 from infra.configuration.instances import State, holds, instances
 from infra.configuration.telling import Acknowledgements
 from infra.dispatch import Dispatcher
@@ -295,6 +295,11 @@ def test_a_process_of_another_release_refuses_what_its_own_declaration_doesnt_ta
         (error,) = older.refused["bakery"].errors
         assert (error.field, error.message) == ("oven_degrees", "must be at most 240")
         assert older.live.settings.of(Older).oven_degrees == 220
+
+
+def test_a_command_at_the_machine_has_what_is_stored(town):
+    town.store(oven_degrees=250)
+    assert for_one_command(town.settings()).settings.of(BakerySettings).oven_degrees == 250
 
 
 def test_what_is_wrong_is_named_and_nothing_is_stored(town):
