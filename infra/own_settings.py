@@ -14,6 +14,7 @@ and, wherever there are settings, `settings.of(ShopSettings).basket_hours`.
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 from typing import Any, Self, get_type_hints
 
@@ -49,7 +50,7 @@ class ConfigSchema:
     def read(self, environ: Mapping[str, str]) -> "Own":
         """The settings that the environment says. Raises SettingsError naming the variable."""
         values = self.settings(**self.declaration.from_env(environ))
-        self.declaration.check(vars(values))
+        self.declaration.check(values_of(values))
         return Own(self, values)
 
     def objections(self, name: str) -> Iterator[str]:
@@ -76,7 +77,7 @@ class ConfigSchema:
 
     def flaws(self) -> Iterator[str]:
         """What is wrong with the defaults, once the form is right."""
-        defaults = vars(self.settings())
+        defaults = values_of(self.settings())
         for setting in self.declaration.settings:
             if problem := setting.problem(defaults[setting.name]):
                 yield f"the default of {setting.name} must be {problem}"
@@ -85,15 +86,26 @@ class ConfigSchema:
                 yield f"the default of {name}: {problem}" if name in defaults else f"a rule is about {name!r}"
 
 
+def values_of(settings: Any) -> dict[str, Any]:
+    """By name, of a class with slots, too."""
+    return {each.name: getattr(settings, each.name) for each in fields(settings)}
+
+
 def _kind(made: "Field[Any]", hint: object) -> Iterator[str]:
-    default = made.default
+    default, said = made.default, made.metadata
     kind = Path if isinstance(default, Path) else type(default)
     if default is MISSING or kind not in KINDS:
         yield f"{made.name} is none of {', '.join(each.__name__ for each in KINDS)}"
     elif hint is not kind:
         yield f"{made.name}: its default {default!r} isn't of the type that it says"
-    elif made.metadata["hot"] and made.metadata["secret"] and not made.metadata["reference"]:
+    elif isinstance(default, float) and not isfinite(default):
+        yield f"{made.name}: {default} is no number that JSON has"
+    elif said["secret"] and default != "":
+        yield f"{made.name}: a secret has no default but the empty text: everybody is shown it"
+    elif said["hot"] and said["secret"] and not said["reference"]:
         yield f"{made.name}: a secret that is hot is a reference (reference=True)"
+    elif said["reference"] and not said["secret"]:
+        yield f"{made.name}: what may be a reference is a secret (secret=True)"
 
 
 @dataclass(frozen=True)
@@ -114,4 +126,4 @@ class Own:
 
     def to_env(self) -> dict[str, str]:
         """The variables that give them to a child process."""
-        return self.schema.declaration.to_env(vars(self.values))
+        return self.schema.declaration.to_env(values_of(self.values))

@@ -148,11 +148,11 @@ def _commands(module: Any) -> Iterator[str]:
 
 
 def _config_schema(name: str, schema: ConfigSchema) -> Iterator[str]:
-    objections = list(schema.objections(name))
-    yield from (f"config_schema: {each}" for each in objections)
-    if objections:
-        return
     try:
+        objections = list(schema.objections(name))
+        yield from (f"config_schema: {each}" for each in objections)
+        if objections:
+            return
         NamespaceName(name)
         yield from (f"config_schema: {each}" for each in schema.flaws())
         if any(setting.pattern for setting in schema.declaration.settings):  # what knows them takes long to load

@@ -1,6 +1,7 @@
 """A module as small as can be, for tests of what may join: `with_` gives it something else."""
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,14 @@ from api.routing import Body, Command, Query, Route, View
 from domain.aggregate import Aggregate, First, Personal
 from domain.ports import Work
 from infra.inline import Inline
+from infra.settings import Section, Settings, at_most
 from projections.meaning import API_ACTIVITY, CREATE, Meaning, own
 from projections.projection import Projection
 from projections.read import Read
-from runtime.module import Module
+from runtime.joining import check
+from runtime.module import ConfigSchema, Module
+from runtime.modules import MODULES
+from runtime.registry import Registry
 from stream_apps.reactions import Reaction
 
 
@@ -101,3 +106,30 @@ def migrated(folder: Path) -> Module:
 def bare(name: str, *depends_on: str) -> Module:
     """A module with nothing in it."""
     return Module(name, depends_on=depends_on)
+
+
+BAKERY = Section("bakery", "the bakery")
+
+
+@dataclass(frozen=True)
+class BakerySettings:
+    oven_degrees: int = BAKERY(220, "of the oven", hot=True, least=100, most=300)
+    rest_hours: float = BAKERY(2.0, "dough rests", hot=True, least=0, most=48)
+    longest_rest_hours: float = BAKERY(12.0, "dough rests at most", hot=True, least=0, most=48)
+    flour: str = BAKERY("rye", "of the house", hot=True, choices=("rye", "wheat"))
+    cellar: Path = BAKERY(Path("cellar"), "where flour is kept")  # noqa: RUF009
+    supplier_key: str = BAKERY("", "of the supplier", hot=True, secret=True, reference=True)
+
+
+SCHEMA = ConfigSchema(BakerySettings, rules=(at_most("rest_hours", "longest_rest_hours"),))
+
+
+def joined(module: Module) -> Registry:
+    """The platform with this module. Raises SettingsError."""
+    check(MODULES, [("shop:MODULE", module)], Settings())
+    return Registry(MODULES, (module,))
+
+
+def fails(values: Any) -> Iterator[tuple[str, str]]:
+    """A rule that its author has thought of other values for."""
+    yield from [("flour", "too much")] * (values["oven_degrees"] // (values["oven_degrees"] - 250) < 0)
