@@ -9,7 +9,7 @@ from uuid import UUID
 import orjson
 from psycopg.pq.abc import PGresult
 
-from infra.inline import EVENTS, RunStep
+from infra.inline import EVENTS, METADATAS, RunStep
 from infra.save import Limits, Save
 from infra.wire import BINARY, COMMIT, Step
 
@@ -53,12 +53,10 @@ select g.originator_id,
 """
 
 _UUID_OID, _BIGINT_OID, _TEXT_OID, _BYTEA_OID, _JSON_OID, _JSONB_OID = 2950, 20, 25, 17, 114, 3802
-_JSONB_VERSION = b"\x01"
-"""PostgreSQL's jsonb_send: its version, then the text."""
+_RUN_OIDS = {EVENTS: _JSON_OID, METADATAS: _JSONB_OID}
 _APPEND_FORMATS = (BINARY,) * 6 + (0, 0)
 _POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _header = Struct(">iiiii").pack
-_length = Struct(">i").pack
 _bigint = Struct(">q").pack
 _read_bigint = Struct(">q").unpack
 _element_id = Struct(">i16s").pack
@@ -113,18 +111,9 @@ def _inline(saves: Sequence[Save]) -> Iterator[tuple[Step, list[Save]]]:
 
 def _together(run: Sequence[tuple[RunStep, Save]]) -> tuple[Step, list[Save]]:
     steps = [step for step, _ in run]
-    params = [
-        _array_of(_JSON_OID, b"", [step.events for step in steps]) if name == EVENTS
-        else _array_of(_JSONB_OID, _JSONB_VERSION, [step.metadata for step in steps])
-        for name in steps[0].names
-    ]  # fmt: skip
+    columns = zip(*[step.params for step in steps], strict=True)
+    params = [array(_RUN_OIDS[name], len(run), column) for name, column in zip(steps[0].names, columns, strict=True)]
     return Step(steps[0].sql, params, (), (BINARY,) * len(params)), [save for _, save in run]
-
-
-def _array_of(element_oid: int, prefix: bytes, values: Sequence[bytes]) -> bytes:
-    sizes = [len(prefix) + len(value) for value in values]
-    elements = [b"%s%s%s" % (_length(size), prefix, value) for size, value in zip(sizes, values, strict=True)]
-    return array(element_oid, len(values), elements)
 
 
 def append_step(saves: Sequence[Save], lock_milliseconds: int) -> Step:

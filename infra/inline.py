@@ -35,7 +35,10 @@ _SUBSELECTS = {
     "recorded_at": "(select recorded_at from log_head)",
 }
 _BIGINT_OID = 20
+_JSONB_VERSION = b"\x01"
+"""PostgreSQL's jsonb_send: its version, then the text."""
 _bigint = Struct(">q").pack
+_length = Struct(">i").pack
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,10 @@ def as_json(rows: Sequence[StoredEvent]) -> bytes:
     return b"[%s]" % b",".join(objects)
 
 
+def _element(value: bytes) -> bytes:
+    return _length(len(value)) + value
+
+
 @dataclass(slots=True)
 class InlineStep(Step):
     """A statement of one save, ready to be sent with its commit."""
@@ -99,12 +106,11 @@ class InlineStep(Step):
 class RunStep(InlineStep):
     """What is written for events of one type that stand one after another in a save.
 
-    Those of saves beside each other are sent as one (infra/append.py): `names` says which value stands where.
+    Those of saves beside each other are sent as one (infra/append.py): `names` says which value stands where, and each
+    value is the save's element of that array (array_send).
     """
 
     names: tuple[str, ...] = ()
-    metadata: bytes = b""
-    events: bytes = b""
 
 
 def inline_step(statement: Statement) -> InlineStep:
@@ -222,9 +228,10 @@ class InlineTables:
                     for sql in statements
                 ]
             if run_statements := self._of_runs.get(kind):
-                written = as_json(rows[start:end])
+                values = {EVENTS: _element(as_json(rows[start:end])), METADATAS: _element(_JSONB_VERSION + metadata)}
                 found += [
-                    RunStep(each.sql, names=each.names, metadata=metadata, events=written) for each in run_statements
+                    RunStep(each.sql, [values[name] for name in each.names], names=each.names)
+                    for each in run_statements
                 ]
         return found
 
