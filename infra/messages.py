@@ -164,20 +164,19 @@ class Messages:
 
         Raises NewerSoftware for an unknown topic, MapperDeserialisationError for what can't be read.
         """
-        carried = _carried(row.topic)
+        _, stream, event_id, _, topic, stored, position, recorded_at, metadata = row
+        carried = _carried(topic)
         try:
-            state, said = orjson.loads(row.state), frame_of(row.metadata)
+            state, said = orjson.loads(stored), frame_of(metadata)
             is_current = state.get("class_version", 1) == carried.version
         except (ValueError, AttributeError) as error:
-            raise MapperDeserialisationError(f"the event at {row.position} can't be read: {error}") from error
+            raise MapperDeserialisationError(f"the event at {position} can't be read: {error}") from error
         if not is_current:
             return self.event(place, self._upcast(row), previous=previous, layout=layout)
-        if state.keys() <= carried.fields:
-            kept = row.state
-        else:
-            kept = orjson.dumps({name: value for name, value in state.items() if name in carried.fields})
-        told = contents(said, carried.topic, row.event_id, row.recorded_at, row.position, previous, layout, row.name)
-        return self._sealed(place, row.name, _body(kept, row.metadata), said.names, told)
+        if not state.keys() <= carried.fields:
+            stored = orjson.dumps({name: value for name, value in state.items() if name in carried.fields})
+        told = contents(said, carried.topic, event_id, recorded_at, position, previous, layout, stream)
+        return self._sealed(place, stream, _body(stored, metadata), said.names, told)
 
     def pointer(
         self,
