@@ -24,11 +24,11 @@ STRICTER: Changes = {
 }
 """A release in which a page can't be that small any more."""
 UPCASTING: Changes = {
-    **STRICTER,
-    "infra/configuration/schemas.py": [
+    "infra/settings.py": [
+        *STRICTER["infra/settings.py"],
         ("VERSIONS: Mapping[str, int] = {}", 'VERSIONS: Mapping[str, int] = {"api": 2}'),
         (
-            "UPCASTS: Mapping[str, Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {}",
+            "UPCASTS: Mapping[str, Mapping[int, Upcast]] = {}",
             'UPCASTS = {"api": {1: lambda v: {**v, "page_size": max(v["page_size"], 10)} if "page_size" in v else v}}',
         ),
     ],
