@@ -107,10 +107,10 @@ class Namespace(Aggregate):
 
     @property
     def is_of_software(self) -> bool:
-        """Whether a document is stored that no schema of the customers' is about: then the name is that of a module
+        """Whether something is stored that no schema of the customers' is about: then the name is that of a module
         which whoever asks doesn't have.
         """
-        return self.is_stored and self.schema is None
+        return self.schema is None and bool(self.values)
 
     def declare(self, schema: dict[str, Any], reason: str = "") -> bool:
         """From now on this is the schema. The same schema again records nothing. Raises Invalid."""

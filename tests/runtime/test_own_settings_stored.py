@@ -224,7 +224,9 @@ def test_a_module_without_settings_keeps_nobody_from_a_namespace_of_its_name(tow
         join(connection, joined(MODULE), Settings())
 
 
-def test_a_process_without_the_module_doesnt_let_its_namespace_be_declared(town):
+def test_a_process_without_the_module_doesnt_let_its_namespace_be_declared_while_something_is_stored(town):
     town.store(oven_degrees=250)
     with pytest.raises(NamespaceReserved):
         town.declare()
+    town.store()  # the module is retired, and gives its name back
+    town.declare()
