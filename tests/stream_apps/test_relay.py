@@ -1,6 +1,7 @@
 """The relay carries every event to Kafka, once in the chain, whoever dies and whoever else sends."""
 
 import time
+from datetime import UTC, datetime
 from threading import Thread
 from uuid import uuid4
 
@@ -14,6 +15,7 @@ from infra.layouts import Reached, current_layout, progress, store_progress
 from infra.messages import Carried, Place, Pointed, Watermark, Watermarks
 from infra.partitions import partition_of
 from infra.topics import WrongPartitions
+from stream_apps import outbox as outboxes
 from stream_apps.relay import Relay
 from tests.stream_apps.broker import PATIENCE_SECONDS
 from tests.stream_apps.carrying import (
@@ -28,6 +30,8 @@ from tests.stream_apps.carrying import (
     relaying,
     wait_until_sent,
 )
+
+NOON = datetime(2026, 5, 17, 12, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -230,6 +234,37 @@ def test_few_messages_on_their_way_are_enough(carry, kafka, log, writer, databas
     with relaying(carry(limits={"inflight_messages": 5, "batch_events": 100})):
         wait_until_sent(database, writer.write(500))
     assert_whole(kafka, log, database, prefix)
+
+
+def test_who_waits_for_it_to_come_level_is_told_at_once(carry, kafka, log, writer, database, prefix):
+    """Were it told only as often as while it is on its way, this would take minutes."""
+    writer.write(30)
+    with relaying(carry(limits={"progress_seconds": 300.0, "batch_events": 10})):
+        wait_until_sent(database, log.head())
+        wait_until_sent(database, writer.write(95))
+    assert_whole(kafka, log, database, prefix)
+
+
+@pytest.fixture
+def outbox(carry, kafka, prefix, monkeypatch):
+    """One whose messages would wait for company for a minute."""
+    monkeypatch.setitem(outboxes._PRODUCER, "linger.ms", 60_000)
+    monkeypatch.setattr(outboxes, "HURRY_SECONDS", PATIENCE_SECONDS)
+    here = Place(f"{prefix}.identity", 1)
+    outbox = outboxes.Outbox(kafka.config, 10, {here: Reached(0, 0)})
+    assert outbox.send(here, MESSAGES.watermark(here, "a:1", NOON, position=1, previous=0, layout=1), Reached(1, 0))
+    yield outbox
+    outbox.close(PATIENCE_SECONDS)
+
+
+def test_a_message_waits_for_company(outbox):
+    outbox.poll(0.2)
+    assert (outbox.waiting, outbox.acknowledged()) == (1, {})
+
+
+def test_a_message_that_nothing_follows_waits_for_nobody(outbox, prefix):
+    outbox.hurry()
+    assert (outbox.waiting, outbox.acknowledged()) == (0, {Place(f"{prefix}.identity", 1): Reached(1, 0)})
 
 
 def test_an_event_that_is_too_large_goes_as_a_pointer(carry, kafka, log, writer, database, prefix):
