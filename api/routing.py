@@ -173,8 +173,8 @@ class Asked:
     """
 
     __slots__ = (
-        "_context", "_receive", "_surroundings", "body", "caller", "headers", "ip", "limits", "method", "params", "path",
-        "query", "raw", "request_id", "traceparent", "url_path",
+        "_context", "_receive", "_surroundings", "body", "caller", "headers", "ip", "limits", "method", "params",
+        "path", "query", "raw", "request_id", "traceparent", "url_path",
     )  # fmt: skip
 
     body: Any

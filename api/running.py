@@ -42,7 +42,11 @@ def waiting(route: Query | Endpoint, act: Act) -> Act:
         position = requests.at_least(asked.headers)
         if position is not None:
             await asked.services.positions.wait(projections, position, asked.limits.at_least_seconds)
-        return await act(asked)
+        answer = await act(asked)
+        if position is not None and answer.position is None:
+            # This process may not have heard of it yet; the answer holds there nonetheless.
+            answer.position = max(position, asked.services.positions.handled())
+        return answer
 
     return waited
 

@@ -46,6 +46,7 @@ class Event(Struct, frozen=True):
     actor: str
     correlation_id: str
     causation_id: str | None
+    config_version: int
     body: dict[str, Any]
     ip: str | None = None
     user_agent: str | None = None
@@ -104,7 +105,7 @@ def event_of(row: tuple[Any, ...], *, personal: bool) -> Event:
         unreadable = str(error)
     return Event(
         position, stream, version, topic, _moment(recorded_at), who.actor, who.correlation_id, who.causation_id,
-        says, who.ip if personal else None, who.user_agent if personal else None, unreadable,
+        who.config_version, says, who.ip if personal else None, who.user_agent if personal else None, unreadable,
     )  # fmt: skip
 
 

@@ -27,6 +27,7 @@ class Said(Struct):
     actor: str = ""
     correlation_id: str = ""
     causation_id: str | None = None
+    config_version: int = 0
     ip: str | None = None
     user_agent: str | None = None
 

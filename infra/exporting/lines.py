@@ -38,6 +38,7 @@ class Line(Struct):
     actor: str
     correlation_id: str
     causation_id: str | None
+    config_version: int
     body: Any
     ip: str | UnsetType | None = UNSET
     user_agent: str | UnsetType | None = UNSET
@@ -63,7 +64,7 @@ def line_of(row: tuple[Any, ...], personal: bool) -> Line:
         unreadable = str(error)
     line = Line(
         position, f"{stream}:{version}", stream, version, topic, rfc3339(recorded_at),
-        who.actor, who.correlation_id, who.causation_id, body,
+        who.actor, who.correlation_id, who.causation_id, who.config_version, body,
     )  # fmt: skip
     if personal:
         line.ip, line.user_agent = who.ip, who.user_agent

@@ -376,9 +376,13 @@ def test_a_change_of_the_platform_is_answered_by_its_processes(platform, shown):
     body = {"values": {"password_least_chars": 12}}
     answer = platform.admin.done("PATCH", f"{CONFIG}/identity", body, headers=seen)
     said = answer.json()
-    assert said["complete"], said
-    assert {"api"} <= {each["part"] for each in said["instances"] if each["state"] == "applied"}
-    assert {each["version"] for each in said["instances"]} == {said["version"]}
+    assert "api" in {each["part"] for each in said["instances"]}
+    assert said["counts"]["refused"] == 0, said
+    assert {each["version"] for each in said["instances"] if each["state"] == "applied"} <= {said["version"]}
+    path = f"{CONFIG}/identity/instances"  # a busy machine may take more than the second that the answer waits
+    eventually(
+        lambda: {each["version"] for each in platform.admin.done("GET", path).json()["items"]} == {said["version"]}
+    )
     weak = platform.admin.post("/api/v1/users", {"email": "w@e.example", "name": "W", "password": "elevenchars"})
     assert (weak.status_code, weak.json()["code"]) == (422, "weak-password")
 

@@ -135,7 +135,7 @@ def test_a_line_says_what_the_api_says_without_secrets_and_personal_fields(fille
         "detail": {"sugar": [1, 2]},
     }
     assert set(found[0]) == {"position", "id", "stream", "version", "type", "recorded_at", "actor", "correlation_id",
-                             "causation_id", "body"}  # fmt: skip
+                             "causation_id", "config_version", "body"}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FORMATS)
