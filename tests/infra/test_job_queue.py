@@ -85,6 +85,25 @@ def test_only_the_queues_of_the_worker_are_looked_at(site):
     assert [each.queue for each in take(site, 10, queues=["mail"])] == ["mail"]
 
 
+MANY = """
+    insert into job_queue (id, type, type_version, args, queue, priority, state, run_at, rank, max_attempts,
+                           timeout_seconds, stream_version, enqueued_at, metadata)
+    select gen_random_uuid(), 'muniment.noop', 1, '{}', 'a' || i, 0, 'ready', now(), now(), 1, 1, 1, now(), '{}'
+      from generate_series(1, 10005) i
+"""
+
+
+def test_a_claim_looks_at_so_many_queues_and_comes_to_those_behind_them_when_they_are_empty(site):
+    site.connection.execute(MANY)
+    last = site.enqueue(noop, queue="zz", priority=100)
+    assert last not in {each.id for each in take(site, 5)}
+    assert [each.id for each in take(site, 5, queues=["zz", "nobodys", "zz"])] == [last]
+    behind = site.enqueue(noop, queue="zz")
+    taken, more = claim(site.connection, "w", None, 20_000, 30.0, [])
+    assert (len(taken), more) == (10_000, True)
+    assert [each.id for each in take(site, 5)] == [behind]
+
+
 def test_two_claimers_get_different_jobs_and_each_a_higher_fence(site):
     for _ in range(20):
         site.enqueue(noop)
