@@ -39,6 +39,8 @@ STORED = (
     " convert_to(originator_id || ':' || originator_version, 'UTF8'), originator_version, topic, state,"
     " notification_id, recorded_at, metadata"
 )
+"""The columns of a `StoredRow`: PostgreSQL writes an id for less than Python."""
+
 COLUMNS = "originator_id, originator_version, topic, state, notification_id, recorded_at, metadata"
 NO_VERSION = 2**63 - 1
 _SIZE = "(octet_length(state) + octet_length(metadata))"
