@@ -233,7 +233,7 @@ class Settings:
     relay_message_bytes: int = BUS(900_000, "larger events go as pointers to the log", least=1000, most=900_000)
     relay_lease_seconds: float = BUS(3.0, "how long a relay's lease lasts unless renewed", least=1)
     relay_metrics_port: int = BUS(0, "port of the relay's own /metrics; 0 = none", least=0, most=65535)
-    relay_watermark_seconds: float = BUS(0.02, "how long a silent partition may stay behind", least=0.001, most=5)
+    relay_watermark_seconds: float = BUS(0.014, "how long a silent partition may stay behind", least=0.001, most=5)
     stream_batch_messages: int = BUS(500, "messages that a stream worker applies together", least=1, most=10_000)
     stream_buffer_messages: int = BUS(500, "messages that wait in a stream worker", least=1, most=100_000)
     stream_bulk_events: int = BUS(20_000, "who is further behind catches up from the log; 0 = never", least=0)

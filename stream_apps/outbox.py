@@ -19,8 +19,9 @@ LINGER_MILLISECONDS = 20
 A request to Kafka, which is for one partition, costs both sides about as much with one message as with a hundred.
 """
 
-HURRY_SECONDS = 0.005
-"""How long messages are hurried. What librdkafka's thread doesn't come to meanwhile goes when it has waited enough."""
+HURRY_SECONDS = 0.02
+"""How long messages are hurried, at most: until then librdkafka's thread has come to all of them, or they have waited
+enough."""
 
 _PRODUCER = {
     "enable.idempotence": True,

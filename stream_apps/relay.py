@@ -64,8 +64,8 @@ class RelayLimits:
     batch_events: int = 1000
     inflight_messages: int = 20_000
     message_bytes: int = 900_000
-    gather_seconds: float = 0.02
-    watermark_seconds: float = 0.02
+    gather_seconds: float = 0.014
+    watermark_seconds: float = 0.014
     progress_seconds: float = 0.2
     lease_seconds: float = 3.0
     renew_seconds: float = 1.0
