@@ -92,9 +92,16 @@ def _by_topic(places: Iterable[tuple[str, int]]) -> list[tuple[str, list[int]]]:
 class Paced:
     """Sends requests as aiokafka's client does, but none for more messages shortly after some came."""
 
-    def __init__(self, send: Callable[..., Awaitable[Any]], pause_seconds: float = PAUSE_SECONDS) -> None:
+    def __init__(
+        self,
+        send: Callable[..., Awaitable[Any]],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
         self._send = send
-        self._pause_seconds = pause_seconds
+        self._clock = clock
+        self._sleep = sleep
         self._next_at = 0.0
         self._sessions: dict[Any, Session] = {}
 
@@ -102,8 +109,8 @@ class Paced:
         """The response. Raises what aiokafka raises."""
         if not isinstance(request, FetchRequest):
             return await self._send(node, request, **more)
-        if (pause := self._next_at - time.monotonic()) > 0:
-            await asyncio.sleep(pause)
+        if (pause := self._next_at - self._clock()) > 0:
+            await self._sleep(pause)
         session = self._sessions.setdefault(node, Session())
         session.attach(request)
         try:
@@ -113,7 +120,7 @@ class Paced:
             raise
         session.hear(response)
         if 0 < sum(_sizes(response)) < MANY_BYTES:
-            self._next_at = time.monotonic() + self._pause_seconds
+            self._next_at = self._clock() + PAUSE_SECONDS
         return response
 
 

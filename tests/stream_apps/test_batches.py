@@ -6,6 +6,7 @@ from collections.abc import Callable
 from hypothesis import given
 from hypothesis import strategies as st
 
+import stream_apps.batches
 from stream_apps.batches import GATHER_SECONDS, Batches
 
 PATIENCE_SECONDS = 10.0
@@ -106,7 +107,10 @@ def test_the_rest_of_a_burst_is_waited_for_a_moment() -> None:
     assert asyncio.run(exchange()) == [[1], [2, 3]]
 
 
-def test_a_burst_is_waited_for_until_there_is_a_mark_in_each_partition_and_no_longer() -> None:
+def test_a_burst_is_waited_for_until_there_is_a_mark_in_each_partition_and_no_longer(monkeypatch) -> None:
+    monkeypatch.setattr(stream_apps.batches, "BURST_SECONDS", 10 * PATIENCE_SECONDS)
+    monkeypatch.setattr(stream_apps.batches, "LULL_SECONDS", 10 * PATIENCE_SECONDS)
+
     async def exchange() -> list[list[int]]:
         # 100 and 101 are the marks of one burst, in two partitions, 200 and 201 those of the next.
         batches: Batches[int] = Batches(9, 20, never, lambda one: divmod(one, 100) if one >= 100 else None)
@@ -119,10 +123,7 @@ def test_a_burst_is_waited_for_until_there_is_a_mark_in_each_partition_and_no_lo
                 await asyncio.sleep(0)
                 assert not taking.done()
                 await batches.put(one)
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
-            found.append(taking.result())
+            found.append(await asyncio.wait_for(taking, PATIENCE_SECONDS))
         return found
 
     assert asyncio.run(exchange()) == [[1], [2, 100, 100, 3, 101], [4, 200, 201]]
