@@ -37,7 +37,7 @@ test: $(VENV)/installed-dev ## run the tests, on a real PostgreSQL and a real Va
 	$(BIN)/python -m pytest -m "not faults and not kafka and not vault" --numprocesses 2 --dist loadfile
 
 test-kafka: $(VENV)/installed-dev ## run the tests of the bus, on a real Apache Kafka
-	$(BIN)/python -m pytest -m "kafka and not faults"
+	$(BIN)/python -m pytest -m "kafka and not faults" --numprocesses 2 --dist loadfile
 
 check: $(VENV)/installed-dev ## lint, types and import contracts
 	$(BIN)/ruff check .
