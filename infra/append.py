@@ -33,11 +33,9 @@ with head as (
            with ordinality as e (originator_id, originator_version, topic, state, metadata, ordinality)
 )
 select position, recorded_at,
-       pg_notify('muniment_log', '{"head": ' || position || ', "announce": ' || $7::text || '}'),
-       set_config('lock_timeout', $8::text, true)
+       pg_notify('muniment_log', '{"head": ' || position || ', "announce": ' || $7::text || '}')
   from head
 """
-"""Once the head is taken, it says how long what follows may wait for a lock: for the head itself that may be longer."""
 LOCK_HEAD = Step(b"select position from log_head where only_row for update")
 EXISTING = b"""
 select e.originator_id, e.originator_version
@@ -54,7 +52,7 @@ select g.originator_id,
 
 _UUID_OID, _BIGINT_OID, _TEXT_OID, _BYTEA_OID, _JSON_OID, _JSONB_OID = 2950, 20, 25, 17, 114, 3802
 _RUN_OIDS = {EVENTS: _JSON_OID, METADATAS: _JSONB_OID}
-_APPEND_FORMATS = (BINARY,) * 6 + (0, 0)
+_APPEND_FORMATS = (BINARY,) * 6 + (0,)
 _POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _header = Struct(">iiiii").pack
 _bigint = Struct(">q").pack
@@ -77,14 +75,15 @@ def attempt(saves: Sequence[Save], limits: Limits, *, begun: bool = False) -> At
     Else none is opened: what is sent in one pipeline is one transaction (PostgreSQL documentation, 55.2.4), and so
     two answers fewer have to be read.
     """
-    head_milliseconds = round(limits.head_lock_seconds * 1000)
+    steps = [append_step(saves)]
     inline = list(_inline(saves))
-    owners = {number: whose for number, (_, whose) in enumerate(inline, start=1)}
-    steps = [append_step(saves, limits.inline_lock_milliseconds if inline else head_milliseconds)]
+    owners = {number: whose for number, (_, whose) in enumerate(inline, start=2)}
     if inline:
+        # After the head was taken: waiting for another process's commit may take longer than waiting for a row.
+        steps.append(Step(b"set local lock_timeout = %d" % limits.inline_lock_milliseconds))
         steps += [step for step, _ in inline]
         # PostgreSQL notifies one commit after the other, over all databases: the wait for that is nobody's fault here.
-        steps.append(Step(b"set local lock_timeout = %d" % head_milliseconds))
+        steps.append(Step(b"set local lock_timeout = %d" % round(limits.head_lock_seconds * 1000)))
     if begun:
         steps.append(COMMIT)
     return Attempt(steps, owners)
@@ -116,8 +115,8 @@ def _together(run: Sequence[tuple[RunStep, Save]]) -> tuple[Step, list[Save]]:
     return Step(steps[0].sql, params, (), (BINARY,) * len(params)), [save for _, save in run]
 
 
-def append_step(saves: Sequence[Save], lock_milliseconds: int) -> Step:
-    """The one statement, with the events of all saves in order; so long may what follows it wait for a lock."""
+def append_step(saves: Sequence[Save]) -> Step:
+    """The one statement, with the events of all saves in order."""
     count = sum([len(save.events) for save in saves])
     ids, versions, topics, states, metadata = zip(*[save.columns for save in saves], strict=True)
     params = [
@@ -128,7 +127,6 @@ def append_step(saves: Sequence[Save], lock_milliseconds: int) -> Step:
         array(_BYTEA_OID, count, states),
         array(_BYTEA_OID, count, metadata),
         announcement(saves),
-        b"%d" % lock_milliseconds,
     ]
     return Step(APPEND, params, (), _APPEND_FORMATS)
 

@@ -121,7 +121,7 @@ def test_a_connection_cut_after_any_message_loses_and_doubles_nothing(cutter, re
     recorder.save(with_berth(uuid4()))
     recorder.save(with_berth(uuid4()))
     points = cutter.messages
-    assert points > 6  # bind and execute for each of: append, insert, set; and the sync
+    assert points > 8  # bind and execute for each of: append, set, insert, set; and the sync
 
     for messages in range(points + 1):
         for noticed in (True, False):
