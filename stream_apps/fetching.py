@@ -12,7 +12,6 @@ from functools import partial
 from inspect import iscoroutine
 from typing import Any
 
-from aiokafka.errors import ConsumerStoppedError  # type: ignore[import-untyped]
 from aiokafka.protocol.fetch import FetchRequest  # type: ignore[import-untyped]
 from faust.transport.drivers import aiokafka as driver
 from mode.services import Service, WaitResults
@@ -135,26 +134,9 @@ class _Thread(driver.AIOKafkaConsumerThread):
         client.send = Paced(client.send)
         return consumer
 
-    async def getmany(self, active_partitions: Any, timeout: float) -> Any:  # noqa: ASYNC109 - Faust's own
-        """What has been fetched, by partition. Faust asks for it through a queue, which takes tasks on both sides."""
-        if self.thread_loop.is_closed():
-            raise ConsumerStoppedError
-        consumer = self._ensure_consumer()
-        fetching = self._fetch_records(
-            consumer,
-            active_partitions,
-            timeout=timeout,
-            max_records=consumer._max_poll_records,  # noqa: SLF001 - as it does
-        )
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(fetching, self.thread_loop))
-
 
 class QuickWaits(Service):
     """A service that makes no tasks for what needn't wait."""
-
-    async def sleep(self, n: Any) -> None:
-        """As Faust's; it sleeps for no time where it only gives way."""
-        await (super().sleep(n) if n else asyncio.sleep(0))
 
     async def wait_first(self, *coros: Any, timeout: Any = None) -> WaitResults:  # noqa: ASYNC109 - Faust's own
         """As Faust's, of which its consumer asks whether a message was put before the flow was stopped.
