@@ -10,14 +10,27 @@ from dataclasses import dataclass
 
 FIRST_LINE_CHARACTERS = 100
 
-_ESCAPED = r"(?:[^'\\]|\\.|'')*+"
+
+def _atomic(name: str, pattern: str) -> str:
+    """Matches as much as it can and doesn't try again with less, so that a quote without an end is found out at once.
+
+    By a lookahead and what it found: Python 3.11 before 3.11.5 goes wrong with possessive quantifiers (CPython,
+    gh-101955).
+    """
+    return f"(?=(?P<{name}>{pattern}))(?P={name})"
+
+
+_ESCAPED = r"(?:[^'\\]|\\.|'')*"
+_CONTINUED = rf"(?:'[ \t\r\f\v]*\n\s*'{_ESCAPED})*"
+_PLAIN = "(?:[^']|'')*"
+_QUOTED_NAME = '(?:[^"]|"")*'
 _TOKEN = re.compile(
     rf"""
       (?P<blank>   \s+ | --[^\n]* )
     | (?P<comment> /\* )
-    | (?P<text>    [eE]'{_ESCAPED}(?:'[ \t\r\f\v]*\n\s*'{_ESCAPED})*+'
-                 | '(?:[^']|'')*+'
-                 | "(?:[^"]|"")*+" )
+    | (?P<text>    [eE]'{_atomic("escaped", _ESCAPED)}{_atomic("continued", _CONTINUED)}'
+                 | '{_atomic("plain", _PLAIN)}'
+                 | "{_atomic("quoted_name", _QUOTED_NAME)}" )
     | (?P<dollar>  \$(?:[^\W\d]\w*)?\$ )
     | (?P<word>    (?![eE]')[^\W\d][\w$]* )
     | (?P<number>  \d[\w.]* )

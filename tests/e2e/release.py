@@ -78,7 +78,8 @@ class Released:
 
     def call(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """A command of this release."""
-        environment = {"PATH": os.environ["PATH"], **self.settings.to_env()}
+        # "warning": code that was copied a moment ago is spoken of, as it should be.
+        environment = {"PATH": os.environ["PATH"], **self.settings.to_env(), "MUNIMENT_LOG_LEVEL": "warning"}
         return subprocess.run(
             [sys.executable, "-m", "runtime", *arguments], cwd=self.folder, env=environment, check=False,
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
