@@ -11,11 +11,12 @@ from domain.configuration import NamespaceName
 from infra.configuration.instances import State, instances
 from infra.configuration.waiting import Answered
 from runtime.cli.config.answer import print_instances, waiting
-from runtime.cli.config.shared import VERSION, Own, Shown, as_text, in_words, look, namespace_argument, own
+from runtime.cli.config.shared import VERSION, Shown, as_text, in_words, look, namespace_argument, own
 from runtime.cli.config.text import facts_of
 from runtime.cli.options import as_json, limited
 from runtime.cli.output import print_json, print_page, print_table, printable, say
 from runtime.cli.wired import Wired
+from runtime.configuration_own import Own
 
 _HEADS = """
     select namespace, version, declarations from configuration_heads

@@ -1,7 +1,7 @@
 """What the commands of configuration share: how a namespace looks, as this software and this environment have it."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,17 +19,15 @@ from domain.ports import Work
 from infra.configuration.heads import Head, read_heads
 from infra.configuration.past import NamespacePast, check_known
 from infra.configuration.references import References
-from infra.configuration.schemas import file_values, schemas_of
 from infra.dispatch import Outcome
 from infra.event_store import Log
 from infra.secret_stores import open_secret_stores
-from infra.settings import Settings
 from runtime.cli.jobs.options import Short
 from runtime.cli.operator import dispatch
 from runtime.cli.options import complete_namespaces
 from runtime.cli.output import printable, say
 from runtime.cli.wired import Wired
-from runtime.configuration_consent import consent
+from runtime.configuration_own import Own
 from runtime.core import Core
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -60,32 +58,6 @@ reason_option = click.option(
 if_version_option = click.option(
     "--if-version", type=VERSION, metavar="VERSION", help="Only if this is still its version; 0: never changed so far."
 )
-
-
-@dataclass(frozen=True)
-class Own:
-    """The platform's own namespaces. Implements `commands.configuration.OwnNamespaces`."""
-
-    environment: Settings
-
-    @cached_property
-    def schemas(self) -> Mapping[str, DocumentSchema]:
-        """Of the platform's own namespaces, and of those of its modules."""
-        return schemas_of(self.environment)
-
-    @property
-    def of_modules(self) -> frozenset[str]:
-        """Those of modules of one's own."""
-        return frozenset(each.namespace for each in self.environment.own)
-
-    @cached_property
-    def file(self) -> Mapping[str, Values]:
-        """What the environment of whoever types this says; the value of a secret as HIDDEN."""
-        return {name: file_values(self.environment, name) for name in self.schemas}
-
-    def consent(self, work: Work, name: str, before: Values, after: Values) -> None:
-        """The operator at the machine may do anything that makes sense. Raises InvalidDocument."""
-        consent(work, name, before, after)
 
 
 @dataclass(frozen=True)
