@@ -19,7 +19,7 @@ from infra.topics import topic_name
 
 DIGITS = {"type": "string", "pattern": "^[0-9]+$"}
 TEXT = {"type": "string"}
-OPTIONAL_HEADERS = ("ce_subject", "ce_correlationid", "ce_causationid", "ce_traceparent")
+OPTIONAL_HEADERS = ("ce_subject", "ce_correlationid", "ce_causationid", "ce_traceparent", "ce_watermarks")
 CONTROL = "projections"
 """In whose topic the watermarks of all stand."""
 
@@ -39,6 +39,12 @@ _HEADERS: dict[str, dict[str, Any]] = {
     "ce_correlationid": TEXT | {"description": "Shared by all that follows from one request."},
     "ce_causationid": TEXT | {"description": "The event that led to this one."},
     "ce_traceparent": TEXT | {"description": "W3C Trace Context."},
+    "ce_watermarks": TEXT
+    | {
+        "contentMediaType": "application/json",
+        "contentSchema": {"$ref": f"{SCHEMAS}watermarks"},
+        "description": "Through which position all that stands in this partition of any topic is sent.",
+    },
     "ce_seal": {
         "type": "string",
         "pattern": "^[0-9a-f]{64}$",
@@ -73,6 +79,7 @@ def document(types: Mapping[str, type[Any]], version: str) -> dict[str, Any]:
                     "required": [name for name in _HEADERS if name not in OPTIONAL_HEADERS],
                 },
                 "metadata": _metadata(),
+                "watermarks": _marks(),
                 "nothing": {"type": "object", "additionalProperties": False},
             },
         },
@@ -140,21 +147,25 @@ def _watermark() -> dict[str, Any]:
 def _watermarks() -> dict[str, Any]:
     return {
         "name": WATERMARKS,
-        "summary": "All that stands in this partition of any topic, up to `position`, was sent before. Has no key.",
+        "summary": "The header `ce_watermarks` of a partition in which no event could carry it. Has no key.",
         "headers": {"$ref": f"{SCHEMAS}headers"},
-        "payload": {
+        "payload": {"$ref": f"{SCHEMAS}nothing"},
+    }
+
+
+def _marks() -> dict[str, Any]:
+    count = {"type": "integer", "minimum": 0}
+    properties = {
+        "position": count | {"description": "Through which position it is sent."},
+        "id": TEXT | {"description": "The id of the event there, `stream:version`."},
+        "time": TEXT | {"format": "date-time", "description": "When that was recorded."},
+        "newest": {
             "type": "object",
-            "properties": {
-                "newest": {
-                    "type": "object",
-                    "description": "The position of the newest event there, by topic.",
-                    "additionalProperties": {"type": "integer", "minimum": 0},
-                }
-            },
-            "required": ["newest"],
-            "additionalProperties": False,
+            "description": "The position of the newest event in this partition, by topic.",
+            "additionalProperties": count,
         },
     }
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
 def _pointer() -> dict[str, Any]:

@@ -78,7 +78,7 @@ def contents(
         _SOURCE,
         _SPECVERSION,
         *subject,
-        _time(recorded_at),
+        time_of(recorded_at),
         *said.behind,
         kind,
         JSON,
@@ -86,7 +86,8 @@ def contents(
 
 
 @lru_cache(REMEMBERED)
-def _time(recorded_at: datetime) -> bytes:
+def time_of(recorded_at: datetime) -> bytes:
+    """The time as a header says it."""
     return recorded_at.astimezone(UTC).isoformat().encode()
 
 

@@ -17,10 +17,11 @@ from infra.topics import topic_name
 CHANNEL = "muniment_bus"
 """Notified when a layout begins; the payload is its number."""
 
-PROTOCOL = "3"
+PROTOCOL = "4"
 """Moves when what a message says changes: then a new layout begins.
 
-2: watermarks of all topics in one message. 3: sealed over MessagePack.
+2: watermarks of all topics in one message. 3: sealed over MessagePack. 4: those watermarks are a header, which events
+carry along.
 """
 
 _COLUMNS = "layout, incarnation, partitions, topics, types_digest, from_position"

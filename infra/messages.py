@@ -6,7 +6,8 @@ event before it (`previous`). A consumer that has applied less than `previous` h
 Four types of message stand there. An *event* carries itself. A *pointer* says that there is an event which doesn't
 fit into a message, or can't be read: whoever gets it reads the log up to its position. A *watermark* says that the
 partition has nothing between `previous` and its position; it isn't part of the chain, so it may come twice or never.
-*Watermarks* say that of one partition of every topic at once: a message in place of one for each.
+*Watermarks* say that of one partition of every topic at once. They are a header, which an event or a pointer carries
+along, or a message that says nothing else.
 
 The seal is an HMAC over everything that a message means, its topic and partition too: what is copied to another place
 is as good as forged. Secret fields stay behind, by a list of what each event type may say (`published`).
@@ -27,7 +28,7 @@ from eventsourcing.persistence import MapperDeserialisationError
 
 from domain.aggregate import SECRET
 from infra.disclosure import marked
-from infra.envelope import CONTENT_TYPE, UNTOLD, WITHOUT_SUBJECT, contents, frame, frame_of, time_in
+from infra.envelope import CONTENT_TYPE, UNTOLD, WITHOUT_SUBJECT, contents, frame, frame_of, time_in, time_of
 from infra.event_store import Metadata, Recorded
 from infra.recorder import StoredRow
 from infra.seal import Seal
@@ -37,6 +38,8 @@ WATERMARK = "muniment.watermark"
 WATERMARKS = "muniment.watermarks"
 POINTER = "muniment.pointer"
 SEAL = "ce_seal"
+MARKS = "ce_watermarks"
+"""The header with the watermarks of all topics; sorted by name it stands before the last."""
 
 HEADER_LIMIT = 64
 """Headers of a message that is looked at; ours has about fifteen."""
@@ -83,19 +86,6 @@ class Message(NamedTuple):
     headers: list[tuple[str, bytes]]
 
 
-class Carried(NamedTuple):
-    """An event: equal to what the log gives, but for its secret fields, which are absent."""
-
-    link: Link
-    recorded: Recorded
-
-
-class Pointed(NamedTuple):
-    """There is an event that must be read from the log."""
-
-    link: Link
-
-
 class Watermark(NamedTuple):
     """Nothing more stands in this partition up to `link.position`, recorded at `recorded_at`."""
 
@@ -124,6 +114,21 @@ class Watermarks(NamedTuple):
         return None if newest is None else Watermark(self.link._replace(previous=newest), self.recorded_at)
 
 
+class Carried(NamedTuple):
+    """An event: equal to what the log gives, but for its secret fields, which are absent. `marks` came along."""
+
+    link: Link
+    recorded: Recorded
+    marks: Watermarks | None = None
+
+
+class Pointed(NamedTuple):
+    """There is an event that must be read from the log. `marks` came along."""
+
+    link: Link
+    marks: Watermarks | None = None
+
+
 Delivered: TypeAlias = Carried | Pointed | Watermark
 
 
@@ -132,8 +137,40 @@ class _Body(msgspec.Struct):
     metadata: msgspec.Raw
 
 
-class _Newest(msgspec.Struct):
+class _Burst(msgspec.Struct):
+    position: int
+
+
+class _Marks(_Burst):
+    id: str
+    time: str
     newest: dict[str, int]
+
+
+_burst = msgspec.json.Decoder(_Burst)
+_marks = msgspec.json.Decoder(_Marks)
+
+
+def marks_of_all(event_id: bytes, recorded_at: datetime, *, position: int, newest: Mapping[str, int]) -> bytes:
+    """The header that lets one partition of every topic keep up with the log through `position`.
+
+    `event_id` and `recorded_at` are those of the event there, wherever that was sent. `newest` is the position of the
+    newest event in this partition of each topic (by its full name) up to there; where there is none, that from which
+    the layout starts.
+    """
+    told = _Marks(position, event_id.decode(), time_of(recorded_at).decode(), dict(newest))
+    return msgspec.json.encode(told, order="sorted")
+
+
+def burst_of(headers: Headers | None) -> int | None:
+    """Through which position a message says that all is sent, by its own word; None where it says nothing of that."""
+    for name, content in headers or ():
+        if name == MARKS:
+            try:
+                return _burst.decode(content).position
+            except (msgspec.DecodeError, TypeError):
+                return None
+    return None
 
 
 class Messages:
@@ -144,10 +181,11 @@ class Messages:
         self._transcoder = OrjsonTranscoder()
         self._mapper = EventMapper(self._transcoder)
         self._body = msgspec.json.Decoder(_Body)
-        self._newest = msgspec.json.Decoder(_Newest)
 
-    def event(self, place: Place, recorded: Recorded, *, previous: int, layout: int) -> Message:
-        """The message of one event: what its type may say, and its metadata."""
+    def event(
+        self, place: Place, recorded: Recorded, *, previous: int, layout: int, marks: bytes | None = None
+    ) -> Message:
+        """The message of one event: what its type may say, and its metadata. `marks` go along (`marks_of_all`)."""
         kind, metadata = type(recorded.event), recorded.metadata
         fields = vars(recorded.event)
         state = {name: fields[name] for name in published(kind) if name in fields}
@@ -157,9 +195,9 @@ class Messages:
         stream, topic, event_id = str(recorded.stream).encode(), recorded.topic.encode(), recorded.id.encode()
         told = contents(said, topic, event_id, recorded.recorded_at, recorded.position, previous, layout, stream)
         value = _body(self._transcoder.encode(state), metadata.to_bytes())
-        return self._sealed(place, stream, value, said.names, told)
+        return self._sealed(place, stream, value, said.names, told, marks)
 
-    def row(self, place: Place, row: StoredRow, *, previous: int, layout: int) -> Message:
+    def row(self, place: Place, row: StoredRow, *, previous: int, layout: int, marks: bytes | None = None) -> Message:
         """The same message from the event as it is stored: several times faster, since nothing is made of it.
 
         Raises NewerSoftware for an unknown topic, MapperDeserialisationError for what can't be read.
@@ -172,11 +210,11 @@ class Messages:
         except (ValueError, AttributeError) as error:
             raise MapperDeserialisationError(f"the event at {position} can't be read: {error}") from error
         if not is_current:
-            return self.event(place, self._upcast(row), previous=previous, layout=layout)
+            return self.event(place, self._upcast(row), previous=previous, layout=layout, marks=marks)
         if not state.keys() <= carried.fields:
             stored = orjson.dumps({name: value for name, value in state.items() if name in carried.fields})
         told = contents(said, carried.topic, event_id, recorded_at, position, previous, layout, stream)
-        return self._sealed(place, stream, _body(stored, metadata), said.names, told)
+        return self._sealed(place, stream, _body(stored, metadata), said.names, told, marks)
 
     def pointer(
         self,
@@ -188,11 +226,12 @@ class Messages:
         position: int,
         previous: int,
         layout: int,
+        marks: bytes | None = None,
     ) -> Message:
-        """The message in place of an event that is too large for one, or unreadable."""
+        """The message in place of an event that is too large for one, or unreadable. `marks` go along."""
         key, event_id = str(stream).encode(), f"{stream}:{version}".encode()
         told = contents(UNTOLD, POINTER.encode(), event_id, recorded_at, position, previous, layout, key)
-        return self._sealed(place, key, b"{}", UNTOLD.names, told)
+        return self._sealed(place, key, b"{}", UNTOLD.names, told, marks)
 
     def watermark(
         self, place: Place, event_id: str, recorded_at: datetime, *, position: int, previous: int, layout: int
@@ -208,22 +247,21 @@ class Messages:
     def watermarks(
         self,
         place: Place,
-        event_id: str,
+        event_id: bytes,
         recorded_at: datetime,
         *,
         position: int,
+        previous: int,
         layout: int,
-        newest: Mapping[str, int],
+        marks: bytes,
     ) -> Message:
-        """The message that lets this partition of every topic keep up with the log. It has no key.
+        """The message that says nothing but `marks` (`marks_of_all`, as is said of the others, too). It has no key.
 
-        `newest` is the position of the newest event in this partition of each topic (by its full name, that of `place`
-        among them), up to `position`; where there is none, that from which the layout starts.
+        `previous` is the newest event at `place`.
         """
-        identity = f"{event_id}@*:{place.partition}:{layout}".encode()
-        told = contents(UNTOLD, WATERMARKS.encode(), identity, recorded_at, position, newest[place.topic], layout)
-        value = orjson.dumps({"newest": newest}, option=orjson.OPT_SORT_KEYS)
-        return self._sealed(place, None, value, WITHOUT_SUBJECT, told)
+        identity = b"%b@*:%d:%d" % (event_id, place.partition, layout)
+        told = contents(UNTOLD, WATERMARKS.encode(), identity, recorded_at, position, previous, layout)
+        return self._sealed(place, None, b"{}", WITHOUT_SUBJECT, told, marks)
 
     def open(
         self, place: Place, key: bytes | None, value: bytes | None, headers: Headers | None
@@ -235,7 +273,7 @@ class Messages:
         """
         known = self._checked(place, key, value, headers)
         try:
-            return self._opened(known, value or b"")
+            return self._opened(place, known, value or b"")
         except (KeyError, ValueError, TypeError, msgspec.DecodeError) as error:
             raise Refused("garbled", str(error)) from error
 
@@ -261,28 +299,28 @@ class Messages:
             raise Refused("forged")
         return known
 
-    def _opened(self, known: Mapping[str, bytes], value: bytes) -> Delivered | Watermarks:
+    def _opened(self, at: Place, known: Mapping[str, bytes], value: bytes) -> Delivered | Watermarks:
         kind, identity = known["ce_type"].decode(), known["ce_id"].decode()
         place = int(known["ce_position"]), int(known["ce_previous"]), int(known["ce_layout"])
-        recorded_at = time_in(known["ce_time"])
         if kind == WATERMARK:
-            return Watermark(Link(*place, identity.partition("@")[0]), recorded_at)
+            return Watermark(Link(*place, identity.partition("@")[0]), time_in(known["ce_time"]))
+        told = known.get(MARKS)
+        marks = None if told is None else _watermarks(at, place[2], told)
         if kind == WATERMARKS:
-            link = Link(*place, identity.partition("@")[0])
-            return Watermarks(link, recorded_at, self._newest.decode(value).newest)
+            return _given(marks)
         link = Link(*place, identity)
         if kind == POINTER:
-            return Pointed(link)
+            return Pointed(link, marks)
         name, _, number = identity.partition(":")
-        stream, version = UUID(name), int(number)
+        stream, version, recorded_at = UUID(name), int(number), time_in(known["ce_time"])
         body = self._body.decode(value)
         row = RecordedEvent(stream, version, kind, bytes(body.event), link.position, recorded_at, b"")
         try:
             event: Any = self._mapper.to_domain_event(row)
         except MapperDeserialisationError:
-            return Pointed(link)  # the log will show whether the event itself is at fault, and it is parked there
+            return Pointed(link, marks)  # the log will show whether the event itself is at fault; it is parked there
         metadata = Metadata.from_bytes(bytes(body.metadata))
-        return Carried(link, Recorded(link.position, stream, version, kind, recorded_at, metadata, event))
+        return Carried(link, Recorded(link.position, stream, version, kind, recorded_at, metadata, event), marks)
 
     def _upcast(self, row: StoredRow) -> Recorded:
         stream = UUID(bytes=row.stream)
@@ -291,10 +329,31 @@ class Messages:
         return Recorded(row.position, stream, row.version, row.topic, row.recorded_at, metadata, event)
 
     def _sealed(
-        self, place: Place, key: bytes | None, value: bytes, names: tuple[str, ...], told: tuple[bytes, ...]
+        self,
+        place: Place,
+        key: bytes | None,
+        value: bytes,
+        names: tuple[str, ...],
+        told: tuple[bytes, ...],
+        marks: bytes | None = None,
     ) -> Message:
+        if marks is not None:
+            names, told = (*names[:-1], MARKS, names[-1]), (*told[:-1], marks, told[-1])
         seal = self._seal.over(place, key, value, names, told)
         return Message(key, value, [*zip(names, told, strict=True), (SEAL, seal)])
+
+
+def _watermarks(place: Place, layout: int, told: bytes) -> Watermarks:
+    """Raises KeyError where they say nothing of this very topic."""
+    marks = _marks.decode(told)
+    link = Link(marks.position, marks.newest[place.topic], layout, marks.id)
+    return Watermarks(link, time_in(marks.time.encode()), marks.newest)
+
+
+def _given(marks: Watermarks | None) -> Watermarks:
+    if marks is None:
+        raise KeyError(MARKS)
+    return marks
 
 
 def _body(state: bytes, metadata: bytes) -> bytes:

@@ -21,7 +21,7 @@ import faust
 from faust.types import TP, EventT, StreamT
 
 from infra.kafka import answers, client_config
-from infra.messages import WATERMARKS, Place
+from infra.messages import Place, burst_of
 from infra.settings import Settings
 from stream_apps import fetching, sharing
 from stream_apps.batches import Batches, Mark
@@ -52,8 +52,6 @@ METADATA_SECONDS = 5.0
 
 
 sharing.install()
-
-_WATERMARKS = WATERMARKS.encode()
 
 _Taken: TypeAlias = tuple[EventT[bytes], StreamT[bytes]]
 """A message, and the stream that it is acknowledged to."""
@@ -319,10 +317,8 @@ def _is_far(app: faust.App, limits: BusLimits, taken: _Taken) -> bool:
 def _mark_of(taken: _Taken) -> Mark | None:
     """Whether it is what the relay sends in the end, as it says itself: whether that is true, the feeder will see."""
     message: Any = taken[0].message
-    if message.key is not None:
-        return None
-    told = dict(message.headers or ())
-    return (told.get("ce_position"), message.partition) if told.get("ce_type") == _WATERMARKS else None
+    burst = burst_of(_listed(message.headers))
+    return None if burst is None else (burst, message.partition)
 
 
 async def _tick(batches: Batches[_Taken], feeder: Feeder, thread: ThreadPoolExecutor) -> None:
@@ -378,9 +374,8 @@ def _held_error(app: faust.App) -> BaseException | None:
 
 def _raw(event: EventT[bytes]) -> Raw:
     message: Any = event.message
-    headers = message.headers.items() if isinstance(message.headers, dict) else message.headers
-    return Raw(Place(message.topic, message.partition), message.key, message.value, _listed(headers))
+    return Raw(Place(message.topic, message.partition), message.key, message.value, _listed(message.headers))
 
 
 def _listed(headers: Any) -> Sequence[tuple[str, bytes]]:
-    return list(headers or ())
+    return list(headers.items() if isinstance(headers, dict) else headers or ())

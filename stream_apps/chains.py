@@ -32,6 +32,10 @@ class Chains:
         self._sent[place] = self._previous[place] = position
         return previous
 
+    def previous(self, place: Place) -> int:
+        """The newest event there."""
+        return self._previous[place]
+
     def newest(self, partition: int) -> dict[str, int]:
         """The newest event in this partition of each topic."""
         return {place.topic: previous for place, previous in self._previous.items() if place.partition == partition}

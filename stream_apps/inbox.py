@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 from prometheus_client import Counter
 from psycopg import Connection
 
-from infra.messages import Delivered, Messages, Refused, Watermarks
+from infra.messages import Carried, Delivered, Messages, Pointed, Refused, Watermarks
 from projections.engine import Lane
 from projections.lanes import Spread
 from stream_apps.comparison import not_in_the_log, time_of
@@ -60,6 +60,8 @@ class Inbox:
             if isinstance(message, Watermarks):
                 self._marks.keep(raw.place, message)
                 message = message.own
+            elif isinstance(message, Carried | Pointed) and message.marks:
+                self._marks.keep(raw.place, message.marks)
             lanes[Lane(spread.layout, raw.place.topic, raw.place.partition)].append(message)
         self._marks.hear(lanes)
         for lane, marks in self.due().items():

@@ -61,9 +61,12 @@ class Acknowledged:
         self._news[place] = marked if is_further else reached
 
     def mark(self, marked: Mapping[Place, Reached]) -> None:
-        """These chains have come so far as soon as their newest event is there."""
-        self._marked |= marked
+        """These chains have come so far as soon as their newest event is there; later marks may be heard of sooner."""
         for place, reached in marked.items():
+            known = self._marked.get(place)
+            if known and known.position > reached.position:
+                continue
+            self._marked[place] = reached
             if self._events[place] == reached.previous:
                 self._news[place] = reached
 
@@ -93,17 +96,14 @@ class Outbox:
         """Messages that Kafka hasn't acknowledged yet."""
         return len(self._producer)
 
-    def send(
-        self, place: Place, message: Message, reached: Reached | None, marked: Mapping[Place, Reached] | None = None
-    ) -> bool:
-        """Hands a message over; False if there is no room for it now.
+    def send(self, place: Place, message: Message, reached: Reached | None, marked: Mapping[Place, Reached]) -> bool:
+        """Hands a message over (as `bursts.Outgoing` has it); False if there is no room for it now.
 
-        `reached` is where it brings its chain, which `acknowledged` will tell; None where that needn't be told.
-        `marked` is where it brings others, as soon as their events are there.
+        `acknowledged` will tell where it brings its own chain (`reached`) and others (`marked`).
         """
         (topic, partition), (key, value, headers) = place, message
         said: Any = headers
-        told: Any = partial(self._on_delivery, place, reached, marked or {}) if reached or marked else None
+        told: Any = partial(self._on_delivery, place, reached, marked) if reached or marked else None
         try:
             self._producer.produce(topic, value, key, partition, on_delivery=told, headers=said)
         except BufferError:

@@ -10,7 +10,6 @@ import math
 import os
 import socket
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -18,26 +17,25 @@ from dataclasses import dataclass, field
 from selectors import EVENT_READ, DefaultSelector
 from threading import Event
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import psycopg
 from confluent_kafka import KafkaException
-from eventsourcing.persistence import MapperDeserialisationError
 from psycopg import Connection
 
 from domain.errors import Unavailable
 from infra import leases
 from infra.bus_status import RELAY_NAME, call
 from infra.event_store import Log
-from infra.layouts import LeaseLost, Placing, Reached, Wanted, store_progress
+from infra.layouts import LeaseLost, Reached, Wanted, store_progress
 from infra.leases import Lease
-from infra.messages import Message, Messages, Place
+from infra.messages import Messages, Place
 from infra.recorder import LogRecorder, StoredRow
-from infra.topics import BusAway, TopicLimits, topic_name
+from infra.topics import BusAway, TopicLimits
 from infra.wake import Wake
 from projections.lane import Backoff, FollowerLimits, connect
-from projections.lanes import CONTROL
 from stream_apps import metrics
+from stream_apps.bursts import Bursts, Outgoing
 from stream_apps.chains import Chains
 from stream_apps.outbox import Lost, Outbox
 from stream_apps.settling import Settling
@@ -167,9 +165,7 @@ class _Term:
         ).settle()  # fmt: skip
         self._chains = Chains(reached)
         prefix = setup.wanted.prefix
-        self._placing = Placing(self._layout, prefix)
-        control = topic_name(prefix, CONTROL, self._layout.incarnation)
-        self._control = control if control in self._layout.topics else None
+        self._bursts = Bursts(setup.messages, self._layout, prefix, self._chains, self._limits.message_bytes)
         self._position = self._chains.start
         self._outbox = Outbox(setup.kafka, self._limits.inflight_messages, reached)
         metrics.LAYOUT.set(self._layout.number)
@@ -277,7 +273,8 @@ class _Term:
             self._outbox.hurry()
         self._unstored |= self._outbox.acknowledged()
         metrics.WAITING.set(self._outbox.waiting)
-        is_level_again = self._was_behind and not more_follows and not self._outbox.waiting
+        is_all_sent = self._marked == self._position and not self._outbox.waiting
+        is_level_again = self._was_behind and not more_follows and is_all_sent
         if self._unstored and (is_level_again or now >= self._store_at):
             self._was_behind &= not is_level_again
             self._store(now)
@@ -291,78 +288,26 @@ class _Term:
     # --- messages
 
     def _publish(self, rows: Sequence[StoredRow]) -> None:
-        batch: list[tuple[Place, StoredRow, int]] = []
-        last: dict[Place, int] = {}
-        for row in rows:
-            place = self._placing.place(row.topic, row.stream)
-            previous = self._chains.link(place, row.position)
-            if previous is not None:
-                batch.append((place, row, previous))
-                last[place] = row.position
-        for place, row, previous in batch:
-            is_last = last[place] == row.position
-            reached = Reached(row.position, row.position) if is_last else None
-            self._send(place, self._message(place, row, previous), reached)
+        self._newest, self._position = rows[-1], rows[-1].position
+        is_marked = self._bursts.mark_together and not self._is_first_round and time.monotonic() >= self._mark_at()
+        if is_marked:
+            self._note_marks()
+        for each in self._bursts.of(rows, marked=is_marked):
+            self._send(each)
         metrics.EVENTS.inc(len(rows))
-        self._newest = rows[-1]
-        self._position = rows[-1].position
-
-    def _message(self, place: Place, row: StoredRow, previous: int) -> Message:
-        messages, layout = self._setup.messages, self._layout.number
-        try:
-            message = messages.row(place, row, previous=previous, layout=layout)
-            if len(message.value) <= self._limits.message_bytes:
-                return message
-        except MapperDeserialisationError:
-            pass  # who gets the pointer reads the log, and it is parked there
-        metrics.POINTERS.inc()
-        return messages.pointer(
-            place,
-            UUID(bytes=row.stream),
-            row.version,
-            row.recorded_at,
-            position=row.position,
-            previous=previous,
-            layout=layout,
-        )
 
     def _mark(self) -> None:
-        """Watermarks for the partitions that are behind, one for all topics.
-
-        At first one in each partition of each, so that consumers find holes at once.
-        """
+        """Watermarks for what is behind; at first one in each partition of each topic, so that holes show at once."""
         newest = self._newest_row()
-        self._marked_at, self._marked = time.monotonic(), self._position
+        self._note_marks()
         if newest is None:
             return
-        late = self._chains.behind(newest.position, everywhere=self._is_first_round)
-        if self._is_first_round or self._control is None:
-            self._mark_each(newest, late)
-        else:
-            self._mark_together(newest, late, self._control)
+        for each in self._bursts.each(newest) if self._is_first_round else self._bursts.marks(newest):
+            self._send(each)
         self._is_first_round = False
 
-    def _mark_each(self, newest: StoredRow, late: Mapping[Place, int]) -> None:
-        event_id, layout = newest.event_id.decode(), self._layout.number
-        for place, previous in late.items():
-            message = self._setup.messages.watermark(
-                place, event_id, newest.recorded_at, position=newest.position, previous=previous, layout=layout
-            )
-            self._send(place, message, Reached(newest.position, previous))
-        metrics.WATERMARKS.inc(len(late))
-
-    def _mark_together(self, newest: StoredRow, late: Mapping[Place, int], topic: str) -> None:
-        by_partition: dict[int, dict[Place, Reached]] = defaultdict(dict)
-        for place, previous in late.items():
-            by_partition[place.partition][place] = Reached(newest.position, previous)
-        for partition, marked in by_partition.items():
-            place = Place(topic, partition)
-            message = self._setup.messages.watermarks(
-                place, newest.event_id.decode(), newest.recorded_at,
-                position=newest.position, layout=self._layout.number, newest=self._chains.newest(partition),
-            )  # fmt: skip
-            self._send(place, message, None, marked)
-        metrics.WATERMARKS.inc(len(by_partition))
+    def _note_marks(self) -> None:
+        self._marked_at, self._marked = time.monotonic(), self._position
 
     def _newest_row(self) -> StoredRow | None:
         if self._newest is None and self._position:
@@ -374,11 +319,9 @@ class _Term:
         assert isinstance(recorder, LogRecorder)  # noqa: S101 - tells the type checker
         return recorder.read_stored(after, limit)
 
-    def _send(
-        self, place: Place, message: Message, reached: Reached | None, marked: Mapping[Place, Reached] | None = None
-    ) -> None:
+    def _send(self, each: Outgoing) -> None:
         """Waits while there is no room, with the lease held. Raises Lost, LeaseLost."""
-        while not self._outbox.send(place, message, reached, marked):
+        while not self._outbox.send(*each):
             self._outbox.poll(self._limits.progress_seconds)
             if time.monotonic() >= self._renew_at:
                 self._hold()

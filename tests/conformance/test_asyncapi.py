@@ -8,7 +8,7 @@ import jsonschema_rs
 import pytest
 from hypothesis import given, settings
 
-from infra.messages import Messages, Place
+from infra.messages import Messages, Place, marks_of_all
 from runtime.asyncapi import text
 from tests.docs import DOCS
 from tests.stream_apps.events import KINDS, any_recorded
@@ -71,8 +71,9 @@ def test_real_messages_satisfy_it(kind):
 def test_watermarks_and_pointers_satisfy_it():
     satisfies(MESSAGES.watermark(HERE, "a:1", NOON, position=9, previous=5, layout=1), "muniment.watermark")
     newest = {"muniment.identity": 5, "muniment.projections": 9}
+    marks = marks_of_all(b"a:1", NOON, position=9, newest=newest)
     satisfies(
-        MESSAGES.watermarks(HERE, "a:1", NOON, position=9, layout=1, newest=newest),
+        MESSAGES.watermarks(HERE, b"a:1", NOON, position=9, previous=5, layout=1, marks=marks),
         "muniment.watermarks",
     )
     satisfies(MESSAGES.pointer(HERE, uuid4(), 1, NOON, position=9, previous=5, layout=1), "muniment.pointer")

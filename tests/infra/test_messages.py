@@ -25,6 +25,8 @@ from infra.messages import (
     Refused,
     Watermark,
     Watermarks,
+    burst_of,
+    marks_of_all,
     published,
 )
 from infra.recorder import StoredRow
@@ -111,14 +113,56 @@ def test_a_watermark_arrives():
     assert opened(message) == Watermark(Link(9, 5, 1, "a:1"), NOON)
 
 
+NEWEST = {"muniment.identity": 7, "muniment.access": 0, "muniment.projections": 9}
+
+
+def of_all(newest=NEWEST) -> bytes:
+    return marks_of_all(b"a:1", NOON, position=9, newest=newest)
+
+
 def test_watermarks_of_all_topics_arrive_in_one_message():
-    newest = {"muniment.identity": 7, "muniment.access": 0, "muniment.projections": 9}
-    message = MESSAGES.watermarks(HERE, "a:1", NOON, position=9, layout=1, newest=newest)
+    message = MESSAGES.watermarks(HERE, b"a:1", NOON, position=9, previous=7, layout=1, marks=of_all())
     marks = opened(message)
-    assert (message.key, marks) == (None, Watermarks(Link(9, 7, 1, "a:1"), NOON, newest))
+    assert (message.key, marks) == (None, Watermarks(Link(9, 7, 1, "a:1"), NOON, NEWEST))
     assert marks.own == marks.of("muniment.identity") == Watermark(Link(9, 7, 1, "a:1"), NOON)
     assert marks.of("muniment.access") == Watermark(Link(9, 0, 1, "a:1"), NOON)
     assert marks.of("muniment.audit") is None
+
+
+def test_events_and_pointers_carry_watermarks_along():
+    event = recorded(8, User.Renamed, uuid4(), 2, {"name": "Ada"})
+    places = {"previous": 5, "layout": 1, "marks": of_all()}
+    for message in (
+        MESSAGES.event(HERE, event, **places),
+        MESSAGES.row(HERE, stored(event), **places),
+        MESSAGES.pointer(HERE, event.stream, 2, NOON, position=8, **places),
+    ):
+        found = opened(message)
+        assert found.link == Link(8, 5, 1, event.id)
+        assert found.marks == Watermarks(Link(9, 7, 1, "a:1"), NOON, NEWEST)
+        assert burst_of(message.headers) == 9
+        assert [name for name, _ in message.headers[:-1]] == sorted(name for name, _ in message.headers[:-1])
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"", b"{}", b"[]", b"\xff", b'{"position":"9"}', of_all({"muniment.access": 3}), of_all({})],
+    ids=["nothing", "empty", "a list", "no text", "no number", "not of this topic", "of no topic"],
+)
+def test_watermarks_that_say_nothing_of_their_place_are_refused(said):
+    event = recorded(8, User.Renamed, uuid4(), 2, {"name": "Ada"})
+    with pytest.raises(Refused, match="garbled"):
+        opened(MESSAGES.event(HERE, event, previous=5, layout=1, marks=said))
+
+
+@given(st.binary())
+def test_a_bursts_end_is_read_from_anything(content):
+    burst = burst_of([("ce_type", b"x"), ("ce_watermarks", content)])
+    assert burst is None or isinstance(burst, int)
+
+
+def test_where_no_bursts_end_is_said_there_is_none():
+    assert burst_of(None) is burst_of([]) is burst_of([("ce_watermarks", None)]) is None
 
 
 def test_a_pointer_arrives():

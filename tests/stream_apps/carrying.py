@@ -17,7 +17,7 @@ from domain.access import Role
 from domain.identity import User
 from infra.event_store import Log, Metadata, Recorded
 from infra.layouts import Layout, Placing, Wanted, current_layout
-from infra.messages import Carried, Messages, Place, Pointed, Watermarks
+from infra.messages import Carried, Delivered, Messages, Place, Pointed, Watermarks
 from stream_apps.relay import Relay, RelayLimits, RelaySetup
 from tests.stream_apps.broker import PARTITIONS, PATIENCE_SECONDS, Broker
 from tests.stream_apps.events import KINDS
@@ -89,6 +89,13 @@ class Seen:
     strangers: int = 0
 
 
+def marks_in(delivered: Delivered | Watermarks) -> Watermarks | None:
+    """What a message says of all topics."""
+    if isinstance(delivered, Watermarks):
+        return delivered
+    return delivered.marks if isinstance(delivered, Carried | Pointed) else None
+
+
 def consume(kafka: Broker, layout: Layout) -> dict[Place, Seen]:
     """Reads everything, as a consumer that knows nothing but the layout: applies in order, ignores what it has."""
     seen = {place: Seen(layout.from_position) for place in layout.places}
@@ -96,8 +103,9 @@ def consume(kafka: Broker, layout: Layout) -> dict[Place, Seen]:
     for place, messages in kafka.messages(layout.places).items():
         for message in messages:
             delivered = MESSAGES.open(place, message.key(), message.value(), message.headers())
+            if told := marks_in(delivered):
+                marks += [(Place(topic, place.partition), told.of(topic)) for topic in told.newest]
             if isinstance(delivered, Watermarks):
-                marks += [(Place(topic, place.partition), delivered.of(topic)) for topic in delivered.newest]
                 delivered = delivered.own
             here, link = seen[place], delivered.link
             if link.layout != layout.number:

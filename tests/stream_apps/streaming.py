@@ -13,7 +13,7 @@ import aiokafka
 import psycopg
 
 from infra.event_store import Log, Metadata
-from infra.messages import Message, Messages, Place
+from infra.messages import Message, Messages, Place, marks_of_all
 from infra.settings import Settings
 from projections.builds import ensure_builds
 from projections.engine import Build
@@ -87,9 +87,11 @@ def together(log: Log, spread: Spread, from_position: int = 0) -> list[Raw]:
     for number in range(spread.partitions):
         place = Place(spread.topics["projections"], number)
         told = {topic: newest[Place(topic, number)] for topic in spread.topics.values()}
+        marks = marks_of_all(last.id.encode(), last.recorded_at, position=last.position, newest=told)
         message = MESSAGES.watermarks(
-            place, last.id, last.recorded_at, position=last.position, layout=spread.layout, newest=told
-        )
+            place, last.id.encode(), last.recorded_at,
+            position=last.position, previous=told[place.topic], layout=spread.layout, marks=marks,
+        )  # fmt: skip
         found.append(raw(place, message))
     return found
 

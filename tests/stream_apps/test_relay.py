@@ -26,6 +26,7 @@ from tests.stream_apps.carrying import (
     assert_whole,
     consume,
     layout_of,
+    marks_in,
     relay_setup,
     relaying,
     wait_until_sent,
@@ -103,21 +104,25 @@ def test_the_official_sdk_reads_what_stands_on_the_broker(carry, kafka, log, wri
 
 def test_silent_partitions_keep_up_by_watermarks(carry, kafka, writer, database, prefix):
     with relaying(carry()):
-        first, second = writer.write(), 0
+        first = writer.write()
         wait_until_sent(database, first)
-        second = writer.write(24 * 3)
+        second = writer.write()
         wait_until_sent(database, second)
-    seen, topics = consume(kafka, layout_of(database)), set(layout_of(database).topics)
+    layout = layout_of(database)
+    seen = consume(kafka, layout)
     assert {here.position for here in seen.values()} == {second}
-    control = [Place(f"{prefix}.projections", number) for number in range(4)]
-    for place, messages in kafka.messages(control).items():
-        first_mark, *others = [opened(place, message) for message in messages]
-        assert isinstance(first_mark, Watermark), "a relay that starts tells every place by itself"
-        assert others, "and then all topics in one message"
-        assert all(isinstance(mark, Watermarks) and set(mark.newest) == topics for mark in others)
-        assert others[-1].link.position == second
-    silent = [place for place, here in seen.items() if not here.events and place not in control]
-    assert {len(messages) for messages in kafka.messages(silent).values()} == {1}
+    found = {place: [opened(place, each) for each in found] for place, found in kafka.messages(layout.places).items()}
+    control = f"{prefix}.projections"
+    for place, messages in found.items():
+        marks = [each for each in messages if isinstance(each, Watermark)]
+        assert len(marks) == 1, "a relay that starts tells every place by itself"
+        assert place.topic == control or len(messages) == 1 + len(seen[place].events), "and then all topics together"
+    last = [(place, each) for place, messages in found.items() for each in messages if each.link.position == second]
+    told = {place.partition: marks_in(each) for place, each in last}
+    assert {number: set(marks.newest) for number, marks in told.items()} == {n: set(layout.topics) for n in range(4)}
+    assert sorted((type(each) for _, each in last), key=str) == [Carried, *[Watermarks] * 3], (
+        "which the event takes along"
+    )
 
 
 def test_a_relay_that_starts_marks_every_partition_so_that_holes_show(carry, kafka, writer, database):
@@ -252,7 +257,7 @@ def outbox(carry, kafka, prefix, monkeypatch):
     monkeypatch.setattr(outboxes, "HURRY_SECONDS", PATIENCE_SECONDS)
     here = Place(f"{prefix}.identity", 1)
     outbox = outboxes.Outbox(kafka.config, 10, {here: Reached(0, 0)})
-    assert outbox.send(here, MESSAGES.watermark(here, "a:1", NOON, position=1, previous=0, layout=1), Reached(1, 0))
+    assert outbox.send(here, MESSAGES.watermark(here, "a:1", NOON, position=1, previous=0, layout=1), Reached(1, 0), {})
     yield outbox
     outbox.close(PATIENCE_SECONDS)
 
