@@ -52,8 +52,8 @@ def relaying(setup: RelaySetup) -> Iterator[Relay]:
 
 def renamings(streams: Sequence[UUID], count: int, versions: dict[UUID, int]) -> list[User.Renamed | Role.Removed]:
     """So many further events on these streams, in turns; every fourth stream is one of another module."""
-    events = []
-    for number in range(count):
+    events, written = [], sum(versions.values())
+    for number in range(written, written + count):
         stream = streams[number % len(streams)]
         versions[stream] = versions.get(stream, 0) + 1
         kind = Role.Removed if streams.index(stream) % 4 == 3 else User.Renamed
