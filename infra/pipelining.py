@@ -1,36 +1,59 @@
-"""A connection that fills a pipeline without asking the socket each time whether there is room.
+"""A connection whose pipelines go out in one piece.
 
-psycopg waits, with each statement that goes into a pipeline, until the socket takes something: a system call that gives
-up the interpreter, for what there is nearly always room for. Beside threads that work it comes back up to a millisecond
-later, and a transaction of fifteen statements waits fifteen times.
+psycopg sends each statement of a pipeline by itself, and asks the socket before it whether there is room: two system
+calls a statement, each of which gives up the interpreter, and a server that is woken for each. What a pipeline holds is
+put into the connection's buffer here, and sent when its answers are wanted, or when there is much of it.
 """
 
-from collections.abc import Generator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
 from psycopg.rows import TupleRow
-from psycopg.waiting import Ready, Wait
 
 AT_ONCE = 64
-"""Steps of one statement, or of many in one call, that are taken without a look at the socket. Then one looks, and
-reads what is there: the server may wait for that before it takes more."""
+"""Commands that wait to be sent together, at most; a statement is one to three of them."""
+
+
+class Pipeline(psycopg.Pipeline):
+    """psycopg's own, but for when it sends."""
+
+    _are_wanted = False
+
+    # What a statement ends with, and what a synchronisation begins with. Yields what psycopg waits for.
+    def _communicate_gen(self) -> Any:
+        if not self._are_wanted and len(self.command_queue) < AT_ONCE:
+            return
+        self._are_wanted = False
+        while self.command_queue:
+            self.command_queue.popleft()()
+        # The server may wait until what it has answered is read, before it takes more.
+        while self.pgconn.flush():
+            yield from super()._communicate_gen()
+
+    def _enqueue_sync(self) -> None:
+        self._are_wanted = True
+        super()._enqueue_sync()
+
+    def _fetch_gen(self, *, flush: bool) -> Any:
+        if flush:
+            self._are_wanted = True
+            yield from self._communicate_gen()
+        yield from super()._fetch_gen(flush=flush)
 
 
 class Connection(psycopg.Connection[TupleRow]):
-    """psycopg's own, but for that. Outside of pipelines nothing is different."""
+    """psycopg's own, but for its pipelines."""
 
-    def wait(self, gen: Any, *given: Any, **more: Any) -> Any:
-        """What the generator returns; raises what it raises."""
-        return super().wait(gen if self._pipeline is None else _at_once(gen), *given, **more)
-
-
-def _at_once(gen: Generator[Wait, Ready | int, Any]) -> Generator[Wait, Ready | int, Any]:
-    """The same steps, of which those come out that really wait."""
-    try:
-        state, taken = next(gen), 1
-        while True:
-            ready = Ready.W if state == Wait.RW and taken % AT_ONCE else (yield state)
-            state, taken = gen.send(ready), taken + 1
-    except StopIteration as done:
-        return done.value
+    @contextmanager
+    def pipeline(self) -> Iterator[psycopg.Pipeline]:
+        """As psycopg's."""
+        with self.lock:
+            given = self._pipeline = self._pipeline or Pipeline(self)
+        try:
+            with super().pipeline() as pipeline:
+                yield pipeline
+        finally:
+            if given.level == 0:
+                self._pipeline = None

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -88,7 +89,9 @@ class Hold:
 
 
 @dataclass
-class _LanesBatch(Batch):
+class LanesBatch(Batch):
+    """The same of lanes: where they stand then, and whether that was told."""
+
     positions: dict[Lane, int] = field(default_factory=dict)
     is_told: bool = False
 
@@ -207,7 +210,11 @@ class LanesEngine(Engine):
             batch = self._settled([fact for stretch in stretches for fact in stretch.facts], 0)
         finally:
             self._in_hand = ()
-        assert isinstance(batch, _LanesBatch)  # noqa: S101 - tells the type checker
+        assert isinstance(batch, LanesBatch)  # noqa: S101 - tells the type checker
+        self.note(batch)
+
+    def note(self, batch: LanesBatch) -> None:
+        """This is committed."""
         self.positions.update(batch.positions)
         if batch.moved:
             self._committed(self._applied(batch))
@@ -236,6 +243,32 @@ class LanesEngine(Engine):
         self.positions.update({stretch.lane: stretch.upto for stretch in stretches})
         self._committed(Applied(self.build, max(stretch.upto for stretch in stretches), (), ()))
 
+    # For a transaction of somebody else's, who locks the lanes and moves them (`projections.together`)
+
+    def begun(
+        self, stretches: Sequence[Stretch], rows: Mapping[tuple[str, int], tuple[int, int]], parked: set[UUID]
+    ) -> LanesBatch:
+        """The batch of these stretches. `rows` are positions and fences of the locked lanes, by topic and partition.
+
+        Raises Hole where a lane stands elsewhere, or under another fence, than is known here.
+        """
+        for lane in (stretch.lane for stretch in stretches):
+            if rows.get((lane.topic, lane.partition)) != (self.positions[lane], self.fences[lane]):
+                raise Hole(self.positions[lane])
+        positions = {stretch.lane: stretch.upto for stretch in stretches}
+        return LanesBatch(max(positions.values()), parked, positions=positions, moved=True)
+
+    def write(self, cursor: Cursor[Any], batch: LanesBatch, stretches: Sequence[Stretch]) -> None:
+        """The rows of what is new in these stretches."""
+        facts = sorted((fact for stretch in stretches for fact in stretch.facts), key=attrgetter("position"))
+        self._all_at_once(None, cursor, batch, facts)
+
+    def say(self, cursor: Cursor[Any], batch: LanesBatch) -> None:
+        """What became old, once the lanes have moved."""
+        self._notify(cursor, batch)
+
+    # One of its own
+
     def _transaction(
         self, facts: Sequence[Fact], after: int, settle: Settle, exchange: AbstractContextManager[object]
     ) -> Batch:
@@ -256,7 +289,7 @@ class LanesEngine(Engine):
             hear()
         return batch
 
-    def _begin(self, streams: Iterable[UUID], after: int = 0) -> _LanesBatch:
+    def _begin(self, streams: Iterable[UUID], after: int = 0) -> LanesBatch:
         """Locks the lanes in hand; without any, all of the build, since parked events of any of them are at stake."""
         lanes = [stretch.lane for stretch in self._in_hand]
         with self._connection.pipeline():
@@ -270,7 +303,7 @@ class LanesEngine(Engine):
         self._check(rows)
         positions = {lane: position for lane, (position, _) in rows.items()}
         newest = max(positions.values(), default=0)
-        return _LanesBatch(newest, {stream for (stream,) in parked.fetchall()}, positions=positions)
+        return LanesBatch(newest, {stream for (stream,) in parked.fetchall()}, positions=positions)
 
     def _check(self, rows: Mapping[Lane, tuple[int, int]]) -> None:
         for stretch in self._in_hand:
@@ -284,7 +317,7 @@ class LanesEngine(Engine):
         if not rows:
             raise BuildGone
 
-    def _move_lanes(self, cursor: Cursor[Any], batch: _LanesBatch) -> None:
+    def _move_lanes(self, cursor: Cursor[Any], batch: LanesBatch) -> None:
         moved = [stretch for stretch in self._in_hand if stretch.upto > batch.positions[stretch.lane]]
         if not moved:
             return
@@ -305,7 +338,7 @@ class LanesEngine(Engine):
             self._committing(self._applied(batch))
 
     def _is_past(self, fact: Fact, batch: Batch) -> bool:
-        assert isinstance(batch, _LanesBatch)  # noqa: S101 - tells the type checker
+        assert isinstance(batch, LanesBatch)  # noqa: S101 - tells the type checker
         lane = self.spread.lane(fact)
         return lane is not None and fact.position <= batch.positions.get(lane, 0)
 

@@ -105,7 +105,7 @@ def pass_over(connection: Connection[Any], passing: Passing) -> set["LanesEngine
     if not passing:
         return set()
     with connection.pipeline() as pipeline:
-        moved = connection.execute(_PASS, _asked(passing))
+        moved = connection.execute(_PASS, asked(passing))
         pipeline.sync()  # ends its transaction
         hear = announce(connection, passing)
     counts = {(projection, version, build): count for projection, version, build, count, _ in moved.fetchall()}
@@ -135,7 +135,8 @@ def announce(connection: Connection[Any], engines: Iterable["LanesEngine"]) -> C
     return hear
 
 
-def _asked(passing: Passing) -> dict[str, str]:
+def asked(passing: Passing) -> dict[str, str]:
+    """Where these lanes go, and where they stand under which fences, as parameters of SQL."""
     each = [(engine, stretch) for engine, stretches in passing.items() for stretch in stretches]
     return (
         _builds([engine.build for engine, _ in each])

@@ -9,12 +9,13 @@ from typing import Any
 from prometheus_client import Counter, Gauge
 from psycopg import Connection
 
-from infra.messages import Carried, Delivered
+from infra.messages import Delivered
 from projections.engine import EVERYTHING, Applied, Build, Lane
 from projections.feeds import catch_up
 from projections.lane import Backoff, connect
 from projections.lanes import Hold, LanesEngine, Spread, Stretch, take_lanes
 from projections.lanes_by_sets import LanesBySets
+from projections.obey import is_control
 from stream_apps.feed import Tally, deliver, plan
 from stream_apps.feeding import FeederSetup
 
@@ -79,27 +80,20 @@ class BuildFeed:
             HOLES.labels(self._name).inc(tally.holes)
             logger.warning("%s: %d holes healed with %d events", self._name, tally.holes, tally.healed)
 
-    def passing(self, lanes: Mapping[Lane, Sequence[Delivered]]) -> Sequence[Stretch] | None:
-        """Where these messages bring its lanes, if they do nothing here and nothing is missing before them."""
-        if any(
-            isinstance(each, Carried) and self.engine.concerns(each.recorded)
-            for lane in lanes.values()
-            for each in lane
-        ):
-            return None
+    def stretches(self, lanes: Mapping[Lane, Sequence[Delivered]]) -> Sequence[Stretch] | None:
+        """What these messages bring its lanes; None where more is to be done than to apply that.
+
+        Where something is missing before them, or an operator's decision is among them.
+        """
         tally = Tally()
         steps = [
             step for lane, at in self.engine.positions.items() for step in plan(lane, at, lanes.get(lane, ()), tally)
         ]
-        stretches = [step for step in steps if isinstance(step, Stretch)]
-        if len(stretches) < len(steps):
+        found = [step for step in steps if isinstance(step, Stretch)]
+        if len(found) < len(steps) or any(is_control(fact) for stretch in found for fact in stretch.facts):
             return None
         self._count(tally)
-        return stretches
-
-    def has(self, stretches: Sequence[Stretch]) -> bool:
-        """Whether its lanes stand where these lead."""
-        return all(self.engine.positions[stretch.lane] >= stretch.upto for stretch in stretches)
+        return found
 
     def is_far(self, head: int) -> bool:
         """Whether it is too far behind for message after message."""

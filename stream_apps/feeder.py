@@ -1,8 +1,8 @@
 """Feeds the builds that Faust has, in the lanes that this worker holds. Knows no Kafka: it is handed raw messages.
 
-Everything here happens in one thread, in order, but that views apply a batch side by side; only `own` and `stop` are
-called from others. An error of the moment is tried again with the same messages until it works: positions make that
-harmless.
+Everything here happens in one thread, in order, but that views which can't apply a batch in one transaction do so side
+by side; only `own` and `stop` are called from others. An error of the moment is tried again with the same messages
+until it works: positions make that harmless.
 """
 
 import logging
@@ -20,15 +20,15 @@ from psycopg import Connection
 
 from infra.layouts import CHANNEL as LAYOUTS_CHANNEL
 from infra.messages import Place
-from infra.side_by_side import Work, side_by_side
+from infra.side_by_side import side_by_side
 from infra.transcoding import NewerSoftware
 from projections.builds import CHANNEL as BUILDS_CHANNEL
 from projections.engine import Build, Lane
 from projections.errors import BuildGone, Fenced, Hole
 from projections.feeds import FAUST, FeedBusy, catch_up_together, change_feed, fed
 from projections.lane import Backoff, connect
-from projections.lanes import LanesEngine, Spread, Stretch
-from projections.passing import pass_over
+from projections.lanes import Spread, Stretch
+from projections.together import Moves, advance_together
 from stream_apps.build_feed import DUPLICATES, HEALED, HOLES, LAG, BuildFeed
 from stream_apps.feeding import Companion, FeederLimits, FeederSetup, Raw
 from stream_apps.inbox import DROPPED, Inbox, Sorted
@@ -169,34 +169,25 @@ class Feeder:
     def _deliver(self, lanes: Sorted) -> None:
         if not lanes:
             return
-        passing = self._passing(lanes)
-        feeds = [feed for feed in self._feeds.values() if feed not in passing]
-        moving: dict[LanesEngine, Sequence[Stretch]] = {
-            feed.engine: stretches for feed, stretches in passing.items() if stretches
-        }
-        works: list[Work] = [
-            partial(pass_over, self._watching(), moving),
-            *(partial(feed.deliver, lanes) for feed in feeds),
-        ]
-        failed, *errors = side_by_side(self._threads, works)
-        if failed:
-            raise failed
-        stayed = [feed for feed, stretches in passing.items() if not feed.has(stretches)]
-        errors += side_by_side(self._threads, [partial(feed.deliver, lanes) for feed in stayed])
-        for feed, error in zip(feeds + stayed, errors, strict=True):
+        done = self._together(lanes)
+        feeds = [feed for feed in self._feeds.values() if feed not in done]
+        errors = side_by_side(self._threads, [partial(feed.deliver, lanes) for feed in feeds])
+        for feed, error in zip(feeds, errors, strict=True):
             if error:
                 with self._standing_back(feed.build):
                     raise error
         for companion in self._setup.companions:
             companion.deliver(lanes)
 
-    def _passing(self, lanes: Sorted) -> dict[BuildFeed, Sequence[Stretch]]:
-        """Where lanes go in which these messages do nothing: of each projection, those of one build."""
+    def _together(self, lanes: Sorted) -> Collection[BuildFeed]:
+        """Applies these messages to one build of each projection in one transaction, where that can be; to which."""
         found: dict[str, tuple[BuildFeed, Sequence[Stretch]]] = {}
         for (projection, *_), feed in self._feeds.items():
-            if projection not in found and (stretches := feed.passing(lanes)) is not None:
+            if projection not in found and (stretches := feed.stretches(lanes)) is not None:
                 found[projection] = feed, stretches
-        return dict(found.values())
+        moves: Moves = {feed.engine: stretches for feed, stretches in found.values() if stretches}
+        is_done = not moves or advance_together(self._watching(), moves)
+        return [feed for feed, stretches in found.values() if is_done or not stretches]
 
     def _standing(self, lane: Lane) -> int | None:
         """How far all views have come in a lane; None where none has it."""
