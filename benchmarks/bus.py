@@ -15,7 +15,7 @@ import psycopg
 
 from benchmarks.common import ROOT, family, temporary_folder
 from infra.embedded import DataFolder, Postgres, Valkey, running
-from infra.embedded.kafka import Kafka
+from infra.embedded.kafka import AS_DELIVERED, QUICK, Kafka
 from infra.settings import Settings
 from runtime.start import first_facts, migrate
 
@@ -39,7 +39,7 @@ def kafka(address: str) -> Iterator[str]:
         yield address
         return
     with temporary_folder() as folder:
-        node = Kafka(DataFolder(folder))
+        node = Kafka(DataFolder(folder), java=(QUICK, *AS_DELIVERED))
         with running(node):
             yield node.address
 

@@ -10,6 +10,7 @@ PostgreSQL: generator, follower, and this one, which listens.
 """
 
 import argparse
+import gc
 import json
 import subprocess
 import sys
@@ -80,12 +81,14 @@ class Ears:
         self._thread = Thread(target=self._listen)
 
     def __enter__(self) -> Self:
+        gc.disable()  # it would take what is heard meanwhile for late
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._closing.set()
         self._thread.join()
+        gc.enable()
 
     def _listen(self) -> None:
         with psycopg.connect(self._conninfo, autocommit=True) as connection:

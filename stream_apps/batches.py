@@ -16,7 +16,7 @@ T = TypeVar("T")
 Mark: TypeAlias = tuple[Hashable, int]
 """At the end of which burst it stands, and in which partition."""
 
-BURST_SECONDS = 0.01
+BURST_SECONDS = 0.025
 """How long the rest of a burst is waited for, at most. As the relay sends them, several partitions of one come one
 after the other, and in the end a mark in each; so they are one batch, in place of three."""
 
