@@ -29,6 +29,8 @@ RETRY_EVENTS = 1000
 
 EVERYTHING = ("*",)
 
+_DECISIONS = (Retry.Requested, Skip.EventSkipped, Repair.StreamRepaired)
+
 _BUILD = "projection = %(projection)s and version = %(version)s and build = %(build)s"
 _PARKED_OF = (
     f"select position from projection_parked where {_BUILD} and stream = any(%(streams)s)"
@@ -200,6 +202,4 @@ def _batched(streams: Sequence[UUID]) -> list[Sequence[UUID]]:
 
 
 def is_control(fact: Fact) -> bool:
-    return not isinstance(fact, Unreadable) and isinstance(
-        fact.event, Retry.Requested | Skip.EventSkipped | Repair.StreamRepaired
-    )
+    return not isinstance(fact, Unreadable) and isinstance(fact.event, _DECISIONS)

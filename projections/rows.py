@@ -34,6 +34,7 @@ RESERVED_PATHS = {
 
 _PARAMETER = re.compile(r"%\(([A-Za-z_][A-Za-z0-9_]*)\)s(::jsonb?\b)?")
 _PLAIN = frozenset({str, int, bool, float, UUID, datetime, type(None)})
+_SETS = (set, frozenset)
 _INT4_LEAST, _INT4_MOST = -(2**31), 2**31 - 1
 
 
@@ -111,7 +112,12 @@ class Action:
 
     def _row(self, values: tuple[Any, ...]) -> "Row":
         if self._has_json or not _PLAIN.issuperset(map(type, values)):
-            values = tuple([adapt(value, each.as_json) for value, each in zip(values, self.parameters, strict=True)])
+            values = tuple(
+                [
+                    value if type(value) in _PLAIN and not each.as_json else adapt(value, each.as_json)
+                    for value, each in zip(values, self.parameters, strict=True)
+                ]
+            )
         types = tuple(map(type, values))
         kind = self._kinds.get(types)
         if kind is None:
@@ -157,7 +163,7 @@ def adapt(value: Any, as_json: bool) -> Any:
         return None
     if as_json or isinstance(value, dict):
         return Jsonb(value, dumps=dump_json)
-    if isinstance(value, set | frozenset):
+    if isinstance(value, _SETS):
         return sorted(value)
     return list(value) if isinstance(value, tuple) else value
 
@@ -173,6 +179,6 @@ def dump_json(value: Any) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, set | frozenset):
+    if isinstance(value, _SETS):
         return sorted(value)
     raise TypeError(f"{type(value).__qualname__} has no JSON form")

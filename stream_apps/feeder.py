@@ -8,7 +8,7 @@ until it works: positions make that harmless.
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -189,10 +189,13 @@ class Feeder:
         is_done = not moves or advance_together(self._watching(), moves)
         return [feed for feed, stretches in found.values() if is_done or not stretches]
 
-    def _standing(self, lane: Lane) -> int | None:
-        """How far all views have come in a lane; None where none has it."""
-        positions = (feed.engine.positions.get(lane) for feed in self._feeds.values())
-        return min((position for position in positions if position is not None), default=None)
+    def _standing(self) -> Mapping[Lane, int]:
+        """How far all views have come in each lane that one of them has."""
+        found: dict[Lane, int] = {}
+        for feed in self._feeds.values():
+            for lane, position in feed.engine.positions.items():
+                found[lane] = min(position, found.get(lane, position))
+        return found
 
     def _watching(self) -> Connection[Any]:
         assert self._watch is not None  # noqa: S101 - tells the type checker

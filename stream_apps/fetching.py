@@ -16,7 +16,7 @@ from aiokafka.protocol.fetch import FetchRequest  # type: ignore[import-untyped]
 from faust.transport.drivers import aiokafka as driver
 from mode.services import Service, WaitResults
 
-PAUSE_SECONDS = 0.003
+PAUSE_SECONDS = 0.006
 """How long after something came the broker is asked again: until then the rest of its burst is there, too."""
 
 MANY_BYTES = 100_000

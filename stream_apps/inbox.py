@@ -25,11 +25,11 @@ _HEAD = "select position from log_head"
 class Inbox:
     """Opens messages, and keeps the watermarks that may not be believed yet.
 
-    `standing` says how far all views have come in a lane, None where none has it. `patience_seconds`: how long an event
+    `standing` says how far all views have come in each lane that one of them has. `patience_seconds`: how long an event
     that a watermark names may be on its way.
     """
 
-    def __init__(self, messages: Messages, standing: Callable[[Lane], int | None], patience_seconds: float) -> None:
+    def __init__(self, messages: Messages, standing: Callable[[], Mapping[Lane, int]], patience_seconds: float) -> None:
         self._messages = messages
         self._standing = standing
         self._marks = Marks(patience_seconds)
@@ -70,7 +70,7 @@ class Inbox:
 
     def due(self) -> Sorted:
         """The watermarks that may be believed now, without any message."""
-        return {lane: [mark] for lane, mark in self._marks.due(self._standing).items()}
+        return {lane: [mark] for lane, mark in self._marks.due(self._standing()).items()}
 
     def of_this_past(self, lanes: Sorted, connection: Connection[Any]) -> Sorted:
         """Without what the log doesn't have. Where it has a lane's newest message, it has those before it, too.

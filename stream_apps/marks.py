@@ -9,15 +9,16 @@ the lane itself does.
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 from infra.messages import Delivered, Place, Watermark, Watermarks
 from projections.engine import Lane
 
 KEPT = 64
-"""Watermarks that a lane keeps; of more, the oldest are forgotten, since the newest says as much."""
+"""Watermarks that are kept of a partition; of more, the oldest are forgotten, since the newest says as much."""
 
-Standing = Callable[[Lane], int | None]
-"""Through which position a lane is applied wherever it is held here; None where no view holds it."""
+Standing: TypeAlias = Mapping[Lane, int]
+"""Through which position each lane is applied wherever it is held here; without those that no view holds."""
 
 
 class Marks:
@@ -31,7 +32,7 @@ class Marks:
         self._clock = clock
         self._heard: dict[Lane, int] = {}
         self._heard_at: dict[Lane, float] = {}
-        self._kept: dict[Lane, deque[Watermark]] = {}
+        self._kept: dict[tuple[int, int], deque[Watermarks]] = {}
         self._told: dict[Lane, int] = {}
 
     def forget(self) -> None:
@@ -52,32 +53,38 @@ class Marks:
 
     def keep(self, place: Place, marks: Watermarks) -> None:
         """These have come at this place, and are about all topics."""
-        for topic in marks.newest:
-            lane = Lane(marks.link.layout, topic, place.partition)
-            mark = marks.of(topic)
-            kept = self._kept.setdefault(lane, deque(maxlen=KEPT))
-            self._heard_at.setdefault(lane, self._clock())
-            if mark is None or (kept and kept[-1].link.position >= mark.link.position):
-                continue  # again
-            if kept and kept[-1].link.previous == mark.link.previous:
-                kept.pop()  # this one says more, and asks for the same
-            kept.append(mark)
+        kept = self._kept.setdefault((marks.link.layout, place.partition), deque(maxlen=KEPT))
+        if not kept:
+            for topic in marks.newest:
+                self._heard_at.setdefault(Lane(marks.link.layout, topic, place.partition), self._clock())
+        elif kept[-1].link.position >= marks.link.position:
+            return  # again, or overtaken
+        elif kept[-1].newest == marks.newest:
+            kept.pop()  # these say more, and ask for the same
+        kept.append(marks)
 
     def due(self, standing: Standing) -> dict[Lane, Watermark]:
         """The newest that each lane may believe now; again, until it is applied where a view holds the lane."""
         found = {}
-        for lane, kept in self._kept.items():
-            at = standing(lane)
-            while kept and kept[0].link.position <= (self._told.get(lane, 0) if at is None else at):
-                kept.popleft()
-            known = max(self._heard.get(lane, 0), at or 0)
-            for mark in reversed(kept):
-                if mark.link.previous <= known or self._is_overdue(lane):
+        for (layout, partition), kept in self._kept.items():
+            for topic in kept[-1].newest:
+                lane = Lane(layout, topic, partition)
+                if mark := self._believed(lane, kept, standing.get(lane)):
                     found[lane] = mark
-                    self._heard[lane] = max(known, mark.link.previous)
-                    self._told[lane] = mark.link.position
-                    break
         return found
+
+    def _believed(self, lane: Lane, kept: deque[Watermarks], at: int | None) -> Watermark | None:
+        done = self._told.get(lane, 0) if at is None else at
+        known = max(self._heard.get(lane, 0), at or 0)
+        for marks in reversed(kept):
+            if marks.link.position <= done:
+                break
+            newest = marks.newest.get(lane.topic)
+            if newest is not None and (newest <= known or self._is_overdue(lane)):
+                self._heard[lane] = max(known, newest)
+                self._told[lane] = marks.link.position
+                return marks.of(lane.topic)
+        return None
 
     def _is_overdue(self, lane: Lane) -> bool:
         return self._clock() - self._heard_at[lane] >= self._patience_seconds

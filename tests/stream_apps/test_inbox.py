@@ -28,7 +28,7 @@ def asked(monkeypatch):
 @pytest.fixture
 def opened(connection):
     """Opens what stands on the bus."""
-    inbox = Inbox(MESSAGES, lambda _: None, 1e9)
+    inbox = Inbox(MESSAGES, dict, 1e9)
 
     def opened(raws):
         return inbox.of_this_past(inbox.open(raws, ONE), connection)

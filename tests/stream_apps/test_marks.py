@@ -43,7 +43,7 @@ def kept(now: list[float]) -> Marks:
 
 
 def standing(**at: int):
-    return lambda lane: at.get(lane.topic.removeprefix("muniment."))
+    return {LANES[f"muniment.{module}"]: position for module, position in at.items()}
 
 
 def believed(kept: Marks, **at: int) -> dict[str, int]:
@@ -141,7 +141,7 @@ def test_in_whatever_order_partitions_come_nothing_is_passed_over_and_nothing_re
             message = message.own
         batch: dict[Lane, list[Delivered]] = {LANES[topic]: [message]}
         kept.hear(batch)
-        for lane, mark in kept.due(views.positions.get).items():
+        for lane, mark in kept.due(views.positions).items():
             batch.setdefault(lane, []).append(mark)
         assert deliver(views, lambda *_: 1 / 0, batch) == Tally()
         due = {position for position, at in enumerate(log, start=1) if position <= views.positions[LANES[at]]}
