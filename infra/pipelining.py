@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg
+from psycopg.generators import send
 from psycopg.rows import TupleRow
 
 AT_ONCE = 64
@@ -28,9 +29,9 @@ class Pipeline(psycopg.Pipeline):
         self._are_wanted = False
         while self.command_queue:
             self.command_queue.popleft()()
-        # The server may wait until what it has answered is read, before it takes more.
-        while self.pgconn.flush():
-            yield from super()._communicate_gen()
+        # What is answered meanwhile is taken in, since the server may wait for that before it takes more. It is looked
+        # at when results are wanted: a cursor that was used again would take an earlier statement's for its own.
+        yield from send(self.pgconn)
 
     def _enqueue_sync(self) -> None:
         self._are_wanted = True
