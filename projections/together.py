@@ -59,10 +59,10 @@ def advance_together(connection: Connection[Any], moves: Moves) -> bool:
     One build of a projection at most, no operator's decision among the events, and each stretch continues its lane. The
     connection must be in autocommit. Raises OperationalError where that is lost.
     """
-    facts = [fact for stretches in moves.values() for stretch in stretches for fact in stretch.facts]
-    if not any(engine.concerns(fact) for engine in moves for fact in facts):
+    facts = {engine: [fact for stretch in stretches for fact in stretch.facts] for engine, stretches in moves.items()}
+    if not any(engine.concerns(fact) for engine, given in facts.items() for fact in given):
         return pass_over(connection, moves) == set(moves)
-    if len(facts) >= BULK_EVENTS:
+    if max(map(len, facts.values())) >= BULK_EVENTS:
         return False  # which goes by arrays, prepared on each build's own connection
     try:
         batches = _transaction(connection, moves)
