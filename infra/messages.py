@@ -168,8 +168,8 @@ def burst_of(headers: Headers | None) -> int | None:
         if name == MARKS:
             try:
                 return _burst.decode(content).position
-            except (msgspec.DecodeError, TypeError):
-                return None
+            except (msgspec.DecodeError, TypeError, RecursionError):
+                return None  # anybody may have written this: it isn't sealed yet
     return None
 
 

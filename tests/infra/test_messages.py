@@ -161,6 +161,11 @@ def test_a_bursts_end_is_read_from_anything(content):
     assert burst is None or isinstance(burst, int)
 
 
+@pytest.mark.parametrize("bracket", [b"[", b'{"a":'], ids=["lists", "objects"])
+def test_a_bursts_end_under_a_heap_of_brackets_isnt_read(bracket):
+    assert burst_of([("ce_watermarks", b'{"x":' + bracket * 200_000)]) is None
+
+
 def test_where_no_bursts_end_is_said_there_is_none():
     assert burst_of(None) is burst_of([]) is burst_of([("ce_watermarks", None)]) is None
 
