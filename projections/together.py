@@ -66,10 +66,10 @@ def advance_together(connection: Connection[Any], moves: Moves) -> bool:
         return False  # which goes by arrays, prepared on each build's own connection
     try:
         batches = _transaction(connection, moves)
-    except Exception as error:
+    except BaseException as error:
         with suppress(psycopg.Error):
             connection.rollback()
-        if connection.closed:
+        if connection.closed or not isinstance(error, Exception):
             raise
         logger.debug("build by build, since together it isn't possible: %r", error)
         return False
@@ -85,15 +85,21 @@ def _transaction(connection: Connection[Any], moves: Moves) -> Mapping[LanesEngi
         lock = connection.execute(_LOCK, given)
         parked = connection.execute(_PARKED, given | {"streams": _streams(moves)})
     batches = _begun(moves, lock.fetchall(), parked.fetchall())
-    with connection.pipeline(), connection.cursor() as cursor:
-        for engine, batch in batches.items():
-            engine.write(cursor, batch, moves[engine])
-        cursor.execute(_MOVE, given)
-        for engine, batch in batches.items():
-            engine.say(cursor, batch)
-        cursor.execute("commit")
-        # Where nothing became old, nothing must be done before it is told: one round trip less.
-        hear = announce(connection, [engine for engine, batch in batches.items() if not batch.stale])
+    commit = connection.cursor()
+    try:
+        with connection.pipeline(), connection.cursor() as cursor:
+            for engine, batch in batches.items():
+                engine.write(cursor, batch, moves[engine])
+            cursor.execute(_MOVE, given)
+            for engine, batch in batches.items():
+                engine.say(cursor, batch)
+            commit.execute("commit")
+            # Where nothing became old, nothing must be done before it is told: one round trip less.
+            hear = announce(connection, [engine for engine, batch in batches.items() if not batch.stale])
+    except psycopg.Error:
+        if commit.statusmessage != "COMMIT":
+            raise
+        return batches  # which each build tells by itself
     for batch in batches.values():
         batch.is_told = not batch.stale
     hear()
