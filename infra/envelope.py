@@ -6,43 +6,36 @@ tracing; RFC 3339 (times).
 
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import orjson
 
 SOURCE = "/muniment"
 CONTENT_TYPE = "content-type"
-JSON = b"application/json"
 
 REMEMBERED = 256
 """Encoded times, and what was read in metadata, that are remembered: events of one commit share both."""
 
-_SOURCE = SOURCE.encode()
-_SPECVERSION = b"1.0"
-_NAMES = (
-    "ce_causationid", "ce_correlationid", "ce_id", "ce_layout", "ce_position", "ce_previous", "ce_source",
-    "ce_specversion", "ce_subject", "ce_time", "ce_traceparent", "ce_type", CONTENT_TYPE,
-)  # fmt: skip
+Header: TypeAlias = tuple[str, bytes]
+
+_SOURCE = ("ce_source", SOURCE.encode())
+_SPECVERSION = ("ce_specversion", b"1.0")
+_JSON = (CONTENT_TYPE, b"application/json")
 
 
 class Frame(NamedTuple):
-    """What the headers of an event say of its metadata, and the names of all of them, sorted, but for the seal's."""
+    """What the headers of an event say of its metadata: those before its id, by name, and those behind its time."""
 
-    names: tuple[str, ...]
-    before: tuple[bytes, ...]
-    behind: tuple[bytes, ...]
+    before: tuple[Header, ...]
+    behind: tuple[Header, ...]
 
 
 @lru_cache(REMEMBERED)
 def frame(causation_id: str | None, correlation_id: str | None, traceparent: str | None) -> Frame:
     """The frame of an event whose metadata says so."""
-    told = {"ce_causationid": causation_id, "ce_correlationid": correlation_id, "ce_traceparent": traceparent}
-    before, behind = (causation_id, correlation_id), (traceparent,)
-    return Frame(
-        tuple(name for name in _NAMES if told.get(name, name)),
-        tuple(text.encode() for text in before if text),
-        tuple(text.encode() for text in behind if text),
-    )
+    before = (("ce_causationid", causation_id), ("ce_correlationid", correlation_id))
+    behind = (("ce_traceparent", traceparent),)
+    return Frame(*(tuple((name, text.encode()) for name, text in told if text) for told in (before, behind)))
 
 
 @lru_cache(REMEMBERED)
@@ -55,10 +48,8 @@ def frame_of(metadata: bytes) -> Frame:
 UNTOLD = frame(None, None, None)
 """That of a message that tells nothing of any metadata."""
 
-WITHOUT_SUBJECT = tuple(name for name in UNTOLD.names if name != "ce_subject")
 
-
-def contents(
+def headers_of(
     said: Frame,
     kind: bytes,
     identity: bytes,
@@ -66,26 +57,40 @@ def contents(
     position: int,
     previous: int,
     layout: int,
-    *subject: bytes,
-) -> tuple[bytes, ...]:
-    """What the headers say, in the order of their names, as the seal wants them."""
-    return (
+    subject: bytes | None = None,
+) -> list[Header]:
+    """All headers but the seal's, sorted by name, as the seal wants them. Most are the same tuples each time."""
+    return [
         *said.before,
-        identity,
-        b"%d" % layout,
-        b"%d" % position,
-        b"%d" % previous,
+        ("ce_id", identity),
+        _number("ce_layout", layout),
+        ("ce_position", b"%d" % position),
+        ("ce_previous", b"%d" % previous),
         _SOURCE,
         _SPECVERSION,
-        *subject,
-        time_of(recorded_at),
+        *((("ce_subject", subject),) if subject else ()),
+        _time(recorded_at),
         *said.behind,
-        kind,
-        JSON,
-    )
+        _type(kind),
+        _JSON,
+    ]
 
 
 @lru_cache(REMEMBERED)
+def _number(name: str, number: int) -> Header:
+    return name, b"%d" % number
+
+
+@lru_cache(REMEMBERED)
+def _type(kind: bytes) -> Header:
+    return "ce_type", kind
+
+
+@lru_cache(REMEMBERED)
+def _time(recorded_at: datetime) -> Header:
+    return "ce_time", time_of(recorded_at)
+
+
 def time_of(recorded_at: datetime) -> bytes:
     """The time as a header says it."""
     return recorded_at.astimezone(UTC).isoformat().encode()

@@ -21,7 +21,7 @@ PROTOCOL = "4"
 """Moves when what a message says changes: then a new layout begins.
 
 2: watermarks of all topics in one message. 3: sealed over MessagePack. 4: those watermarks are a header, which events
-carry along.
+carry along; sealed over pairs of name and content.
 """
 
 _COLUMNS = "layout, incarnation, partitions, topics, types_digest, from_position"

@@ -28,7 +28,7 @@ from eventsourcing.persistence import MapperDeserialisationError
 
 from domain.aggregate import SECRET
 from infra.disclosure import marked
-from infra.envelope import CONTENT_TYPE, UNTOLD, WITHOUT_SUBJECT, contents, frame, frame_of, time_in, time_of
+from infra.envelope import CONTENT_TYPE, UNTOLD, Header, frame, frame_of, headers_of, time_in, time_of
 from infra.event_store import Metadata, Recorded
 from infra.recorder import StoredRow
 from infra.seal import Seal
@@ -193,9 +193,9 @@ class Messages:
             state["class_version"] = version
         said = frame(metadata.causation_id, metadata.correlation_id, metadata.traceparent)
         stream, topic, event_id = str(recorded.stream).encode(), recorded.topic.encode(), recorded.id.encode()
-        told = contents(said, topic, event_id, recorded.recorded_at, recorded.position, previous, layout, stream)
+        told = headers_of(said, topic, event_id, recorded.recorded_at, recorded.position, previous, layout, stream)
         value = _body(self._transcoder.encode(state), metadata.to_bytes())
-        return self._sealed(place, stream, value, said.names, told, marks)
+        return self._sealed(place, stream, value, told, marks)
 
     def row(self, place: Place, row: StoredRow, *, previous: int, layout: int, marks: bytes | None = None) -> Message:
         """The same message from the event as it is stored: several times faster, since nothing is made of it.
@@ -213,8 +213,8 @@ class Messages:
             return self.event(place, self._upcast(row), previous=previous, layout=layout, marks=marks)
         if not state.keys() <= carried.fields:
             stored = orjson.dumps({name: value for name, value in state.items() if name in carried.fields})
-        told = contents(said, carried.topic, event_id, recorded_at, position, previous, layout, stream)
-        return self._sealed(place, stream, _body(stored, metadata), said.names, told, marks)
+        told = headers_of(said, carried.topic, event_id, recorded_at, position, previous, layout, stream)
+        return self._sealed(place, stream, _body(stored, metadata), told, marks)
 
     def pointer(
         self,
@@ -230,8 +230,8 @@ class Messages:
     ) -> Message:
         """The message in place of an event that is too large for one, or unreadable. `marks` go along."""
         key, event_id = str(stream).encode(), f"{stream}:{version}".encode()
-        told = contents(UNTOLD, POINTER.encode(), event_id, recorded_at, position, previous, layout, key)
-        return self._sealed(place, key, b"{}", UNTOLD.names, told, marks)
+        told = headers_of(UNTOLD, POINTER.encode(), event_id, recorded_at, position, previous, layout, key)
+        return self._sealed(place, key, b"{}", told, marks)
 
     def watermark(
         self, place: Place, event_id: str, recorded_at: datetime, *, position: int, previous: int, layout: int
@@ -241,8 +241,8 @@ class Messages:
         `event_id` and `recorded_at` are those of the event at `position`, wherever that was sent.
         """
         identity = f"{event_id}@{place.topic}:{place.partition}:{layout}".encode()
-        told = contents(UNTOLD, WATERMARK.encode(), identity, recorded_at, position, previous, layout)
-        return self._sealed(place, None, b"{}", WITHOUT_SUBJECT, told)
+        told = headers_of(UNTOLD, WATERMARK.encode(), identity, recorded_at, position, previous, layout)
+        return self._sealed(place, None, b"{}", told)
 
     def watermarks(
         self,
@@ -260,8 +260,8 @@ class Messages:
         `previous` is the newest event at `place`.
         """
         identity = b"%b@*:%d:%d" % (event_id, place.partition, layout)
-        told = contents(UNTOLD, WATERMARKS.encode(), identity, recorded_at, position, previous, layout)
-        return self._sealed(place, None, b"{}", WITHOUT_SUBJECT, told, marks)
+        told = headers_of(UNTOLD, WATERMARKS.encode(), identity, recorded_at, position, previous, layout)
+        return self._sealed(place, None, b"{}", told, marks)
 
     def open(
         self, place: Place, key: bytes | None, value: bytes | None, headers: Headers | None
@@ -294,8 +294,7 @@ class Messages:
             raise Refused("unsealed")
         if len(known) > HEADER_LIMIT:
             raise Refused("garbled", "too many headers")
-        names = sorted(known)
-        if not hmac.compare_digest(self._seal.over(place, key, value, names, [known[name] for name in names]), seal):
+        if not hmac.compare_digest(self._seal.over(place, key, value, sorted(known.items())), seal):
             raise Refused("forged")
         return known
 
@@ -329,18 +328,12 @@ class Messages:
         return Recorded(row.position, stream, row.version, row.topic, row.recorded_at, metadata, event)
 
     def _sealed(
-        self,
-        place: Place,
-        key: bytes | None,
-        value: bytes,
-        names: tuple[str, ...],
-        told: tuple[bytes, ...],
-        marks: bytes | None = None,
+        self, place: Place, key: bytes | None, value: bytes, told: list[Header], marks: bytes | None = None
     ) -> Message:
         if marks is not None:
-            names, told = (*names[:-1], MARKS, names[-1]), (*told[:-1], marks, told[-1])
-        seal = self._seal.over(place, key, value, names, told)
-        return Message(key, value, [*zip(names, told, strict=True), (SEAL, seal)])
+            told.insert(-1, (MARKS, marks))
+        told.append((SEAL, self._seal.over(place, key, value, told)))
+        return Message(key, value, told)
 
 
 def _watermarks(place: Place, layout: int, told: bytes) -> Watermarks:
@@ -357,7 +350,7 @@ def _given(marks: Watermarks | None) -> Watermarks:
 
 
 def _body(state: bytes, metadata: bytes) -> bytes:
-    return b'{"event":%b,"metadata":%b}' % (state, metadata)
+    return b"".join((b'{"event":', state, b',"metadata":', metadata, b"}"))
 
 
 class _Kind(NamedTuple):

@@ -22,15 +22,10 @@ class Seal:
         self._hmac = hmac_sha256(key)
 
     def over(
-        self,
-        place: tuple[str, int],
-        key: bytes | None,
-        value: bytes | None,
-        names: Sequence[str],
-        contents: Sequence[bytes],
+        self, place: tuple[str, int], key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]
     ) -> bytes:
         """The seal over all of these, in hexadecimal. A place is topic and partition; headers are sorted by name."""
-        return self._hmac(_pack((place, key, value or b"", names, contents))).encode()
+        return self._hmac(_pack((place, key, value or b"", headers))).encode()
 
 
 def hmac_sha256(key: bytes) -> Callable[[bytes], str]:
