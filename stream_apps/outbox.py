@@ -49,16 +49,15 @@ class Acknowledged:
     """
 
     def __init__(self, started: Mapping[Place, Reached]) -> None:
-        self._events = {place: reached.previous for place, reached in started.items()}
+        self._reached = dict(started)
         self._marked: dict[Place, Reached] = {}
         self._news: dict[Place, Reached] = {}
 
     def add(self, place: Place, reached: Reached) -> None:
         """This chain has come so far, by what stands in it."""
-        self._events[place] = reached.previous
         marked = self._marked.get(place, reached)
         is_further = marked.previous == reached.previous and marked.position > reached.position
-        self._news[place] = marked if is_further else reached
+        self._come(place, marked if is_further else reached)
 
     def mark(self, marked: Mapping[Place, Reached]) -> None:
         """These chains have come so far as soon as their newest event is there; later marks may be heard of sooner."""
@@ -67,8 +66,13 @@ class Acknowledged:
             if known and known.position > reached.position:
                 continue
             self._marked[place] = reached
-            if self._events[place] == reached.previous:
-                self._news[place] = reached
+            if self._reached[place].previous == reached.previous:
+                self._come(place, reached)
+
+    def _come(self, place: Place, reached: Reached) -> None:
+        # What stands in the chain itself may be heard of after what was said of it elsewhere.
+        if reached.position >= self._reached[place].position:
+            self._reached[place] = self._news[place] = reached
 
     def take(self) -> dict[Place, Reached]:
         """What is new since this was last asked."""
