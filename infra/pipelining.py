@@ -27,11 +27,25 @@ class Pipeline(psycopg.Pipeline):
         if not self._are_wanted and len(self.command_queue) < AT_ONCE:
             return
         self._are_wanted = False
-        while self.command_queue:
-            self.command_queue.popleft()()
+        self._hand_over()
         # What is answered meanwhile is taken in, since the server may wait for that before it takes more. It is looked
         # at when results are wanted: a cursor that was used again would take an earlier statement's for its own.
         yield from send(self.pgconn)
+
+    def _hand_over(self) -> None:
+        try:
+            while self.command_queue:
+                self.command_queue[0]()
+                self.command_queue.popleft()
+        except BaseException:
+            # psycopg's own raises this before it is told what follows. That mustn't be done without it, for it may be a
+            # commit. Each command has its place among the results; and nothing that was to be prepared then, is.
+            for _ in range(len(self.command_queue)):
+                self.result_queue.pop()
+            self.command_queue.clear()
+            self._conn._prepared.clear()  # noqa: SLF001 - as psycopg does itself
+            self._enqueue_sync()
+            raise
 
     def _enqueue_sync(self) -> None:
         self._are_wanted = True

@@ -371,3 +371,37 @@ def test_whatever_goes_through_it_comes_to_what_psycopgs_own_does(database: str,
         ours.execute("create temp table cups (number int primary key)")
         own.execute("create temp table cups (number int primary key)")
         assert without_nothing(carried_out(ours, steps)) == without_nothing(carried_out(own, steps))
+
+
+def test_nothing_is_done_behind_a_statement_that_cant_be_sent(either: Either) -> None:
+    """As it has more parameters than fit: whoever commits behind it, doesn't commit without it."""
+
+    def fill() -> None:
+        with either.pipeline():
+            either.execute("begin")
+            pour(either, 1)
+            either.execute(f"select {', '.join(['%s'] * 65_536)}", [0] * 65_536)
+            pour(either, 2)
+            either.execute("commit")
+
+    with pytest.raises(psycopg.OperationalError, match="number of parameters"):
+        fill()
+    either.rollback()
+    assert cups(either) == []
+    assert_at_rest(either)
+
+
+def test_what_was_to_be_prepared_behind_a_statement_that_cant_be_sent_is_prepared_again(either: Either) -> None:
+    either.prepare_threshold = 0
+
+    def fill() -> None:
+        with either.pipeline():
+            pour(either, 1)
+            either.execute(f"select {', '.join(['%s'] * 65_536)}", [0] * 65_536, prepare=False)
+            either.execute("select %s::text", ("early grey",))
+
+    with pytest.raises(psycopg.OperationalError, match="number of parameters"):
+        fill()
+    assert either.execute("select %s::text", ("early grey",)).fetchone() == ("early grey",)
+    assert cups(either) == [1]
+    assert_at_rest(either)
