@@ -30,11 +30,12 @@ _GIVEN = """
            %(partitions)s::int[], %(positions)s::bigint[], %(times)s::timestamptz[])
         as m (projection, version, build, layout, topic, partition, position, recorded_at)
 """
-# Locked in the order in which every engine locks the lanes of its build.
+# Locked in the order in which every engine locks the lanes of its build. A lane that somebody else holds isn't waited
+# for, which would let all builds wait for one: it is missing then, and so stands elsewhere.
 _LOCK = f"""
     select p.projection, p.topic, p.partition, p.position, p.fence, set_config('synchronous_commit', 'off', true)
       from {_GIVEN} join projection_progress p using (projection, version, build, layout, topic, partition)
-     order by p.projection, p.version, p.build, p.topic, p.partition for update of p
+     order by p.projection, p.version, p.build, p.topic, p.partition for update of p skip locked
 """
 _PARKED = f"""
     select distinct p.projection, p.stream

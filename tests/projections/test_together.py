@@ -334,6 +334,22 @@ def test_where_a_lane_stands_elsewhere_nobody_advances(new, log, fed, engine, sh
         assert not advance_together(shared, moves(log, harbour, keepers))
 
 
+def test_a_lane_that_somebody_holds_lets_nobody_wait(new, log, fed, engine, shared, connection, untouched):
+    """As who compares a view with the log does: the others go on meanwhile, each by itself."""
+    shared.execute("set lock_timeout = 0")
+    harbour, keepers = map(engine, fed)
+    done = []
+    waiting = Thread(target=lambda: done.append(advance_together(shared, moves(log, harbour, keepers))))
+    with connection.transaction():
+        connection.execute("select from projection_progress where projection = 'keepers' and partition = 1 for update")
+        with untouched:
+            waiting.start()
+            waiting.join(PATIENCE_SECONDS / 4)
+            assert done == [False]
+    waiting.join(PATIENCE_SECONDS)
+    assert advance_together(shared, moves(log, harbour, keepers))
+
+
 def test_where_a_build_was_dropped_nobody_advances(new, log, fed, engine, shared, connection, untouched):
     harbour, keepers = map(engine, fed)
     connection.execute("delete from projection_progress where projection = 'keepers'")
