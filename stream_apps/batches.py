@@ -46,6 +46,8 @@ class Batches(Generic[T]):
         """How many were taken so far."""
         self.partitions = 0
         """In how many there is a mark for each burst; 0 where that isn't known."""
+        self.other_news = asyncio.Event()
+        """Set where there is something to look after beside messages."""
         self._batch, self._buffer = min(batch, buffer), buffer
         self._is_far = is_far
         self._mark_of = mark_of

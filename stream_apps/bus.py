@@ -109,6 +109,7 @@ async def _assigned(feeder: Feeder, batches: Batches[_Taken], _: Any, assigned: 
     logger.info("%d partitions are ours", len(assigned))
     batches.partitions = len({each.partition for each in assigned})
     feeder.own(Place(each.topic, each.partition) for each in assigned)
+    batches.other_news.set()  # no message may come for long, and the log is at hand
 
 
 class _App(faust.App):
@@ -325,8 +326,10 @@ async def _tick(batches: Batches[_Taken], feeder: Feeder, thread: ThreadPoolExec
     loop, taken = asyncio.get_running_loop(), -1
     while True:
         is_idle, taken = batches.taken == taken, batches.taken
+        batches.other_news.clear()
         await loop.run_in_executor(thread, feeder.tick)
-        await asyncio.sleep(IDLE_TICK_SECONDS if is_idle else TICK_SECONDS)
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(batches.other_news.wait(), IDLE_TICK_SECONDS if is_idle else TICK_SECONDS)
 
 
 async def _beat(app: faust.App, starting: "asyncio.Task[None]", beat: Callable[[], None]) -> None:
