@@ -16,9 +16,9 @@ Sources: those of `infra.envelope`; RFC 2104 (HMAC).
 """
 
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
@@ -28,7 +28,7 @@ from eventsourcing.persistence import MapperDeserialisationError
 
 from domain.aggregate import SECRET
 from infra.disclosure import marked
-from infra.envelope import CONTENT_TYPE, UNTOLD, Header, frame, frame_of, headers_of, time_in, time_of
+from infra.envelope import CONTENT_TYPE, UNTOLD, Header, frame, frame_of, headers_of, kind_of, time_in, time_of
 from infra.event_store import Metadata, Recorded
 from infra.recorder import StoredRow
 from infra.seal import Seal
@@ -37,9 +37,13 @@ from infra.transcoding import EventMapper, OrjsonTranscoder, RecordedEvent, even
 WATERMARK = "muniment.watermark"
 WATERMARKS = "muniment.watermarks"
 POINTER = "muniment.pointer"
+_WATERMARK, _WATERMARKS, _POINTER = kind_of(WATERMARK), kind_of(WATERMARKS), kind_of(POINTER)
 SEAL = "ce_seal"
 MARKS = "ce_watermarks"
 """The header with the watermarks of all topics; sorted by name it stands before the last."""
+
+ID_LENGTH = 36
+"""Characters of a stream's id as text; those of an event's begin with it."""
 
 HEADER_LIMIT = 64
 """Headers of a message that is looked at; ours has about fifteen."""
@@ -84,6 +88,10 @@ class Message(NamedTuple):
     key: bytes | None
     value: bytes
     headers: list[tuple[str, bytes]]
+
+
+_message: Callable[[tuple[bytes | None, bytes, list[tuple[str, bytes]]]], Message] = partial(tuple.__new__, Message)
+"""By C alone: one for each event."""
 
 
 class Watermark(NamedTuple):
@@ -192,8 +200,10 @@ class Messages:
         if (version := getattr(kind, "class_version", 1)) > 1:
             state["class_version"] = version
         said = frame(metadata.causation_id, metadata.correlation_id, metadata.traceparent)
-        stream, topic, event_id = str(recorded.stream).encode(), recorded.topic.encode(), recorded.id.encode()
-        told = headers_of(said, topic, event_id, recorded.recorded_at, recorded.position, previous, layout, stream)
+        stream, kind_header, event_id = str(recorded.stream).encode(), kind_of(recorded.topic), recorded.id.encode()
+        told = headers_of(
+            said, kind_header, event_id, recorded.recorded_at, recorded.position, previous, layout, stream
+        )
         value = _body(self._transcoder.encode(state), metadata.to_bytes())
         return self._sealed(place, stream, value, told, marks)
 
@@ -202,7 +212,8 @@ class Messages:
 
         Raises NewerSoftware for an unknown topic, MapperDeserialisationError for what can't be read.
         """
-        _, stream, event_id, _, topic, stored, position, recorded_at, metadata = row
+        _, event_id, topic, stored, position, recorded_at, metadata = row
+        stream = event_id[:ID_LENGTH]
         carried = _carried(topic)
         try:
             state, said = orjson.loads(stored), frame_of(metadata)
@@ -213,7 +224,7 @@ class Messages:
             return self.event(place, self._upcast(row), previous=previous, layout=layout, marks=marks)
         if not state.keys() <= carried.fields:
             stored = orjson.dumps({name: value for name, value in state.items() if name in carried.fields})
-        told = headers_of(said, carried.topic, event_id, recorded_at, position, previous, layout, stream)
+        told = headers_of(said, carried.header, event_id, recorded_at, position, previous, layout, stream)
         return self._sealed(place, stream, _body(stored, metadata), told, marks)
 
     def pointer(
@@ -230,7 +241,7 @@ class Messages:
     ) -> Message:
         """The message in place of an event that is too large for one, or unreadable. `marks` go along."""
         key, event_id = str(stream).encode(), f"{stream}:{version}".encode()
-        told = headers_of(UNTOLD, POINTER.encode(), event_id, recorded_at, position, previous, layout, key)
+        told = headers_of(UNTOLD, _POINTER, event_id, recorded_at, position, previous, layout, key)
         return self._sealed(place, key, b"{}", told, marks)
 
     def watermark(
@@ -241,7 +252,7 @@ class Messages:
         `event_id` and `recorded_at` are those of the event at `position`, wherever that was sent.
         """
         identity = f"{event_id}@{place.topic}:{place.partition}:{layout}".encode()
-        told = headers_of(UNTOLD, WATERMARK.encode(), identity, recorded_at, position, previous, layout)
+        told = headers_of(UNTOLD, _WATERMARK, identity, recorded_at, position, previous, layout)
         return self._sealed(place, None, b"{}", told)
 
     def watermarks(
@@ -260,7 +271,7 @@ class Messages:
         `previous` is the newest event at `place`.
         """
         identity = b"%b@*:%d:%d" % (event_id, place.partition, layout)
-        told = headers_of(UNTOLD, WATERMARKS.encode(), identity, recorded_at, position, previous, layout)
+        told = headers_of(UNTOLD, _WATERMARKS, identity, recorded_at, position, previous, layout)
         return self._sealed(place, None, b"{}", told, marks)
 
     def open(
@@ -333,7 +344,7 @@ class Messages:
         if marks is not None:
             told.insert(-1, (MARKS, marks))
         told.append((SEAL, self._seal.over(place, key, value, told)))
-        return Message(key, value, told)
+        return _message((key, value, told))
 
 
 def _watermarks(place: Place, layout: int, told: bytes) -> Watermarks:
@@ -354,9 +365,9 @@ def _body(state: bytes, metadata: bytes) -> bytes:
 
 
 class _Kind(NamedTuple):
-    """What of a stored event goes out: of a type, by its topic; of this version of it; these fields."""
+    """What of a stored event goes out: of a type, by its header; of this version of it; these fields."""
 
-    topic: bytes
+    header: Header
     version: int
     fields: frozenset[str]
 
@@ -366,7 +377,7 @@ def _carried(topic: str) -> _Kind:
     """Raises NewerSoftware."""
     kind = event_type(topic)
     fields = frozenset((*published(kind), "class_version"))  # type: ignore[arg-type]  # a class is hashable
-    return _Kind(topic.encode(), getattr(kind, "class_version", 1), fields)
+    return _Kind(kind_of(topic), getattr(kind, "class_version", 1), fields)
 
 
 @cache

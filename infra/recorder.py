@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
@@ -35,8 +36,7 @@ __all__ = ["Committed", "InlineRefused", "Limits", "LogDatastore", "LogFactory",
 T = TypeVar("T")
 
 STORED = (
-    "uuid_send(originator_id), convert_to(originator_id::text, 'UTF8'),"
-    " convert_to(originator_id || ':' || originator_version, 'UTF8'), originator_version, topic, state,"
+    "uuid_send(originator_id), convert_to(originator_id || ':' || originator_version, 'UTF8'), topic, state,"
     " notification_id, recorded_at, metadata"
 )
 """The columns of a `StoredRow`: PostgreSQL writes an id for less than Python."""
@@ -54,20 +54,24 @@ _BOUNDED = f"""
 
 
 class StoredRow(NamedTuple):
-    """A row of the log for who makes nothing of it.
-
-    The stream's id as its 16 bytes, and as text (`name`); the event's, `stream:version`, as text.
-    """
+    """A row of the log for who makes nothing of it: the stream's id as its 16 bytes, the event's, `stream:version`."""
 
     stream: bytes
-    name: bytes
     event_id: bytes
-    version: int
     topic: str
     state: bytes
     position: int
     recorded_at: datetime
     metadata: bytes
+
+    @property
+    def version(self) -> int:
+        """The event's number in its stream."""
+        return int(self.event_id.rpartition(b":")[2])
+
+
+_stored_row: Callable[[TupleRow], StoredRow] = partial(tuple.__new__, StoredRow)
+"""As `_make`, which is no function of C's."""
 
 
 class LogFactory(PostgresFactory):
@@ -155,7 +159,7 @@ class LogRecorder(PostgresApplicationRecorder):
     def read_stored(self, after: int, limit: int) -> list[StoredRow]:
         """As `read`, of all topics: half as dear, since no ids are made and no events."""
         sql = f"select {STORED} from stored_events where notification_id > %s order by notification_id limit %s"
-        return [StoredRow._make(row) for row in self.columns(sql, (after, limit))]
+        return list(map(_stored_row, self.columns(sql, (after, limit))))
 
     def search(self, wanted: Wanted, after: int, upto: int | None, limit: int) -> list[RecordedEvent]:
         """At most `limit` rows of those that are wanted, above a position and at or below another, in order."""

@@ -6,7 +6,8 @@ consumer about the same.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 from uuid import UUID
 
@@ -32,6 +33,12 @@ class Outgoing(NamedTuple):
     message: Message
     reached: Reached | None
     marked: Mapping[Place, Reached]
+
+
+_outgoing: Callable[[tuple[Place, Message, Reached | None, Mapping[Place, Reached]]], Outgoing] = partial(
+    tuple.__new__, Outgoing
+)
+"""By C alone: one for each event."""
 
 
 class _Marks(NamedTuple):
@@ -63,22 +70,22 @@ class Bursts:
 
     def of(self, rows: Sequence[StoredRow], *, marked: bool) -> Iterator[Outgoing]:
         """The messages of these events, in order; `marked`: with watermarks for all partitions that are behind."""
-        linked = []
+        linked, newest = [], {}
         for row in rows:
             place = self._placing.place(row.topic, row.stream)
             previous = self._chains.link(place, row.position)
             if previous is not None:
                 linked.append((place, row, previous))
-        newest = {place: row.position for place, row, _ in linked}
-        carriers = {place.partition: row.position for place, row, _ in linked}
+                newest[place] = row.position
         marks = self._marks(rows[-1]) if marked else {}
+        carriers = dict(sorted((place.partition, position) for place, position in newest.items()))
         for place, row, previous in linked:
             position = row.position
             reached = Reached(position, position) if newest[place] == position else None
             header, late = None, _NOTHING
             if place.partition in marks and carriers[place.partition] == position:
                 header, late = marks.pop(place.partition)
-            yield Outgoing(place, self._message(place, row, previous, header), reached, late)
+            yield _outgoing((place, self._message(place, row, previous, header), reached, late))
         yield from self._apart(marks, rows[-1])
 
     def marks(self, newest: StoredRow) -> Iterator[Outgoing]:

@@ -14,31 +14,31 @@ class Chains:
     """
 
     def __init__(self, reached: Mapping[Place, Reached]) -> None:
-        self._sent = {place: each.position for place, each in reached.items()}
-        self._previous = {place: each.previous for place, each in reached.items()}
-        self.level = max(self._sent.values())
+        self._at = {place: [each.position, each.previous] for place, each in reached.items()}
+        self.level = max(position for position, _ in self._at.values())
         """The position from which on all chains have come as far: below it, some tell of later events already."""
 
     @property
     def start(self) -> int:
         """The position behind which at least one chain goes on."""
-        return min(self._sent.values())
+        return min(position for position, _ in self._at.values())
 
     def link(self, place: Place, position: int) -> int | None:
         """Takes the event at this position into its chain: the event before it; None where it stands there already."""
-        if position <= self._sent[place]:
+        at = self._at[place]
+        sent, previous = at
+        if position <= sent:
             return None
-        previous = self._previous[place]
-        self._sent[place] = self._previous[place] = position
+        at[:] = position, position
         return previous
 
     def previous(self, place: Place) -> int:
         """The newest event there."""
-        return self._previous[place]
+        return self._at[place][1]
 
     def newest(self, partition: int) -> dict[str, int]:
         """The newest event in this partition of each topic."""
-        return {place.topic: previous for place, previous in self._previous.items() if place.partition == partition}
+        return {place.topic: previous for place, (_, previous) in self._at.items() if place.partition == partition}
 
     def behind(self, position: int, *, everywhere: bool = False) -> dict[Place, int]:
         """Lets all chains keep up with the log: the newest event of each that needs a watermark for it.
@@ -46,9 +46,10 @@ class Chains:
         `everywhere`: those, too, that were thought to be up to date.
         """
         late = {
-            place: self._previous[place]
-            for place, sent in self._sent.items()
+            place: previous
+            for place, (sent, previous) in self._at.items()
             if sent < position or (everywhere and sent == position)
         }
-        self._sent.update(dict.fromkeys(late, position))
+        for place in late:
+            self._at[place][0] = position
         return late

@@ -292,8 +292,10 @@ class _Term:
         is_marked = self._bursts.mark_together and not self._is_first_round and time.monotonic() >= self._mark_at()
         if is_marked:
             self._note_marks()
+        send = self._outbox.send
         for each in self._bursts.of(rows, marked=is_marked):
-            self._send(each)
+            if not send(*each):
+                self._send(each)
         metrics.EVENTS.inc(len(rows))
 
     def _mark(self) -> None:

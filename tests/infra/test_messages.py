@@ -51,7 +51,7 @@ def stored(sent) -> StoredRow:
 
 
 def stored_row(stream: UUID, version: int, *more) -> StoredRow:
-    return StoredRow(stream.bytes, str(stream).encode(), f"{stream}:{version}".encode(), version, *more)
+    return StoredRow(stream.bytes, f"{stream}:{version}".encode(), *more)
 
 
 def renamed(name: str = "Ada") -> Message:

@@ -53,11 +53,8 @@ NATURES = {
 
 def row(position, kind=User.Renamed, stream=STREAMS[0], nature="plain"):
     """An event as it is stored."""
-    name = str(stream).encode()
-    plain = StoredRow(
-        stream.bytes, name, b"%b:%d" % (name, position), position, kind.TOPIC,
-        orjson.dumps(EVENTS[kind]), position, NOON + timedelta(seconds=position), METADATA,
-    )  # fmt: skip
+    identity, time = f"{stream}:{position}".encode(), NOON + timedelta(seconds=position)
+    plain = StoredRow(stream.bytes, identity, kind.TOPIC, orjson.dumps(EVENTS[kind]), position, time, METADATA)
     return plain._replace(**NATURES[nature])
 
 
