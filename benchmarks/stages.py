@@ -80,6 +80,7 @@ def be_relay(path: str) -> None:
 
 def be_worker(path: str) -> None:
     from runtime.stream import stream  # noqa: PLC0415
+    from stream_apps import feeder  # noqa: PLC0415
     from stream_apps.batches import Batches  # noqa: PLC0415
     from stream_apps.build_feed import BuildFeed  # noqa: PLC0415
     from stream_apps.feeder import Feeder  # noqa: PLC0415
@@ -98,7 +99,8 @@ def be_worker(path: str) -> None:
     clock.watch(Feeder, "handle", lambda _, batch: ("batch", len(batch)))
     clock.watch(Inbox, "open", lambda *_: ("opening messages", 0))
     clock.watch(Inbox, "of_this_past", lambda *_: ("asking the log for its past", 0))
-    clock.watch(BuildFeed, "deliver", lambda feed, _: (f"view {feed.build.projection.name}", 0))
+    clock.watch(feeder, "advance_together", lambda _, moves: ("all views together", len(moves)))
+    clock.watch(BuildFeed, "deliver", lambda feed, _: (f"view {feed.build.projection.name} by itself", 0))
     clock.write_at_end(Feeder, "close")
     stream(Settings.from_env())
 

@@ -19,21 +19,22 @@ if TYPE_CHECKING:
 Passing: TypeAlias = Mapping["LanesEngine", Sequence["Stretch"]]
 """Where the lanes of each build go."""
 
-_SET = f"""
+SET = f"""
     update projection_progress p
        set position = m.position, recorded_at = coalesce(m.recorded_at, p.recorded_at), updated_at = clock_timestamp(),
            rate = {rate("m.position", "p.")},
            {SEEN.format(position="m.position")}
 """
+"""SQL: moves rows `p` of the progress to where `m` says."""
 MOVE = f"""
-    {_SET}
+    {SET}
       from unnest(%(topics)s::text[], %(partitions)s::int[], %(positions)s::bigint[], %(times)s::timestamptz[])
            as m (topic, partition, position, recorded_at)
      where p.projection = %(projection)s and p.version = %(version)s and p.build = %(build)s
        and p.layout = %(layout)s and p.topic = m.topic and p.partition = m.partition
 """
-# Locked in the order in which every engine locks the lanes of its build. No two builds of one projection are among
-# them, which only whoever cuts over holds at once.
+# Locked in the order in which every engine locks the lanes of its build; what somebody else holds isn't waited for. No
+# two builds of one projection are among them, which only whoever cuts over holds at once.
 _PASS = f"""
     with given as materialized (
          select * from unnest(%(projections)s::text[], %(versions)s::int[], %(builds)s::int[], %(layouts)s::int[],
@@ -43,9 +44,9 @@ _PASS = f"""
     held as materialized (
          select p.projection, p.version, p.build, p.layout, p.topic, p.partition, p.position as stands, p.fence as under
            from given join projection_progress p using (projection, version, build, layout, topic, partition)
-          order by p.projection, p.version, p.build, p.topic, p.partition for update of p),
+          order by p.projection, p.version, p.build, p.topic, p.partition for update of p skip locked),
     moved as (
-         {_SET}
+         {SET}
            from given m join held using (projection, version, build, layout, topic, partition)
           where held.stands = m.former and held.under = m.fence
             and p.projection = m.projection and p.version = m.version and p.build = m.build

@@ -15,10 +15,9 @@ from uuid import UUID
 import psycopg
 from psycopg import Connection
 
-from infra.past import SEEN
-from projections.engine import BULK_EVENTS, rate
+from projections.engine import BULK_EVENTS
 from projections.lanes import LanesBatch, LanesEngine, Stretch
-from projections.passing import announce, asked, pass_over
+from projections.passing import SET, announce, asked, pass_over
 
 logger = logging.getLogger("muniment.projections")
 
@@ -44,10 +43,7 @@ _PARKED = f"""
      where p.stream = any(%(streams)s)
 """
 _MOVE = f"""
-    update projection_progress p
-       set position = m.position, recorded_at = coalesce(m.recorded_at, p.recorded_at), updated_at = clock_timestamp(),
-           rate = {rate("m.position", "p.")},
-           {SEEN.format(position="m.position")}
+    {SET}
       from {_GIVEN}
      where p.projection = m.projection and p.version = m.version and p.build = m.build
        and p.layout = m.layout and p.topic = m.topic and p.partition = m.partition
@@ -74,9 +70,20 @@ def advance_together(connection: Connection[Any], moves: Moves) -> bool:
             raise
         logger.debug("build by build, since together it isn't possible: %r", error)
         return False
-    for engine, batch in batches.items():
-        engine.note(batch)
+    _note(batches)
     return True
+
+
+def _note(batches: Mapping[LanesEngine, LanesBatch]) -> None:
+    """Of all builds, even where one can't tell what it has to."""
+    failed: Exception | None = None
+    for engine, batch in batches.items():
+        try:
+            engine.note(batch)
+        except Exception as error:  # noqa: BLE001 - raised below
+            failed = failed or error
+    if failed:
+        raise failed
 
 
 def _transaction(connection: Connection[Any], moves: Moves) -> Mapping[LanesEngine, LanesBatch]:
@@ -101,6 +108,8 @@ def _transaction(connection: Connection[Any], moves: Moves) -> Mapping[LanesEngi
         if commit.statusmessage != "COMMIT":
             raise
         return batches  # which each build tells by itself
+    if commit.statusmessage != "COMMIT":
+        raise RuntimeError("the transaction was rolled back")
     for batch in batches.values():
         batch.is_told = not batch.stale
     hear()

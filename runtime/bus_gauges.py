@@ -32,7 +32,7 @@ COUNTED = {
         "muniment_bus_healed_events", "Events that were read from the log instead.", ["projection", "why"],
     ),
     "muniment_relay_events_total": ("muniment_bus_relay_events", "Events that relays have sent.", []),
-    "muniment_relay_watermarks_total": ("muniment_bus_relay_watermarks", "Watermarks that relays have sent.", []),
+    "muniment_relay_watermarks_total": ("muniment_bus_relay_watermarks", "Watermarks as messages of their own.", []),
     "muniment_relay_pointers_total": ("muniment_bus_relay_pointers", "Events sent as pointers to the log.", []),
     "muniment_relay_incarnations_total": (
         "muniment_bus_incarnations", "Times that the bus had another past than the log.", [],

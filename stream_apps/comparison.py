@@ -1,7 +1,7 @@
 """Whether the bus and the log have the same past: asked by every relay before it goes on."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -10,7 +10,7 @@ from confluent_kafka import Message as Found
 from psycopg import Connection
 
 from infra.layouts import Layout, Reached, ids_at, is_given_up, times_at
-from infra.messages import Carried, Delivered, Link, Messages, Place, Refused, Watermark, Watermarks
+from infra.messages import Carried, Delivered, Link, Messages, Place, Pointed, Refused, Watermark, Watermarks
 from infra.topics import ADMIN_SECONDS, BusAway
 
 LOOK_BACK = 20
@@ -102,6 +102,13 @@ def _agrees(message: Delivered, event_id: str, recorded_at: datetime | None) -> 
     return message.link.event_id == event_id and time_of(message) in {recorded_at, None}
 
 
+def _told(message: Delivered) -> Iterator[tuple[Link, datetime | None]]:
+    """What it says of events in the log: of its own, and of that through which watermarks go that came along."""
+    yield message.link, time_of(message)
+    if isinstance(message, Carried | Pointed) and message.marks:
+        yield message.marks.link, message.marks.recorded_at
+
+
 def compared(
     connection: Connection[Any],
     layout: Layout,
@@ -115,10 +122,10 @@ def compared(
     """
     if is_given_up(connection, layout):
         raise AnotherPast(f"what was noted of layout {layout.number} isn't in the log")
-    positions = {each.link.position for each in found.values()}
+    told = [(place, *each) for place, message in found.items() for each in _told(message)]
+    positions = {link.position for _, link, _ in told}
     ids, times = ids_at(connection, positions), times_at(connection, positions)
-    for place, each in found.items():
-        link = each.link
+    for place, link, recorded_at in told:
         if link.layout > layout.number:
             raise AnotherPast(f"{place.topic} {place.partition} has messages of layout {link.layout}")
         if ids.get(link.position) != link.event_id:
@@ -126,8 +133,8 @@ def compared(
                 f"{place.topic} {place.partition} ends with {link.event_id} at {link.position};"
                 f" the log has {ids.get(link.position) or 'nothing'} there"
             )
-        if (time := time_of(each)) and time != times[link.position]:
-            raise AnotherPast(f"{place.topic} {place.partition}: {link.event_id} was recorded at {time} there")
+        if recorded_at and recorded_at != times[link.position]:
+            raise AnotherPast(f"{place.topic} {place.partition}: {link.event_id} was recorded at {recorded_at} there")
     start = Reached(layout.from_position, layout.from_position)
     reached = {place: stored.get(place, start) for place in layout.places}
     for place, each in found.items():

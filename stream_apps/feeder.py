@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from operator import itemgetter
 from threading import Event, Lock
 from typing import Any, TypeAlias
 
@@ -182,7 +183,7 @@ class Feeder:
     def _together(self, lanes: Sorted) -> Collection[BuildFeed]:
         """Applies these messages to one build of each projection in one transaction, where that can be; to which."""
         found: dict[str, tuple[BuildFeed, Sequence[Stretch]]] = {}
-        for (projection, *_), feed in self._feeds.items():
+        for (projection, *_), feed in sorted(self._feeds.items(), key=itemgetter(0)):  # all workers in the same order
             if projection not in found and (stretches := feed.stretches(lanes)) is not None:
                 found[projection] = feed, stretches
         moves: Moves = {feed.engine: stretches for feed, stretches in found.values() if stretches}

@@ -32,6 +32,7 @@ class Marks:
         self._clock = clock
         self._heard: dict[Lane, int] = {}
         self._heard_at: dict[Lane, float] = {}
+        self._missing_since: dict[Lane, float] = {}
         self._kept: dict[tuple[int, int], deque[Watermarks]] = {}
         self._told: dict[Lane, int] = {}
 
@@ -39,6 +40,7 @@ class Marks:
         """There is another layout, or there are other lanes."""
         self._heard.clear()
         self._heard_at.clear()
+        self._missing_since.clear()
         self._kept.clear()
         self._told.clear()
 
@@ -54,12 +56,9 @@ class Marks:
     def keep(self, place: Place, marks: Watermarks) -> None:
         """These have come at this place, and are about all topics."""
         kept = self._kept.setdefault((marks.link.layout, place.partition), deque(maxlen=KEPT))
-        if not kept:
-            for topic in marks.newest:
-                self._heard_at.setdefault(Lane(marks.link.layout, topic, place.partition), self._clock())
-        elif kept[-1].link.position >= marks.link.position:
+        if kept and kept[-1].link.position >= marks.link.position:
             return  # again, or overtaken
-        elif kept[-1].newest == marks.newest:
+        if kept and kept[-1].newest == marks.newest:
             kept.pop()  # these say more, and ask for the same
         kept.append(marks)
 
@@ -83,8 +82,12 @@ class Marks:
             if newest is not None and (newest <= known or self._is_overdue(lane)):
                 self._heard[lane] = max(known, newest)
                 self._told[lane] = marks.link.position
+                self._missing_since.pop(lane, None)
                 return marks.of(lane.topic)
         return None
 
     def _is_overdue(self, lane: Lane) -> bool:
-        return self._clock() - self._heard_at[lane] >= self._patience_seconds
+        """Whether an event that isn't here has been on its way for too long, and nothing else has come either."""
+        now = self._clock()
+        since = self._missing_since.setdefault(lane, now)
+        return now - max(since, self._heard_at.get(lane, since)) >= self._patience_seconds

@@ -96,6 +96,16 @@ def test_an_event_that_doesnt_come_shows_as_a_hole_after_the_usual_patience(kept
     assert mark == Watermark(Link(9, 7, 1, "x"), THEN)
 
 
+def test_a_lane_that_was_silent_for_long_waits_for_its_next_event_as_any_other(kept: Marks, now: list[float]) -> None:
+    kept.keep(CONTROL, marks(9, identity=7))
+    assert believed(kept, identity=7)["identity"] == 9
+    now[0] = 10 * PATIENCE_SECONDS
+    kept.keep(CONTROL, marks(12, identity=11))
+    assert believed(kept, identity=9).get("identity") is None
+    now[0] += PATIENCE_SECONDS
+    assert believed(kept, identity=9)["identity"] == 12
+
+
 def test_those_that_are_kept_are_bounded(kept: Marks) -> None:
     for number in range(1, 10 * KEPT):
         kept.keep(CONTROL, marks(2 * number, identity=2 * number - 1))

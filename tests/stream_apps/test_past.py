@@ -8,6 +8,8 @@ import pytest
 from domain.projections import Retry, Skip
 from infra.dispatch import Dispatcher
 from infra.event_store import Log
+from infra.layouts import Placing
+from infra.messages import marks_of_all
 from infra.past import forget, is_strange
 from infra.reaction_store import Place, places_of, prune_unparked
 from projections.builds import ensure_builds
@@ -18,6 +20,7 @@ from projections.feeds import FAUST, change_feed
 from projections.lane import Hooks
 from projections.lanes import Spread
 from projections.past import discard_strange
+from stream_apps.comparison import AnotherPast, compared
 from stream_apps.feeder import DROPPED, Feeder
 from stream_apps.lanes import LanesDriver, hand_over, lanes_of
 from stream_apps.past import put_back
@@ -25,7 +28,7 @@ from stream_apps.reactions import Intention
 from tests.cutting import cut_back, keep
 from tests.e2e.platform import eventually
 from tests.projections.harbour import HARBOUR, KEEPERS
-from tests.stream_apps.carrying import Writer, assert_whole, layout_of, relay_setup, relaying, wait_until_sent
+from tests.stream_apps.carrying import MESSAGES, Writer, assert_whole, layout_of, relay_setup, relaying, wait_until_sent
 from tests.stream_apps.conftest import drive
 from tests.stream_apps.streaming import (
     BUILDS,
@@ -353,6 +356,25 @@ def test_a_bus_that_is_ahead_gets_new_topics(connection, kafka, writer, database
     layout = layout_of(database)
     assert (layout.incarnation, layout.from_position) == (2, at)
     assert_whole(kafka, writer.log, database, prefix)
+
+
+def test_watermarks_that_came_along_are_compared_too(connection, kafka, writer, database, prefix):
+    """A burst of which only the first event has come tells of the last, which the restored log has not."""
+    with relaying(relay_setup(database, kafka.config, prefix)):
+        wait_until_sent(database, writer.write(30))
+    layout = layout_of(database)
+    (first, *_) = writer.log.read(0, 1)
+    place = Placing(layout, prefix).place(first.topic, first.stream.bytes)
+    newest, head = dict.fromkeys(layout.topics, 0), writer.log.head()
+    lost = "00000000-0000-0000-0000-000000000000:1", head + 5
+    opened = {}
+    for event_id, position in ((first.id, first.position), lost):
+        marks = marks_of_all(event_id.encode(), first.recorded_at, position=position, newest=newest)
+        message = MESSAGES.event(place, first, previous=0, layout=layout.number, marks=marks)
+        opened[position] = MESSAGES.open(place, message.key, message.value, message.headers)
+    assert compared(connection, layout, {}, {place: opened[first.position]})[place].position == first.position
+    with pytest.raises(AnotherPast):
+        compared(connection, layout, {}, {place: opened[head + 5]})
 
 
 def test_the_same_ids_at_the_same_positions_are_told_apart_by_their_times(connection, kafka, writer, database, prefix):
