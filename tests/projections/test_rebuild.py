@@ -83,11 +83,12 @@ def fleet(record):
 
 
 @pytest.fixture
-def shadow(works, decide, fleet, follower):
-    """A rebuilt build of the harbour, which follows the log beside the live one."""
+def shadow(works, decide, fleet, follower, visible, log):
+    """A rebuilt build of the harbour, which follows the log beside the live one; both are level."""
     decide(request_rebuild, RequestRebuild("harbour", 1))
     build = Build(HARBOUR, 2)
     rebuild(works, build, "grace")
+    visible.wait("harbour", log.head())
     return build
 
 
