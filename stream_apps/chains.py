@@ -10,7 +10,7 @@ class Chains:
     """Counts on from how far each chain has come.
 
     Whoever counts on from any earlier state of the same chains comes to the same links: so a relay that takes over,
-    or one that runs beside another, sends the same messages again and no others.
+    or one that runs beside another, sends the same chain again and no other.
     """
 
     def __init__(self, reached: Mapping[Place, Reached]) -> None:

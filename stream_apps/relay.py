@@ -1,7 +1,7 @@
 """The relay: carries the log to Kafka, in order, woken by the commit's own notification.
 
 One process is active, by lease; others stand by and take over within seconds. Whoever takes over compares what the bus
-has with the log and goes on behind it; what two relays send at once are the same messages. Idle, it renews its lease
+has with the log and goes on behind it; what two relays send at once is the same chain. Idle, it renews its lease
 once a second and does nothing else.
 """
 
